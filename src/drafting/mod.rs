@@ -1,0 +1,11 @@
+//! How a stream drafts: which sublayers it skips, how far it goes, when it stops.
+
+#![forbid(unsafe_code)]
+
+mod plan;
+mod skip_set;
+mod unified;
+
+pub use plan::DraftPlan;
+pub use skip_set::{SkipSet, SkipSetError};
+pub use unified::unified;

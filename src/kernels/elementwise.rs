@@ -1,0 +1,184 @@
+//! The kernels between the products: RMSNorm, SwiGLU, adding, rotary embedding, the exponential.
+
+use super::isa::Isa;
+use super::lanes::{Kernel, Lanes, eights, eights_mut, sum_lanes};
+
+/// RMSNorm of one row: `out = input / sqrt(mean(input^2) + epsilon) * weight`. Lengths are equal and a multiple of 8.
+/// Zhang and Sennrich, "Root Mean Square Layer Normalization", 2019.
+pub fn rms_norm(isa: Isa, input: &[f32], weight: &[f32], epsilon: f32, out: &mut [f32]) {
+    isa.run(RmsNorm { input, weight, epsilon, out });
+}
+
+/// SwiGLU: `gate = gate / (1 + exp(-gate)) * up`, element by element. Lengths are equal and a multiple of 8.
+/// Shazeer, "GLU Variants Improve Transformer", 2020.
+pub fn swiglu(isa: Isa, gate: &[f32], up: &[f32], out: &mut [f32]) {
+    isa.run(SwiGlu { gate, up, out });
+}
+
+/// `target += addend`, element by element.
+pub fn add(target: &mut [f32], addend: &[f32]) {
+    for (value, &addend) in target.iter_mut().zip(addend) {
+        *value += addend;
+    }
+}
+
+/// Which elements of a head the rotary embedding turns together.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum RopePairs {
+    /// `(2i, 2i + 1)`: GGUF files of the llama architecture.
+    Adjacent,
+    /// `(i, i + n / 2)`, n the rotated dimensions: qwen2 and others.
+    Halves,
+}
+
+/// Turns each head of `row` by the angles of its position. `cosines` and `sines` have one entry for each pair; elements of a head beyond
+/// twice their length stay as they are. Su et al., "RoFormer", 2021.
+pub fn rope(pairs: RopePairs, row: &mut [f32], head_dim: usize, cosines: &[f32], sines: &[f32]) {
+    let half = cosines.len();
+    for head in row.chunks_exact_mut(head_dim) {
+        for (index, (&cosine, &sine)) in cosines.iter().zip(sines).enumerate() {
+            let (first, second) = match pairs {
+                RopePairs::Adjacent => (2 * index, 2 * index + 1),
+                RopePairs::Halves => (index, index + half),
+            };
+            let (a, b) = (head[first], head[second]);
+            head[first] = a * cosine - b * sine;
+            head[second] = a * sine + b * cosine;
+        }
+    }
+}
+
+/// e^x to within 2 units in the last place for -87 <= x <= 88, clamped outside. Cody-Waite reduction and the Taylor
+/// polynomial of degree 7 on |r| <= ln(2) / 2, whose remainder there is below 1e-8.
+#[inline(always)]
+pub(super) fn exp(x: f32) -> f32 {
+    // ln(2) in two parts; the high part has few bits, so that multiplying it by a small integer is exact.
+    const LN_2_HIGH: f32 = 0.693_359_4;
+    const LN_2_LOW: f32 = -2.121_944_4e-4;
+    let x = if x > 88.0 { 88.0 } else { x };
+    let x = if x < -87.0 { -87.0 } else { x };
+    let n = (x * std::f32::consts::LOG2_E).round_ties_even();
+    let r = n.mul_add(-LN_2_LOW, n.mul_add(-LN_2_HIGH, x));
+    let mut sum = 1.0 / 5040.0;
+    for coefficient in [1.0 / 720.0, 1.0 / 120.0, 1.0 / 24.0, 1.0 / 6.0, 0.5, 1.0, 1.0] {
+        sum = r.mul_add(sum, coefficient);
+    }
+    sum * f32::from_bits(((n as i32 + 127) as u32) << 23)
+}
+
+/// [`exp`] of eight lanes.
+#[inline(always)]
+pub(super) fn exp_lanes(values: [f32; 8]) -> [f32; 8] {
+    values.map(exp)
+}
+
+// === kernels ===
+
+struct RmsNorm<'a> {
+    input: &'a [f32],
+    weight: &'a [f32],
+    epsilon: f32,
+    out: &'a mut [f32],
+}
+
+impl Kernel for RmsNorm<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<L: Lanes>(self, lanes: L) {
+        let mut squares = lanes.splat(0.0);
+        for values in eights(self.input) {
+            let values = lanes.load(values);
+            squares = lanes.mul_add(values, values, squares);
+        }
+        let mut parts = [0.0; 8];
+        lanes.store(squares, &mut parts);
+        let mean = sum_lanes(parts) / self.input.len() as f32;
+        let factor = lanes.splat(1.0 / (mean + self.epsilon).sqrt());
+        let rows = eights(self.input).iter().zip(eights(self.weight)).zip(eights_mut(self.out));
+        for ((values, weights), out) in rows {
+            let scaled = lanes.mul(lanes.load(values), factor);
+            lanes.store(lanes.mul(scaled, lanes.load(weights)), out);
+        }
+    }
+}
+
+struct SwiGlu<'a> {
+    gate: &'a [f32],
+    up: &'a [f32],
+    out: &'a mut [f32],
+}
+
+impl Kernel for SwiGlu<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<L: Lanes>(self, _: L) {
+        for ((gates, ups), out) in eights(self.gate).iter().zip(eights(self.up)).zip(eights_mut(self.out)) {
+            for lane in 0..8 {
+                let gate = gates[lane];
+                // A NaN passes the clamps of `exp` and comes out as NaN.
+                out[lane] = gate / (1.0 + exp(-gate)) * ups[lane];
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn exp_is_accurate() {
+        for step in -87_000..=88_000 {
+            let x = step as f32 / 1000.0;
+            let (found, expected) = (f64::from(exp(x)), f64::from(x).exp());
+            assert!((found - expected).abs() <= 3e-7 * expected, "exp({x}) = {found}, not {expected}");
+        }
+        assert!(exp(f32::NAN).is_nan());
+        assert!(exp(-1e9) > 0.0 && exp(1e9).is_finite());
+    }
+
+    #[test]
+    fn every_instruction_set_gives_the_same_bits() {
+        let input: Vec<f32> = (0..64).map(|index| ((index * 37 % 101) as f32 - 50.0) / 7.0).collect();
+        let weight: Vec<f32> = (0..64).map(|index| 1.0 + (index % 5) as f32 / 3.0).collect();
+        let mut expected: Option<(Vec<f32>, Vec<f32>)> = None;
+        for isa in Isa::available() {
+            let (mut norm, mut glu) = (vec![0.0; 64], vec![0.0; 64]);
+            rms_norm(isa, &input, &weight, 1e-5, &mut norm);
+            swiglu(isa, &input, &weight, &mut glu);
+            let expected = expected.get_or_insert_with(|| (norm.clone(), glu.clone()));
+            assert_eq!((&norm, &glu), (&expected.0, &expected.1), "{}", isa.name());
+        }
+    }
+
+    #[test]
+    fn norm_and_swiglu_match_their_formulas() {
+        let input: Vec<f32> = (0..16).map(|index| index as f32 - 7.5).collect();
+        let weight = vec![2.0; 16];
+        let mut out = vec![0.0; 16];
+        rms_norm(Isa::detect(), &input, &weight, 1e-5, &mut out);
+        let mean: f64 = input.iter().map(|&x| f64::from(x).powi(2)).sum::<f64>() / 16.0;
+        for (&x, &y) in input.iter().zip(&out) {
+            let expected = f64::from(x) / (mean + 1e-5).sqrt() * 2.0;
+            assert!((f64::from(y) - expected).abs() < 1e-6);
+        }
+        swiglu(Isa::detect(), &input, &weight, &mut out);
+        for (&x, &y) in input.iter().zip(&out) {
+            let expected = f64::from(x) / (1.0 + (-f64::from(x)).exp()) * 2.0;
+            assert!((f64::from(y) - expected).abs() < 1e-5);
+        }
+    }
+
+    #[test]
+    fn rope_turns_the_right_pairs() {
+        let (cosines, sines) = ([0.0, 1.0], [1.0, 0.0]); // a quarter turn, then none
+        let mut row = [1.0, 2.0, 3.0, 4.0, 9.0];
+        rope(RopePairs::Adjacent, &mut row, 5, &cosines, &sines);
+        assert_eq!(row, [-2.0, 1.0, 3.0, 4.0, 9.0]);
+        let mut row = [1.0, 2.0, 3.0, 4.0, 9.0];
+        rope(RopePairs::Halves, &mut row, 5, &cosines, &sines);
+        assert_eq!(row, [-3.0, 2.0, 1.0, 4.0, 9.0]);
+    }
+}

@@ -1,0 +1,98 @@
+//! Eight floats at a time: one source for every instruction set, so that all give the same bits.
+//!
+//! A [`Kernel`] is written once over [`Lanes`] and compiled for each instruction set. The order of its floating-point operations, fused
+//! multiply-adds included, is fixed by the source; no implementation may change it.
+
+/// Code to be compiled for each instruction set.
+pub(super) trait Kernel {
+    /// What it returns.
+    type Output;
+
+    /// The code. Implementations are `#[inline(always)]`, so that they are compiled with the caller's instructions.
+    fn run<L: Lanes>(self, lanes: L) -> Self::Output;
+}
+
+/// A vector of eight floats.
+pub(super) trait Lanes: Copy {
+    /// The vector.
+    type Vector: Copy;
+
+    /// All lanes `value`.
+    fn splat(self, value: f32) -> Self::Vector;
+    /// From memory.
+    fn load(self, values: &[f32; 8]) -> Self::Vector;
+    /// From half precision in memory.
+    fn load_half(self, values: &[u16; 8]) -> Self::Vector;
+    /// To memory.
+    fn store(self, vector: Self::Vector, values: &mut [f32; 8]);
+    /// `a * b + c`, rounded once.
+    fn mul_add(self, a: Self::Vector, b: Self::Vector, c: Self::Vector) -> Self::Vector;
+    /// `a * b`.
+    fn mul(self, a: Self::Vector, b: Self::Vector) -> Self::Vector;
+    /// To half precision, ties to even.
+    fn store_half(self, vector: Self::Vector, values: &mut [u16; 8]);
+}
+
+/// [`Lanes`] in plain Rust.
+#[derive(Clone, Copy)]
+pub(super) struct PortableLanes;
+
+// === impl PortableLanes ===
+
+impl Lanes for PortableLanes {
+    type Vector = [f32; 8];
+
+    #[inline(always)]
+    fn splat(self, value: f32) -> [f32; 8] {
+        [value; 8]
+    }
+
+    #[inline(always)]
+    fn load(self, values: &[f32; 8]) -> [f32; 8] {
+        *values
+    }
+
+    #[inline(always)]
+    fn load_half(self, values: &[u16; 8]) -> [f32; 8] {
+        values.map(|bits| half::f16::from_bits(bits).to_f32())
+    }
+
+    #[inline(always)]
+    fn store(self, vector: [f32; 8], values: &mut [f32; 8]) {
+        *values = vector;
+    }
+
+    #[inline(always)]
+    fn mul_add(self, a: [f32; 8], b: [f32; 8], c: [f32; 8]) -> [f32; 8] {
+        std::array::from_fn(|lane| a[lane].mul_add(b[lane], c[lane]))
+    }
+
+    #[inline(always)]
+    fn mul(self, a: [f32; 8], b: [f32; 8]) -> [f32; 8] {
+        std::array::from_fn(|lane| a[lane] * b[lane])
+    }
+
+    #[inline(always)]
+    fn store_half(self, vector: [f32; 8], values: &mut [u16; 8]) {
+        *values = vector.map(|value| half::f16::from_f32(value).to_bits());
+    }
+}
+
+/// Splits a slice into groups of eight; what is left over is ignored, so callers pad.
+#[inline(always)]
+pub(super) fn eights<T>(values: &[T]) -> &[[T; 8]] {
+    values.as_chunks().0
+}
+
+/// As [`eights`], mutable.
+#[inline(always)]
+pub(super) fn eights_mut<T>(values: &mut [T]) -> &mut [[T; 8]] {
+    values.as_chunks_mut().0
+}
+
+/// The sum of eight lanes in a fixed order: halves, quarters, pairs.
+#[inline(always)]
+pub(super) fn sum_lanes(lanes: [f32; 8]) -> f32 {
+    let quarter: [f32; 4] = std::array::from_fn(|lane| lanes[lane] + lanes[lane + 4]);
+    (quarter[0] + quarter[2]) + (quarter[1] + quarter[3])
+}

@@ -1,0 +1,39 @@
+//! The kernels: all arithmetic on weights and activations, and the only `unsafe` of the crate.
+//!
+//! Every kernel is *row-invariant*: row `i` of a call over many rows has the same bits as a call over that row alone, on
+//! any number of threads. That is what makes greedy speculation lossless, and `tests/row_invariance.rs` checks it.
+
+#![allow(unsafe_code)]
+#![deny(unsafe_op_in_unsafe_fn)]
+#![warn(clippy::undocumented_unsafe_blocks)]
+
+mod activations;
+mod attention;
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
+mod blocks;
+mod elementwise;
+mod isa;
+mod lanes;
+mod layout;
+mod mapping;
+mod packed;
+mod pool;
+mod portable;
+mod product;
+mod weight_type;
+#[cfg(target_arch = "x86_64")]
+mod x86;
+
+pub use activations::{Activations, FormatSet};
+pub use attention::{AttentionRow, KvShape, KvStore, PAGE_POSITIONS};
+pub use blocks::dequantize_row;
+pub use elementwise::{RopePairs, add, rms_norm, rope, swiglu};
+pub use isa::Isa;
+pub use mapping::MappedFile;
+pub use packed::{PackError, PackedMatrix};
+pub use pool::ThreadPool;
+pub use product::{Product, multiply};
+pub use weight_type::{ActivationFormat, WeightType};

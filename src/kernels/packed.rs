@@ -1,0 +1,191 @@
+//! A weight matrix, repacked from a GGUF file into the tiles of [`super::layout`].
+
+use super::blocks::{Block32, Block256, decode_block32, decode_block256};
+use super::layout::{COLUMNS, Layout, SUB_SCALES, for_layout, tile_bytes};
+use super::weight_type::WeightType;
+
+/// A matrix of `outputs` x `width` weights in tiles of eight outputs; the last tile is padded with zeros.
+pub struct PackedMatrix {
+    kind: WeightType,
+    outputs: usize,
+    width: usize,
+    tile_bytes: usize,
+    data: Vec<u8>,
+}
+
+/// Why a matrix can't be packed.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum PackError {
+    /// A row is not a whole number of blocks.
+    #[error("rows of {width} {kind} weights are not a multiple of the block of {block}")]
+    Width {
+        /// The row length.
+        width: usize,
+        /// The type.
+        kind: WeightType,
+        /// Its block length.
+        block: usize,
+    },
+    /// The bytes don't match the shape.
+    #[error("{outputs} rows of {width} {kind} weights take {expected} bytes, not {found}")]
+    Length {
+        /// Rows.
+        outputs: usize,
+        /// Row length.
+        width: usize,
+        /// The type.
+        kind: WeightType,
+        /// Bytes that the shape takes.
+        expected: usize,
+        /// Bytes given.
+        found: usize,
+    },
+}
+
+// === impl PackedMatrix ===
+
+impl PackedMatrix {
+    /// Packs `bytes`, the `outputs` rows of `width` weights as they lie in the file, on `threads` threads.
+    pub fn pack(
+        kind: WeightType,
+        outputs: usize,
+        width: usize,
+        bytes: &[u8],
+        threads: usize,
+    ) -> Result<Self, PackError> {
+        if width == 0 || !width.is_multiple_of(kind.block_len()) {
+            return Err(PackError::Width { width, kind, block: kind.block_len() });
+        }
+        let row_bytes = kind.row_bytes(width);
+        if bytes.len() != outputs * row_bytes {
+            let (expected, found) = (outputs * row_bytes, bytes.len());
+            return Err(PackError::Length { outputs, width, kind, expected, found });
+        }
+        let tile_bytes = tile_bytes(kind, width);
+        let tiles = outputs.div_ceil(COLUMNS);
+        let mut data = vec![0; tiles * tile_bytes];
+        let tiles_per_thread = tiles.div_ceil(threads.max(1)).max(1);
+        std::thread::scope(|scope| {
+            let parts = data
+                .chunks_mut(tiles_per_thread * tile_bytes)
+                .zip(bytes.chunks(tiles_per_thread * COLUMNS * row_bytes));
+            for (tiles, rows) in parts {
+                scope.spawn(move || {
+                    let each =
+                        tiles.chunks_exact_mut(tile_bytes).zip(rows.chunks(COLUMNS * row_bytes));
+                    for (tile, rows) in each {
+                        pack_tile(kind, rows, row_bytes, tile);
+                    }
+                });
+            }
+        });
+        Ok(Self { kind, outputs, width, tile_bytes, data })
+    }
+
+    /// How the weights were stored; the packed form keeps their exact values.
+    pub fn kind(&self) -> WeightType {
+        self.kind
+    }
+
+    /// Output columns.
+    pub fn outputs(&self) -> usize {
+        self.outputs
+    }
+
+    /// Inputs of each column.
+    pub fn width(&self) -> usize {
+        self.width
+    }
+
+    /// Bytes in memory, which one pass reads once.
+    pub fn bytes(&self) -> usize {
+        self.data.len()
+    }
+
+    /// Tiles of eight columns.
+    pub(super) fn tiles(&self) -> usize {
+        self.outputs.div_ceil(COLUMNS)
+    }
+
+    /// One tile.
+    pub(super) fn tile(&self, index: usize) -> &[u8] {
+        &self.data[index * self.tile_bytes..][..self.tile_bytes]
+    }
+}
+
+// === packing ===
+
+/// Packs up to eight rows; a missing row stays zero, which decodes to zero scales.
+fn pack_tile(kind: WeightType, rows: &[u8], row_bytes: usize, tile: &mut [u8]) {
+    let rows: Vec<&[u8]> = rows.chunks_exact(row_bytes).collect();
+    for_layout!(kind, pack_floats(kind, &rows, tile), |L| match kind.block_len() {
+        32 => pack_blocks32::<L>(&rows, tile),
+        _ => pack_blocks256::<L>(&rows, tile),
+    });
+}
+
+fn pack_floats(kind: WeightType, rows: &[&[u8]], tile: &mut [u8]) {
+    let size = kind.block_bytes();
+    for (column, row) in rows.iter().enumerate() {
+        for (input, bytes) in row.chunks_exact(size).enumerate() {
+            tile[(input * COLUMNS + column) * size..][..size].copy_from_slice(bytes);
+        }
+    }
+}
+
+fn pack_blocks32<L: Layout>(rows: &[&[u8]], tile: &mut [u8]) {
+    let block_bytes = L::KIND.block_bytes();
+    for (index, packed) in tile.chunks_exact_mut(L::HEAD + L::PLANES).enumerate() {
+        for (column, row) in rows.iter().enumerate() {
+            let block: Block32 = decode_block32(L::KIND, &row[index * block_bytes..][..block_bytes]);
+            packed[2 * column..][..2].copy_from_slice(&block.scale.to_le_bytes());
+            if L::MINIMA {
+                packed[16 + 2 * column..][..2].copy_from_slice(&block.minimum.to_le_bytes());
+            }
+            pack_codes::<L>(&block.codes, column, &mut packed[L::HEAD..]);
+        }
+    }
+}
+
+fn pack_blocks256<L: Layout>(rows: &[&[u8]], tile: &mut [u8]) {
+    let block_bytes = L::KIND.block_bytes();
+    for (index, packed) in tile.chunks_exact_mut(L::HEAD + SUB_SCALES + 8 * L::PLANES).enumerate() {
+        for (column, row) in rows.iter().enumerate() {
+            let block: Block256 = decode_block256(L::KIND, &row[index * block_bytes..][..block_bytes]);
+            packed[2 * column..][..2].copy_from_slice(&block.scale.to_le_bytes());
+            if L::MINIMA {
+                packed[16 + 2 * column..][..2].copy_from_slice(&block.minimum.to_le_bytes());
+            }
+            let (head, planes) = packed.split_at_mut(L::HEAD + SUB_SCALES);
+            let sub = &mut head[L::HEAD..];
+            // Pairs of sub-blocks: Q4_K and Q5_K have 4 pairs of scales, then 4 pairs of minima; Q6_K 8 pairs of scales.
+            for sub_block in 0..16 {
+                let value = match (L::MINIMA, sub_block) {
+                    (true, 8..) => block.sub_minima[sub_block - 8],
+                    _ => block.sub_scales[sub_block] as u8,
+                };
+                sub[sub_block / 2 * 16 + 2 * column + sub_block % 2] = value;
+            }
+            for (codes, planes) in block.codes.as_chunks().0.iter().zip(planes.chunks_exact_mut(L::PLANES)) {
+                pack_codes::<L>(codes, column, planes);
+            }
+        }
+    }
+}
+
+/// Adds the codes of one column to the zeroed or partly filled planes of a group.
+fn pack_codes<L: Layout>(codes: &[u8; 32], column: usize, planes: &mut [u8]) {
+    for (input, &code) in codes.iter().enumerate() {
+        let (vector, lane) = (input / 4, 4 * column + input % 4);
+        if L::BITS == 8 {
+            planes[32 * vector + lane] = code;
+            continue;
+        }
+        planes[32 * (vector % 4) + lane] |= (code & 15) << (vector / 4 * 4);
+        match L::BITS {
+            5 => planes[128 + lane] |= (code >> 4) << vector,
+            6 => planes[128 + 32 * (vector / 4) + lane] |= (code >> 4) << (vector % 4 * 2),
+            _ => {}
+        }
+    }
+}

@@ -1,0 +1,169 @@
+//! What changes single logits before the temperature: penalties, then bias.
+
+use super::history::TokenHistory;
+use super::logits::SamplingError;
+use super::params::SamplingSettings;
+use crate::model::TokenId;
+
+/// A row of logits and the tokens that its entries belong to.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Row<'a> {
+    logits: &'a [f32],
+    /// In ascending order; `None` where entry i is token i.
+    tokens: Option<&'a [TokenId]>,
+}
+
+// === impl Row ===
+
+impl<'a> Row<'a> {
+    /// A row over the whole vocabulary.
+    pub(super) fn full(logits: &'a [f32]) -> Self {
+        Self { logits, tokens: None }
+    }
+
+    /// A row over some tokens, as many as logits and in ascending order.
+    pub(super) fn over(tokens: &'a [TokenId], logits: &'a [f32]) -> Result<Self, SamplingError> {
+        if tokens.len() != logits.len() {
+            return Err(SamplingError::LengthMismatch { logits: logits.len(), tokens: tokens.len() });
+        }
+        match tokens.windows(2).position(|pair| pair[0] >= pair[1]) {
+            Some(before) => Err(SamplingError::UnorderedTokens { entry: before + 1 }),
+            None => Ok(Self { logits, tokens: Some(tokens) }),
+        }
+    }
+
+    /// The logits as the model gave them.
+    pub(super) fn logits(self) -> &'a [f32] {
+        self.logits
+    }
+
+    /// The token of an entry.
+    pub(super) fn token(self, entry: usize) -> TokenId {
+        self.tokens.and_then(|tokens| tokens.get(entry).copied()).unwrap_or(TokenId(entry as u32))
+    }
+
+    fn entry(self, token: TokenId) -> Option<usize> {
+        match self.tokens {
+            Some(tokens) => tokens.binary_search(&token).ok(),
+            None => (token.index() < self.logits.len()).then_some(token.index()),
+        }
+    }
+}
+
+/// Writes the row with penalties and bias into `adjusted`; returns `false`, and writes nothing, if there are none.
+///
+/// Tokens outside the row are left out: a draft vocabulary need not know all that the history or the bias names.
+pub(super) fn adjust(
+    row: Row<'_>,
+    settings: &SamplingSettings,
+    history: &TokenHistory,
+    adjusted: &mut Vec<f32>,
+) -> bool {
+    let SamplingSettings { repetition_penalty, presence_penalty, frequency_penalty, .. } = *settings;
+    let penalised = repetition_penalty != 1.0 || presence_penalty != 0.0 || frequency_penalty != 0.0;
+    if !penalised && settings.logit_bias.is_empty() {
+        return false;
+    }
+    adjusted.clear();
+    adjusted.extend_from_slice(row.logits);
+    if penalised {
+        for (token, generated) in history.occurrences() {
+            let Some(entry) = row.entry(token) else { continue };
+            let logit = &mut adjusted[entry];
+            // Away from the other tokens on either side of zero; a plain division would favour negative logits.
+            *logit = if *logit > 0.0 { *logit / repetition_penalty } else { *logit * repetition_penalty };
+            if generated > 0 {
+                *logit -= frequency_penalty * generated as f32 + presence_penalty;
+            }
+        }
+    }
+    for &(token, bias) in &settings.logit_bias {
+        if let Some(entry) = row.entry(token) {
+            adjusted[entry] += bias;
+        }
+    }
+    true
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Logits 2, -2, 0, 1, -inf; the prompt is 0 1 4, the output 3 3 0.
+    fn adjusted(change: impl FnOnce(&mut SamplingSettings)) -> Vec<f32> {
+        let mut settings = SamplingSettings::default();
+        change(&mut settings);
+        let mut history = TokenHistory::new(&[TokenId(0), TokenId(1), TokenId(4), TokenId(99)]);
+        for token in [3, 3, 0] {
+            history.push(TokenId(token));
+        }
+        let logits = [2.0, -2.0, 0.0, 1.0, f32::NEG_INFINITY];
+        let mut adjusted = Vec::new();
+        let changed = adjust(Row::full(&logits), &settings, &history, &mut adjusted);
+        if changed { adjusted } else { logits.to_vec() }
+    }
+
+    #[test]
+    fn hand_computed_cases() {
+        const BANNED: f32 = f32::NEG_INFINITY;
+        let mut failures = Vec::new();
+        let mut case = |name: &str, expected: [f32; 5], change: fn(&mut SamplingSettings)| {
+            let found = adjusted(change);
+            if found != expected {
+                failures.push(format!("{name}: {found:?}, not {expected:?}"));
+            }
+        };
+        case("neutral", [2.0, -2.0, 0.0, 1.0, BANNED], |_| ());
+        case("repetition: positive logits divide, negative multiply", [1.0, -4.0, 0.0, 0.5, BANNED], |s| {
+            s.repetition_penalty = 2.0;
+        });
+        case("repetition below 1 rewards", [4.0, -1.0, 0.0, 2.0, BANNED], |s| s.repetition_penalty = 0.5);
+        case("presence: once, the output alone", [1.5, -2.0, 0.0, 0.5, BANNED], |s| s.presence_penalty = 0.5);
+        case("frequency: each time, the output alone", [1.75, -2.0, 0.0, 0.5, BANNED], |s| {
+            s.frequency_penalty = 0.25;
+        });
+        case("bias, also to banned and unseen tokens", [2.0, 1.0, -5.0, 1.0, BANNED], |s| {
+            s.logit_bias = vec![(TokenId(1), 3.0), (TokenId(2), -5.0), (TokenId(4), 100.0)];
+        });
+        // (2 / 2 - .25 - .5) + 1 and (1 / 2 - .5 - .5) - 1: neither the penalties nor the bias scale each other.
+        case("all, in order", [1.25, -4.0, 0.0, -1.5, BANNED], |s| {
+            s.repetition_penalty = 2.0;
+            (s.frequency_penalty, s.presence_penalty) = (0.25, 0.5);
+            s.logit_bias = vec![(TokenId(0), 1.0), (TokenId(3), -1.0)];
+        });
+        assert!(failures.is_empty(), "{failures:#?}");
+    }
+
+    #[test]
+    fn a_subset_is_changed_like_the_whole_row() {
+        let settings = SamplingSettings {
+            repetition_penalty: 2.0,
+            presence_penalty: 0.5,
+            logit_bias: vec![(TokenId(5), -1.0), (TokenId(6), 7.0)],
+            ..Default::default()
+        };
+        let mut history = TokenHistory::new(&[TokenId(9), TokenId(2)]);
+        history.push(TokenId(5));
+        let whole: Vec<f32> = (0..10).map(|index| index as f32 - 4.0).collect();
+        let tokens = [TokenId(2), TokenId(5), TokenId(9)];
+        let logits = tokens.map(|token| whole[token.index()]);
+        let (mut from_whole, mut from_subset) = (Vec::new(), Vec::new());
+        assert!(adjust(Row::full(&whole), &settings, &history, &mut from_whole));
+        let row = Row::over(&tokens, &logits).unwrap();
+        assert!(adjust(row, &settings, &history, &mut from_subset));
+        assert_eq!(from_subset, tokens.map(|token| from_whole[token.index()]));
+        assert_eq!(row.token(2), TokenId(9));
+    }
+
+    #[test]
+    fn a_subset_must_be_in_order_and_fit_its_logits() {
+        let error = |tokens: &[u32], logits: &[f32]| {
+            let tokens: Vec<TokenId> = tokens.iter().copied().map(TokenId).collect();
+            Row::over(&tokens, logits).err()
+        };
+        assert_eq!(error(&[1, 2], &[0.0]), Some(SamplingError::LengthMismatch { logits: 1, tokens: 2 }));
+        assert_eq!(error(&[1, 3, 2], &[0.0; 3]), Some(SamplingError::UnorderedTokens { entry: 2 }));
+        assert_eq!(error(&[1, 1], &[0.0; 2]), Some(SamplingError::UnorderedTokens { entry: 1 }));
+        assert_eq!(error(&[], &[]), None);
+    }
+}

@@ -1,0 +1,142 @@
+//! The promise behind losslessness: row `i` of a call over many rows has the bits of a call over that row alone.
+
+mod common;
+
+use common::weights::{Random, random_weights};
+use skipstone::kernels::{
+    Activations, AttentionRow, FormatSet, Isa, KvShape, KvStore, PAGE_POSITIONS, PackedMatrix, Product,
+    ThreadPool, WeightType, multiply,
+};
+
+type Multiply<'a> = dyn Fn(&PackedMatrix, &[f32]) -> Vec<f32> + 'a;
+
+fn multiply_rows(isa: Isa, threads: usize, matrix: &PackedMatrix, rows: &[f32]) -> Vec<f32> {
+    let mut inputs = Activations::default();
+    inputs.reset(rows.len() / matrix.width(), matrix.width());
+    inputs.values_mut().copy_from_slice(rows);
+    inputs.quantize(isa, FormatSet::default().with(matrix.kind().activation_format()));
+    let mut out = vec![0.0; inputs.rows() * matrix.outputs()];
+    multiply(&mut ThreadPool::new(threads), isa, &inputs, &mut [Product { matrix, out: &mut out }]);
+    out
+}
+
+/// The first row count, up to `most`, at which some row differs from the row alone.
+fn first_difference(kind: WeightType, most: usize, multiply: &Multiply<'_>) -> Option<usize> {
+    let (outputs, width) = (43, 512);
+    let mut random = Random(kind as u64 + 11);
+    let bytes = random_weights(kind, outputs, width, 1.0, &mut random);
+    let matrix = PackedMatrix::pack(kind, outputs, width, &bytes, 1).unwrap();
+    let rows = random.floats(most * width, 2.0);
+    let alone: Vec<Vec<f32>> = rows.chunks_exact(width).map(|row| multiply(&matrix, row)).collect();
+    (1..=most).find(|&count| {
+        let together = multiply(&matrix, &rows[..count * width]);
+        let same = |(a, b): (&f32, &f32)| a.to_bits() == b.to_bits();
+        !together.iter().zip(alone[..count].iter().flatten()).all(same)
+    })
+}
+
+#[test]
+fn products_of_every_type_are_row_invariant() {
+    for kind in WeightType::ALL {
+        for isa in Isa::available() {
+            let most = if isa == Isa::portable() { 9 } else { 64 };
+            for threads in [1, 2, 3] {
+                let found = first_difference(kind, most, &|matrix, rows| multiply_rows(isa, threads, matrix, rows));
+                assert_eq!(found, None, "{kind} on {} with {threads} threads", isa.name());
+            }
+        }
+    }
+}
+
+/// The inverse: a product whose order of summation depends on the number of rows must be caught.
+#[test]
+fn a_row_dependent_product_is_caught() {
+    let broken = |matrix: &PackedMatrix, rows: &[f32]| {
+        let isa = Isa::detect();
+        if rows.len() / matrix.width() < 5 {
+            return multiply_rows(isa, 1, matrix, rows);
+        }
+        // From five rows on, the width is summed in two halves: right to within rounding, but not the same bits.
+        let width = matrix.width();
+        let half = |keep: fn(usize, usize) -> bool| -> Vec<f32> {
+            let masked: Vec<f32> = rows
+                .iter()
+                .enumerate()
+                .map(|(index, &value)| if keep(index % width, width / 2) { value } else { 0.0 })
+                .collect();
+            multiply_rows(isa, 1, matrix, &masked)
+        };
+        let (first, second) = (half(|at, middle| at < middle), half(|at, middle| at >= middle));
+        first.iter().zip(&second).map(|(a, b)| a + b).collect()
+    };
+    assert_eq!(first_difference(WeightType::Q8_0, 8, &broken), Some(5));
+}
+
+#[test]
+fn attention_is_row_invariant_and_right() {
+    for (query_heads, kv_heads, head_dim) in [(9, 3, 64), (12, 2, 128), (4, 4, 8), (5, 1, 24)] {
+        let shape = KvShape { layers: 2, query_heads, kv_heads, head_dim };
+        let mut random = Random(head_dim as u64);
+        let length = PAGE_POSITIONS * 2 + 5;
+        let pages = [4_u32, 1, 3];
+        let kv_width = kv_heads * head_dim;
+        let keys = random.floats(length * kv_width, 1.0);
+        let values = random.floats(length * kv_width, 1.0);
+        let queries = random.floats(16 * query_heads * head_dim, 1.0);
+        let rows: Vec<AttentionRow<'_>> =
+            (0..16).map(|row| AttentionRow { pages: &pages, length: length - row * 4 }).collect();
+        let width = query_heads * head_dim;
+        let mut reference: Option<Vec<u32>> = None;
+        for isa in Isa::available() {
+            let mut store = KvStore::new(shape, 5);
+            for position in 0..length {
+                let page = pages[position / PAGE_POSITIONS];
+                let part = position * kv_width..(position + 1) * kv_width;
+                store.write(isa, 1, page, position % PAGE_POSITIONS, &keys[part.clone()], &values[part]);
+            }
+            let attend = |rows: &[AttentionRow<'_>], queries: &[f32], threads| {
+                let mut out = vec![0.0; queries.len()];
+                store.attend(&mut ThreadPool::new(threads), isa, 1, rows, queries, &mut out);
+                out
+            };
+            let together = attend(&rows, &queries, 2);
+            let alone: Vec<f32> = rows
+                .iter()
+                .zip(queries.chunks_exact(width))
+                .flat_map(|(row, queries)| attend(std::slice::from_ref(row), queries, 1))
+                .collect();
+            let bits = |values: &[f32]| values.iter().map(|value| value.to_bits()).collect::<Vec<_>>();
+            assert_eq!(bits(&together), bits(&alone), "{}", isa.name());
+            assert_eq!(reference.get_or_insert(bits(&together)), &bits(&together), "{}", isa.name());
+            check_attention(shape, length, &keys, &values, &queries, &together);
+        }
+    }
+}
+
+/// The first row's heads against softmax attention in double precision; keys and values were rounded to half precision.
+fn check_attention(shape: KvShape, length: usize, keys: &[f32], values: &[f32], queries: &[f32], out: &[f32]) {
+    let half = |value: f32| f64::from(half::f16::from_f32(value).to_f32());
+    let (dim, kv_width) = (shape.head_dim, shape.kv_heads * shape.head_dim);
+    for head in 0..shape.query_heads {
+        let kv_head = head / (shape.query_heads / shape.kv_heads);
+        let scores: Vec<f64> = (0..length)
+            .map(|position| {
+                let dot: f64 = (0..dim)
+                    .map(|index| {
+                        half(keys[position * kv_width + kv_head * dim + index])
+                            * f64::from(queries[head * dim + index])
+                    })
+                    .sum();
+                (dot / (dim as f64).sqrt()).exp()
+            })
+            .collect();
+        let total: f64 = scores.iter().sum();
+        for index in 0..dim {
+            let expected: f64 = (0..length)
+                .map(|position| scores[position] / total * half(values[position * kv_width + kv_head * dim + index]))
+                .sum();
+            let found = f64::from(out[head * dim + index]);
+            assert!((found - expected).abs() < 1e-5, "head {head} element {index}: {found}, expected {expected}");
+        }
+    }
+}
