@@ -103,6 +103,7 @@ impl Runner {
                 self.mlp(config, mlp);
             }
         }
+        self.scratch.save(config, groups, config.sublayers());
         let head_started = Instant::now();
         self.head(&model, groups);
         let scratch = &self.scratch;

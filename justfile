@@ -1,0 +1,33 @@
+# The recipes people use; each calls what continuous integration calls. `just --list` shows them.
+
+# Every check: format, lints, interface lint, tests
+test *arguments:
+    scripts/test {{arguments}}
+
+# Format and lints only
+quick:
+    scripts/test --quick
+
+# The service at work, from a fresh clone to a streamed answer
+demo *question:
+    scripts/demo {{question}}
+
+# The default model into the cache folder
+fetch-model:
+    scripts/fetch-model
+
+# Format everything
+format:
+    cargo fmt --all
+
+# Serve the default model
+serve *arguments:
+    cargo run --release -- serve {{arguments}}
+
+# Talk with the default model
+chat *arguments:
+    cargo run --release -- chat {{arguments}}
+
+# Licences, advisories and bans of the dependencies
+deny:
+    cargo deny check

@@ -1,0 +1,261 @@
+//! The one place where the command line meets the model, the engine and the server.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use anyhow::{Context, ensure};
+use tokio::net::TcpListener;
+
+use super::model_cache;
+use super::request::speculation_of;
+use crate::config::{EngineSettings, ServerSettings, Settings};
+use crate::drafting::{SkipSet, unified};
+use crate::engine::{Engine, EngineOptions, GenerationStream, Submit, ValidRequest};
+use crate::gguf::GgufFile;
+use crate::kernels::PAGE_POSITIONS;
+use crate::model::{Model, TokenId};
+use crate::server::{self, Limits, ServedModel, ServerOptions};
+use crate::telemetry::Readiness;
+use crate::text::{ChatMessage, EncodeOptions, TextModel};
+
+/// A loaded model with its engine. Dropping it stops the engine.
+pub struct Runtime {
+    /// Tokenizer and chat template.
+    pub text: Arc<TextModel>,
+    /// Where requests go.
+    pub engine: Arc<dyn Submit>,
+    /// The name the model is served under.
+    pub name: String,
+    /// Transformer layers; twice as many sublayers.
+    pub layer_count: usize,
+    /// Tokens of the vocabulary.
+    pub vocabulary: usize,
+    /// Longest prompt plus output, in tokens.
+    pub context_length: usize,
+}
+
+/// Hears what loading is busy with.
+pub trait LoadProgress: Sync {
+    /// A stage began, as in "reading the model".
+    fn stage(&self, what: &str);
+}
+
+/// Keeps silent.
+pub(super) struct Silent;
+
+/// Loads the model that the settings name and starts its engine. Takes seconds; blocks.
+pub fn load(settings: &Settings, progress: &dyn LoadProgress) -> anyhow::Result<Runtime> {
+    let path = model_cache::resolve(&settings.model)?;
+    let name = model_cache::served_name(&settings.model, &path);
+    progress.stage(&format!("reading {}", path.display()));
+    start(settings, &path, name, progress).with_context(|| format!("can't load {}", path.display()))
+}
+
+/// Serves gRPC on `listener` until `shutdown` completes and the drain is over.
+pub(super) async fn serve_grpc(
+    runtime: &Runtime,
+    settings: &Settings,
+    listener: TcpListener,
+    readiness: Readiness,
+    shutdown: impl Future<Output = ()> + Send + 'static,
+) -> anyhow::Result<()> {
+    let model = ServedModel {
+        name: runtime.name.clone(),
+        text: Arc::clone(&runtime.text),
+        layer_count: runtime.layer_count,
+        vocabulary: runtime.vocabulary,
+        context_length: runtime.context_length,
+    };
+    let options = ServerOptions {
+        limits: limits_of(&settings.server),
+        default_speculation: speculation_of(&settings.speculation, runtime.layer_count)
+            .context("the skip lists of the settings don't fit this model")?,
+        // The seed is each request's own.
+        default_sampling: settings.sampling.with_seed(0),
+        reflection: settings.server.serves_reflection(),
+        readiness,
+    };
+    server::serve(listener, model, Arc::clone(&runtime.engine), options, shutdown).await?;
+    Ok(())
+}
+
+/// The limits that have settings; the others keep their documented values.
+fn limits_of(server: &ServerSettings) -> Limits {
+    Limits {
+        max_new_tokens_default: server.max_new_tokens_default,
+        max_prompt_bytes: server.max_prompt_bytes,
+        max_stop_strings: server.max_stop_strings,
+        max_stop_string_bytes: server.max_stop_string_bytes,
+        max_top_logprobs: server.max_top_logprobs,
+        max_streams_per_connection: server.max_streams_per_connection,
+        max_message_bytes: server.max_message_bytes,
+        max_header_list_bytes: server.max_header_list_bytes,
+        stream_window_bytes: server.stream_window_bytes,
+        withdrawal_grace: server.withdrawal_grace(),
+        drain: server.drain_timeout(),
+        ..Limits::default()
+    }
+}
+
+fn start(
+    settings: &Settings,
+    path: &Path,
+    name: String,
+    progress: &dyn LoadProgress,
+) -> anyhow::Result<Runtime> {
+    let file = Arc::new(GgufFile::open(path)?);
+    let text = Arc::new(TextModel::from_gguf(&file)?);
+    let threads = settings.engine.thread_count().get();
+    progress.stage(&format!("preparing the weights on {threads} threads"));
+    let model = Arc::new(Model::load(file, threads, &mut |_, _| {})?);
+    let (layer_count, vocabulary) = (model.config().layers, model.config().vocabulary);
+    let context_length = context_length(settings, model.config().context_length)?;
+    let options = engine_options(settings, &model, context_length)?;
+    progress.stage("starting the engine");
+    let engine = Arc::new(Engine::start(model, Arc::clone(&text), options)?);
+    Ok(Runtime { text, engine, name, layer_count, vocabulary, context_length })
+}
+
+/// Longest prompt plus output, in tokens. Positions beyond the trained ones yield nonsense, so they are refused.
+fn context_length(settings: &Settings, trained: usize) -> anyhow::Result<usize> {
+    let context_length = settings.model.context_length(trained);
+    ensure!(
+        context_length <= trained,
+        "model.context_length is {context_length}, but the model was trained for {trained} tokens; set at most that"
+    );
+    Ok(context_length)
+}
+
+fn engine_options(
+    settings: &Settings,
+    model: &Model,
+    context_length: usize,
+) -> anyhow::Result<EngineOptions> {
+    let Settings { engine, speculation, .. } = settings;
+    let weights = model.weights();
+    let skip_set = SkipSet::new(&speculation.skip_attention, &speculation.skip_mlp, model.config().layers)
+        .context("the skip lists of the settings don't fit this model")?;
+    let default_skip_set = if skip_set.is_empty() {
+        let sublayers = model.config().sublayers();
+        let bytes: Vec<usize> = (0..sublayers).map(|index| weights.sublayer_bytes(index)).collect();
+        unified(&bytes, weights.head_bytes(), speculation.target_speedup as f32)
+    } else {
+        skip_set
+    };
+    Ok(EngineOptions {
+        threads: engine.thread_count().get(),
+        max_streams: engine.max_streams,
+        max_waiting: engine.max_waiting,
+        prefill_tokens_per_step: engine.prefill_tokens_per_step,
+        stall_timeout: engine.stall_timeout(),
+        event_buffer: engine.event_buffer,
+        kv_cache_tokens: kv_cache_tokens(engine, context_length)?,
+        default_skip_set,
+        max_draft_tokens: speculation.max_draft_tokens,
+        confidence_threshold: speculation.confidence_threshold as f32,
+    })
+}
+
+/// Positions of the cache. A stream leases its whole context and the longest draft at once, in whole pages; a cache
+/// that can't hold one such stream would leave it waiting for ever.
+fn kv_cache_tokens(engine: &EngineSettings, context_length: usize) -> anyhow::Result<usize> {
+    let one_stream = (context_length + Limits::default().max_draft_tokens).next_multiple_of(PAGE_POSITIONS);
+    let tokens = engine.kv_cache_tokens(one_stream);
+    ensure!(
+        tokens >= one_stream,
+        "engine.kv_cache_tokens is {tokens}, but one stream of {context_length} tokens needs {one_stream}; \
+         raise it, or lower model.context_length"
+    );
+    Ok(tokens)
+}
+
+// === impl Runtime ===
+
+impl Runtime {
+    /// Tokenises a raw prompt. Special tokens are added as the model wants them, but not read from the text.
+    pub fn encode_text(&self, text: &str) -> anyhow::Result<Vec<TokenId>> {
+        let options = EncodeOptions { add_special: true, parse_special: false };
+        Ok(self.text.encode(text, options)?)
+    }
+
+    /// Renders a chat with the model's own template, ready for the assistant's turn, and tokenises it.
+    pub fn encode_chat(&self, messages: &[ChatMessage]) -> anyhow::Result<Vec<TokenId>> {
+        Ok(self.text.encode_chat(messages, true)?)
+    }
+
+    /// Starts a request.
+    pub fn submit(&self, request: ValidRequest) -> anyhow::Result<GenerationStream> {
+        Ok(self.engine.submit(request)?)
+    }
+}
+
+// === impl Silent ===
+
+impl LoadProgress for Silent {
+    fn stage(&self, _what: &str) {}
+}
+
+#[cfg(test)]
+mod tests {
+    use std::num::NonZeroUsize;
+
+    use super::*;
+    use crate::config::{Flag, Layers};
+
+    /// The documented defaults are stated twice, in `config/default.toml` and in `server`; they must agree.
+    #[test]
+    fn the_built_in_settings_are_the_server_s_defaults() {
+        let configuration = Layers::default().load().unwrap();
+        assert_eq!(limits_of(&configuration.settings().server), Limits::default());
+    }
+
+    #[test]
+    fn a_cache_holds_at_least_one_stream() {
+        let mut engine = Layers::default().load().unwrap().settings().engine.clone();
+        let one_stream = kv_cache_tokens(&engine, 1000).unwrap() / engine.max_streams;
+        assert!(one_stream >= 1016 && one_stream.is_multiple_of(PAGE_POSITIONS), "{one_stream}");
+        engine.kv_cache_tokens = NonZeroUsize::new(one_stream);
+        assert_eq!(kv_cache_tokens(&engine, 1000).unwrap(), one_stream);
+        engine.kv_cache_tokens = NonZeroUsize::new(one_stream - 1);
+        let error = kv_cache_tokens(&engine, 1000).unwrap_err().to_string();
+        assert!(error.contains(&format!("needs {one_stream}")), "{error}");
+    }
+
+    #[test]
+    fn a_context_beyond_the_trained_one_is_refused() {
+        let mut settings = Layers::default().load().unwrap().settings().clone();
+        assert_eq!(context_length(&settings, 2048).unwrap(), 2048);
+        settings.model.context_length = NonZeroUsize::new(2049);
+        let error = context_length(&settings, 2048).unwrap_err().to_string();
+        assert!(error.contains("is 2049") && error.contains("trained for 2048"), "{error}");
+    }
+
+    #[test]
+    fn every_limit_follows_its_setting() {
+        let changes = [
+            ("server.max_new_tokens_default", "3"),
+            ("server.max_prompt_bytes", "5000"),
+            ("server.max_stop_strings", "6"),
+            ("server.max_stop_string_bytes", "7"),
+            ("server.max_top_logprobs", "8"),
+            ("server.max_streams_per_connection", "10"),
+            ("server.max_message_bytes", "6000"),
+            ("server.max_header_list_bytes", "2048"),
+            ("server.stream_window_bytes", "70000"),
+            ("server.withdrawal_grace_seconds", "11"),
+            ("server.drain_seconds", "12"),
+        ];
+        let base = Layers::default().load().unwrap();
+        let before = limits_of(&base.settings().server);
+        let without_effect: Vec<&str> = changes
+            .into_iter()
+            .filter(|(key, value)| {
+                let flags = vec![Flag::new(*key, *value, "the test")];
+                let changed = Layers { flags, ..Layers::default() }.load().unwrap();
+                limits_of(&changed.settings().server) == before
+            })
+            .map(|(key, _)| key)
+            .collect();
+        assert!(without_effect.is_empty(), "{without_effect:?}");
+    }
+}

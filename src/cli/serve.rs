@@ -1,0 +1,217 @@
+//! `skipstone serve`: the gRPC service and its metrics, until a signal asks it to stop.
+
+use std::io::{self, Write};
+use std::net::SocketAddr;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use clap::Args;
+use tokio::net::TcpListener;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::watch;
+
+use super::options::{ConfigOptions, ModelOptions, SpeculationOptions, flags};
+use super::runtime::{LoadProgress, Runtime, load, serve_grpc};
+use crate::config::Settings;
+use crate::telemetry::{self, ExporterHandle, Readiness};
+
+/// Threads for network traffic. The engine has threads of its own; serialising a few messages a step needs no more.
+const NETWORK_THREADS: usize = 2;
+/// How long the metrics endpoint may take to close after the service has ended.
+const METRICS_CLOSE: Duration = Duration::from_secs(1);
+
+/// Serve a model over gRPC
+#[derive(Args, Debug)]
+pub(super) struct Serve {
+    #[command(flatten)]
+    model: ModelOptions,
+    /// Address of the gRPC service; port 0 takes a free one
+    #[arg(long, value_name = "ADDRESS")]
+    listen: Option<SocketAddr>,
+    /// Address of the Prometheus metrics; port 0 takes a free one
+    #[arg(long, value_name = "ADDRESS")]
+    metrics_listen: Option<SocketAddr>,
+    #[command(flatten)]
+    speculation: SpeculationOptions,
+    #[command(flatten)]
+    config: ConfigOptions,
+}
+
+/// Sockets that are open before the model is loaded, so that a taken port is found at once and not after seconds.
+struct Sockets {
+    grpc: TcpListener,
+    metrics: Option<TcpListener>,
+}
+
+/// The signals that ask for a shutdown.
+struct StopSignals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+/// Logs what loading is busy with.
+struct Logged;
+
+// === impl Serve ===
+
+impl Serve {
+    pub(super) fn run(self) -> anyhow::Result<ExitCode> {
+        let mut given = self.model.flags();
+        given.extend(self.speculation.flags());
+        given.extend(flags([
+            ("--listen", "server.listen", self.listen.map(|address| address.to_string())),
+            ("--metrics-listen", "metrics.listen", self.metrics_listen.map(|address| address.to_string())),
+        ]));
+        let configuration = self.config.load(given)?;
+        let settings = configuration.settings().clone();
+        telemetry::init_logging(&settings.log.level, settings.log.format)?;
+        let exporter = settings.metrics.enabled.then(telemetry::install).transpose()?;
+        let network = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(NETWORK_THREADS)
+            .thread_name("network")
+            .enable_all()
+            .build()?;
+        let result = network.block_on(serve(Arc::new(settings), exporter));
+        // A model that is still being loaded when the process is told to stop is not waited for.
+        network.shutdown_background();
+        result.map(|()| ExitCode::SUCCESS)
+    }
+}
+
+async fn serve(settings: Arc<Settings>, exporter: Option<ExporterHandle>) -> anyhow::Result<()> {
+    let mut signals = StopSignals::new()?;
+    let sockets = Sockets::open(&settings).await?;
+    let for_load = Arc::clone(&settings);
+    let loading = tokio::task::spawn_blocking(move || load(&for_load, &Logged));
+    let runtime = tokio::select! {
+        loaded = loading => loaded.context("loading the model failed")??,
+        () = signals.wait() => return Ok(()),
+    };
+
+    let (stop, stopped) = watch::channel(false);
+    let readiness = Readiness::default();
+    let ready_line = sockets.ready_line(&runtime.name)?;
+    let metrics = sockets.metrics.zip(exporter).map(|(listener, exporter)| {
+        let shutdown = wait_for(stopped.clone());
+        tokio::spawn(telemetry::serve_metrics(listener, exporter, readiness.clone(), shutdown))
+    });
+    writeln!(io::stdout(), "{ready_line}")?;
+    io::stdout().flush()?;
+
+    let shutdown = async move {
+        signals.wait().await;
+        tracing::info!("draining: running streams may finish; a second signal stops at once");
+        tokio::spawn(stop_at_once(signals));
+    };
+    let result = run(&runtime, &settings, sockets.grpc, readiness, shutdown).await;
+    // The metrics endpoint goes last, so that the drain can be watched.
+    let _ = stop.send(true);
+    if let Some(metrics) = metrics {
+        let _ = tokio::time::timeout(METRICS_CLOSE, metrics).await;
+    }
+    result
+}
+
+async fn run(
+    runtime: &Runtime,
+    settings: &Settings,
+    listener: TcpListener,
+    readiness: Readiness,
+    shutdown: impl Future<Output = ()> + Send + 'static,
+) -> anyhow::Result<()> {
+    serve_grpc(runtime, settings, listener, readiness, shutdown).await.context("the gRPC service failed")
+}
+
+async fn wait_for(mut stopped: watch::Receiver<bool>) {
+    // An error means that the sender is gone: stopped as well.
+    let _ = stopped.wait_for(|&stopped| stopped).await;
+}
+
+async fn stop_at_once(mut signals: StopSignals) {
+    signals.wait().await;
+    tracing::warn!("second signal: stopping at once; running streams are cut off");
+    std::process::exit(1);
+}
+
+// === impl Sockets ===
+
+impl Sockets {
+    async fn open(settings: &Settings) -> anyhow::Result<Self> {
+        let grpc = bind(settings.server.listen, "server.listen").await?;
+        let metrics = if settings.metrics.enabled {
+            Some(bind(settings.metrics.listen, "metrics.listen").await?)
+        } else {
+            None
+        };
+        Ok(Self { grpc, metrics })
+    }
+
+    /// The one line on standard output; scripts wait for it and read the addresses from it.
+    fn ready_line(&self, model: &str) -> anyhow::Result<String> {
+        let grpc = self.grpc.local_addr()?;
+        let metrics = match &self.metrics {
+            Some(listener) => listener.local_addr()?.to_string(),
+            None => "off".to_owned(),
+        };
+        Ok(format!("skipstone ready: grpc {grpc}, metrics {metrics}, model {model}"))
+    }
+}
+
+async fn bind(address: SocketAddr, key: &str) -> anyhow::Result<TcpListener> {
+    TcpListener::bind(address)
+        .await
+        .with_context(|| format!("can't listen on {address}; name another address with {key}"))
+}
+
+// === impl StopSignals ===
+
+impl StopSignals {
+    /// Takes over the signals. Must come early: as the first process of a container, ours would ignore SIGTERM.
+    fn new() -> io::Result<Self> {
+        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
+    }
+
+    async fn wait(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+}
+
+// === impl Logged ===
+
+impl LoadProgress for Logged {
+    fn stage(&self, what: &str) {
+        tracing::info!("{what}");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{Flag, Layers};
+
+    #[tokio::test]
+    async fn the_ready_line_names_the_real_ports() {
+        let flags = [("server.listen", "127.0.0.1:0"), ("metrics.listen", "127.0.0.1:0")]
+            .map(|(key, value)| Flag::new(key, value, "the test"));
+        let configuration = Layers { flags: flags.to_vec(), ..Layers::default() }.load().unwrap();
+        let mut sockets = Sockets::open(configuration.settings()).await.unwrap();
+        let line = sockets.ready_line("m").unwrap();
+        let grpc = sockets.grpc.local_addr().unwrap();
+        assert_ne!(grpc.port(), 0);
+        let metrics = sockets.metrics.as_ref().unwrap().local_addr().unwrap();
+        assert_eq!(line, format!("skipstone ready: grpc {grpc}, metrics {metrics}, model m"));
+        sockets.metrics = None;
+        assert!(sockets.ready_line("m").unwrap().ends_with(", metrics off, model m"));
+
+        let error = format!("{:#}", bind(grpc, "server.listen").await.unwrap_err());
+        assert!(
+            error.contains(&format!("can't listen on {grpc}; name another address with server.listen")),
+            "{error}"
+        );
+    }
+}

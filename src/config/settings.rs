@@ -1,0 +1,285 @@
+//! The validated settings, one struct a section. `config/default.toml` says what each key means.
+
+use std::net::SocketAddr;
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde::Deserialize;
+
+use super::values::{empty_is_unset, zero_is_unset};
+use crate::sampling::SamplingSettings;
+use crate::telemetry::LogFormat;
+
+/// All settings. Made by [`Layers::load`](super::Layers::load), which checks every range.
+#[derive(Clone, PartialEq, Debug)]
+#[non_exhaustive]
+pub struct Settings {
+    /// `[model]`
+    pub model: ModelSettings,
+    /// `[engine]`
+    pub engine: EngineSettings,
+    /// `[speculation]`
+    pub speculation: SpeculationSettings,
+    /// `[server]`
+    pub server: ServerSettings,
+    /// `[metrics]`
+    pub metrics: MetricsSettings,
+    /// `[log]`
+    pub log: LogSettings,
+    /// `[sampling]`
+    pub sampling: SamplingDefaults,
+}
+
+/// Which model, and how much context.
+#[derive(Clone, PartialEq, Debug, Deserialize)]
+pub struct ModelSettings {
+    /// The GGUF file; `None`: the default model of the cache folder.
+    #[serde(deserialize_with = "empty_is_unset")]
+    pub path: Option<PathBuf>,
+    /// The served name; `None`: the file's name without its suffix.
+    #[serde(deserialize_with = "empty_is_unset")]
+    pub name: Option<String>,
+    /// Longest prompt plus output in tokens; `None`: the model's own, at most [`ModelSettings::CONTEXT_CAP`].
+    #[serde(deserialize_with = "zero_is_unset")]
+    pub context_length: Option<NonZeroUsize>,
+}
+
+/// The engine thread and its memory.
+#[derive(Clone, PartialEq, Debug, Deserialize)]
+pub struct EngineSettings {
+    /// Threads that compute; `None`: every available core.
+    #[serde(deserialize_with = "zero_is_unset")]
+    pub threads: Option<NonZeroUsize>,
+    /// Streams that run at once.
+    pub max_streams: usize,
+    /// Requests that may wait.
+    pub max_waiting: usize,
+    /// Prompt tokens that one step may process.
+    pub prefill_tokens_per_step: usize,
+    /// How long a reader may take nothing before its stream is cancelled.
+    pub stall_timeout_seconds: u64,
+    /// Positions of the key-value cache; `None`: `max_streams` times the context length.
+    #[serde(deserialize_with = "zero_is_unset")]
+    pub kv_cache_tokens: Option<NonZeroUsize>,
+    /// Messages held for a slow reader.
+    pub event_buffer: usize,
+}
+
+/// How the server drafts unless a request says otherwise.
+#[derive(Clone, PartialEq, Debug, Deserialize)]
+pub struct SpeculationSettings {
+    /// Whether and how to draft.
+    pub mode: SpeculationMode,
+    /// Cap on the draft length.
+    pub max_draft_tokens: usize,
+    /// What the evenly spaced plan aims at: plain step / draft step.
+    pub target_speedup: f64,
+    /// Layers whose attention a static draft skips; checked against the model when it is loaded.
+    pub skip_attention: Vec<u32>,
+    /// Layers whose MLP a static draft skips; checked against the model when it is loaded.
+    pub skip_mlp: Vec<u32>,
+    /// Draft probability below which drafting stops; 0: the controller chooses.
+    pub confidence_threshold: f64,
+}
+
+/// Whether and how to draft.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum SpeculationMode {
+    /// Plain decoding.
+    Off,
+    /// One plan for the whole stream.
+    Static,
+    /// Chosen and learned per stream.
+    Adaptive,
+}
+
+/// The gRPC endpoint and its limits.
+#[derive(Clone, PartialEq, Debug, Deserialize)]
+pub struct ServerSettings {
+    /// Where to listen; port 0 takes a free one.
+    pub listen: SocketAddr,
+    /// Tokens generated when a request names no limit.
+    pub max_new_tokens_default: usize,
+    /// Longest prompt in bytes.
+    pub max_prompt_bytes: usize,
+    /// Largest gRPC message that is read, in bytes.
+    pub max_message_bytes: usize,
+    /// Most stop strings of one request.
+    pub max_stop_strings: usize,
+    /// Longest stop string in bytes.
+    pub max_stop_string_bytes: usize,
+    /// Most alternatives reported beside each token.
+    pub max_top_logprobs: usize,
+    /// gRPC streams of one connection.
+    pub max_streams_per_connection: u32,
+    /// Longest header list in bytes.
+    pub max_header_list_bytes: u32,
+    /// HTTP/2 flow-control window of one stream in bytes.
+    pub stream_window_bytes: u32,
+    /// How long new requests are still taken after SIGTERM.
+    pub withdrawal_grace_seconds: u64,
+    /// How long running streams may take to finish after that.
+    pub drain_seconds: u64,
+    /// When gRPC reflection is served.
+    pub reflection: Reflection,
+}
+
+/// When gRPC reflection is served.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Reflection {
+    /// On loopback addresses.
+    Auto,
+    /// Always.
+    On,
+    /// Never.
+    Off,
+}
+
+/// The Prometheus endpoint.
+#[derive(Clone, PartialEq, Debug, Deserialize)]
+pub struct MetricsSettings {
+    /// Whether it is served.
+    pub enabled: bool,
+    /// Where to listen; port 0 takes a free one.
+    pub listen: SocketAddr,
+}
+
+/// What is logged, and how.
+#[derive(Clone, PartialEq, Debug, Deserialize)]
+pub struct LogSettings {
+    /// A `tracing` filter: a level, or directives for parts of the program.
+    pub level: String,
+    /// For people or for collectors.
+    pub format: LogFormat,
+}
+
+/// Sampling where a request leaves a value unset.
+#[derive(Clone, Copy, PartialEq, Debug, Deserialize)]
+pub struct SamplingDefaults {
+    /// 0 is greedy.
+    pub temperature: f32,
+    /// 0 keeps all.
+    pub top_k: u32,
+    /// 1 keeps all.
+    pub top_p: f32,
+    /// 0 keeps all.
+    pub min_p: f32,
+    /// 1 has no effect.
+    pub repetition_penalty: f32,
+    /// 0 has no effect.
+    pub presence_penalty: f32,
+    /// 0 has no effect.
+    pub frequency_penalty: f32,
+}
+
+// === impl ModelSettings ===
+
+impl ModelSettings {
+    /// Context length where none is set, in tokens: a model trained for 128k would otherwise reserve gigabytes of cache.
+    pub const CONTEXT_CAP: usize = 8192;
+
+    /// The context length in tokens for a model that was trained for `trained` of them.
+    pub fn context_length(&self, trained: usize) -> usize {
+        self.context_length.map_or(trained.min(Self::CONTEXT_CAP), NonZeroUsize::get)
+    }
+}
+
+// === impl EngineSettings ===
+
+impl EngineSettings {
+    /// Threads that compute: as set, else as many as the affinity mask and the cgroup quota allow.
+    pub fn thread_count(&self) -> NonZeroUsize {
+        self.threads.or_else(|| std::thread::available_parallelism().ok()).unwrap_or(NonZeroUsize::MIN)
+    }
+
+    /// How long a reader may take nothing before its stream is cancelled.
+    pub fn stall_timeout(&self) -> Duration {
+        Duration::from_secs(self.stall_timeout_seconds)
+    }
+
+    /// Positions of the key-value cache for streams of `one_stream` positions each.
+    pub fn kv_cache_tokens(&self, one_stream: usize) -> usize {
+        self.kv_cache_tokens.map_or(self.max_streams.saturating_mul(one_stream), NonZeroUsize::get)
+    }
+}
+
+// === impl ServerSettings ===
+
+impl ServerSettings {
+    /// How long new requests are still taken after SIGTERM, for load balancers to notice.
+    pub fn withdrawal_grace(&self) -> Duration {
+        Duration::from_secs(self.withdrawal_grace_seconds)
+    }
+
+    /// How long running streams may take to finish after the grace.
+    pub fn drain_timeout(&self) -> Duration {
+        Duration::from_secs(self.drain_seconds)
+    }
+
+    /// Whether reflection is served: on loopback it helps, on a network it tells strangers about the service.
+    pub fn serves_reflection(&self) -> bool {
+        match self.reflection {
+            Reflection::Auto => self.listen.ip().is_loopback(),
+            Reflection::On => true,
+            Reflection::Off => false,
+        }
+    }
+}
+
+// === impl SamplingDefaults ===
+
+impl SamplingDefaults {
+    /// The defaults as the sampler takes them: no bias, and this seed.
+    pub fn with_seed(&self, seed: u64) -> SamplingSettings {
+        SamplingSettings {
+            temperature: self.temperature,
+            top_k: self.top_k,
+            top_p: self.top_p,
+            min_p: self.min_p,
+            repetition_penalty: self.repetition_penalty,
+            presence_penalty: self.presence_penalty,
+            frequency_penalty: self.frequency_penalty,
+            logit_bias: Vec::new(),
+            seed,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Layers;
+
+    #[test]
+    fn zero_means_the_natural_size() {
+        let mut settings = Layers::default().load().unwrap().settings().clone();
+        assert_eq!(settings.model.context_length(2048), 2048);
+        assert_eq!(settings.model.context_length(131_072), ModelSettings::CONTEXT_CAP);
+        settings.model.context_length = NonZeroUsize::new(512);
+        assert_eq!(settings.model.context_length(2048), 512);
+        assert_eq!(settings.engine.kv_cache_tokens(512), 8 * 512);
+        settings.engine.kv_cache_tokens = NonZeroUsize::new(1000);
+        assert_eq!(settings.engine.kv_cache_tokens(512), 1000);
+        settings.engine.threads = NonZeroUsize::new(3);
+        assert_eq!(settings.engine.thread_count().get(), 3);
+    }
+
+    #[test]
+    fn reflection_follows_the_address() {
+        let mut server = Layers::default().load().unwrap().settings().server.clone();
+        for (listen, reflection, served) in [
+            ("127.0.0.1:1", Reflection::Auto, true),
+            ("[::1]:1", Reflection::Auto, true),
+            ("0.0.0.0:1", Reflection::Auto, false),
+            ("0.0.0.0:1", Reflection::On, true),
+            ("127.0.0.1:1", Reflection::Off, false),
+        ] {
+            server.listen = listen.parse().unwrap();
+            server.reflection = reflection;
+            assert_eq!(server.serves_reflection(), served, "{listen} {reflection:?}");
+        }
+    }
+}

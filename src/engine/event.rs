@@ -1,0 +1,180 @@
+//! What the engine tells a caller: started, then deltas, then finished, or an error instead.
+
+use std::time::Duration;
+
+use crate::drafting::SkipSet;
+use crate::model::TokenId;
+
+/// One message of a stream.
+#[derive(Clone, Debug)]
+pub enum Event {
+    /// Always first.
+    Started(Started),
+    /// The tokens that one step committed.
+    Delta(Delta),
+    /// Always last on success.
+    Finished(Finished),
+}
+
+/// The stream was admitted.
+#[derive(Clone, Debug)]
+pub struct Started {
+    /// Prompt length.
+    pub prompt_tokens: usize,
+    /// The plan at the start; `None` when drafting is off.
+    pub plan: Option<PlanSummary>,
+}
+
+/// The current way to draft.
+#[derive(Clone, PartialEq, Debug)]
+pub struct PlanSummary {
+    /// Sublayers skipped.
+    pub skip_set: SkipSet,
+    /// Cap on the draft length.
+    pub max_draft_tokens: usize,
+    /// Rises by one at each change.
+    pub revision: u64,
+}
+
+/// The tokens that one step committed.
+#[derive(Clone, Default, Debug)]
+pub struct Delta {
+    /// New text; may be empty while a character or a possible stop string is incomplete.
+    pub text: String,
+    /// The tokens; always filled, whatever the caller asked to see.
+    pub tokens: Vec<CommittedToken>,
+    /// Tokens drafted in this cycle.
+    pub drafted: usize,
+    /// Of those, accepted.
+    pub accepted: usize,
+}
+
+/// One token that the full model confirmed.
+#[derive(Clone, Debug)]
+pub struct CommittedToken {
+    /// Its id.
+    pub id: TokenId,
+    /// Natural logarithm of its probability under the full model, if asked for.
+    pub logprob: Option<f32>,
+    /// Alternatives, best first, if asked for.
+    pub top_logprobs: Vec<(TokenId, f32)>,
+    /// Whether a draft proposed it.
+    pub drafted: bool,
+}
+
+/// The stream's end.
+#[derive(Clone, Debug)]
+pub struct Finished {
+    /// Why it ended.
+    pub reason: FinishReason,
+    /// Token counts.
+    pub usage: Usage,
+    /// Draft counts; all zero when drafting was off.
+    pub speculation: SpeculationStats,
+    /// Times.
+    pub timing: Timing,
+}
+
+/// Why a stream ended.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum FinishReason {
+    /// The model's own end-of-sequence token.
+    EndOfSequence,
+    /// A stop string of the request.
+    StopString(String),
+    /// A stop token of the request.
+    StopToken(TokenId),
+    /// `max_new_tokens`.
+    Length,
+}
+
+/// Token counts.
+#[derive(Clone, Copy, Default, Debug, serde::Serialize)]
+pub struct Usage {
+    /// Tokens of the prompt.
+    pub prompt_tokens: usize,
+    /// Tokens generated, the end-of-sequence or stop token included.
+    pub completion_tokens: usize,
+}
+
+/// Draft and verify counts of one stream.
+#[derive(Clone, Default, Debug)]
+pub struct SpeculationStats {
+    /// Cycles that drafted at least one token.
+    pub drafts: usize,
+    /// Tokens drafted.
+    pub draft_tokens: usize,
+    /// Of those, accepted.
+    pub accepted_tokens: usize,
+    /// Accepted tokens at each draft position.
+    pub accepted_per_position: Vec<usize>,
+    /// Committed tokens x measured plain step / time spent; `None` without a baseline.
+    pub estimated_speedup: Option<f64>,
+    /// The plan at the end.
+    pub final_plan: Option<PlanSummary>,
+}
+
+/// Times of one stream.
+#[derive(Clone, Copy, Default, Debug)]
+pub struct Timing {
+    /// Between submission and the first pass.
+    pub queue: Duration,
+    /// Between submission and the first committed token.
+    pub time_to_first_token: Duration,
+    /// Between the first committed token and the last.
+    pub decode: Duration,
+    /// Between submission and the end.
+    pub total: Duration,
+}
+
+/// Why a stream failed. `server` maps each to one gRPC code.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum GenerationError {
+    /// The deadline passed.
+    #[error("the deadline passed after {committed} of {wanted} tokens")]
+    DeadlineExceeded {
+        /// Tokens committed until then.
+        committed: usize,
+        /// `max_new_tokens`.
+        wanted: usize,
+    },
+    /// The caller did not read its messages.
+    #[error("the stream was not read for {seconds} seconds; read faster, or raise engine.stall_timeout_seconds")]
+    ReaderStalled {
+        /// The limit.
+        seconds: u64,
+    },
+    /// The server shut down before the stream ended.
+    #[error("the server is shutting down; send the request to another replica")]
+    ShuttingDown,
+    /// A fault of this request alone.
+    #[error("the request failed: {0}")]
+    Internal(String),
+}
+
+// === impl FinishReason ===
+
+impl FinishReason {
+    /// The label of metrics and logs.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::EndOfSequence => "eos",
+            Self::StopString(_) | Self::StopToken(_) => "stop",
+            Self::Length => "length",
+        }
+    }
+}
+
+// === impl GenerationError ===
+
+impl GenerationError {
+    /// The label of metrics.
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::DeadlineExceeded { .. } => "deadline",
+            Self::ReaderStalled { .. } => "stalled",
+            Self::ShuttingDown => "shutdown",
+            Self::Internal(_) => "error",
+        }
+    }
+}

@@ -1,0 +1,29 @@
+//! The engine: one thread that owns the model and the batch.
+//!
+//! Callers submit a [`ValidRequest`] through [`Submit`] and read a [`GenerationStream`]. The thread admits requests into a running
+//! batch, asks each stream for its next piece of work (a prefill chunk, a plain step, a draft step or a verify), runs all of them in
+//! one pass and lets each stream commit what the full model confirmed. Nothing here is async, and no stream waits for another's reader.
+
+#![forbid(unsafe_code)]
+
+mod account;
+mod baseline;
+mod batch;
+mod cycle;
+mod event;
+mod handle;
+mod options;
+mod outbox;
+mod request;
+mod stream;
+mod worker;
+
+pub use baseline::PlainStep;
+pub use event::{
+    CommittedToken, Delta, Event, FinishReason, Finished, GenerationError, PlanSummary, SpeculationStats, Started,
+    Timing, Usage,
+};
+pub use handle::{CancelFlag, GenerationStream, StreamMessage, Submit, SubmitError};
+pub use options::EngineOptions;
+pub use request::{OutputOptions, Speculation, StopCriteria, ValidRequest};
+pub use worker::Engine;

@@ -1,0 +1,30 @@
+//! How an engine is set up.
+
+use std::time::Duration;
+
+use crate::drafting::SkipSet;
+
+/// Sizes and limits of an engine.
+#[derive(Clone, Debug)]
+pub struct EngineOptions {
+    /// Threads that compute, the engine's own included; at least 1.
+    pub threads: usize,
+    /// Streams that run at once.
+    pub max_streams: usize,
+    /// Requests that may wait.
+    pub max_waiting: usize,
+    /// Prompt tokens that one step may process, so that running streams keep their cadence.
+    pub prefill_tokens_per_step: usize,
+    /// How long a reader may take nothing before its stream is cancelled.
+    pub stall_timeout: Duration,
+    /// Messages held for a slow reader.
+    pub event_buffer: usize,
+    /// Positions of the key/value cache.
+    pub kv_cache_tokens: usize,
+    /// What a stream skips that names no skip set of its own.
+    pub default_skip_set: SkipSet,
+    /// Cap on the draft length of a stream that names none.
+    pub max_draft_tokens: usize,
+    /// Draft probability below which drafting stops.
+    pub confidence_threshold: f32,
+}

@@ -1,0 +1,73 @@
+//! What a caller may ask of the engine. Values are checked before they get here: the engine trusts them.
+
+use std::time::Instant;
+
+use crate::drafting::SkipSet;
+use crate::model::TokenId;
+use crate::sampling::SamplingParams;
+
+/// A checked request. Built by the server from a wire request, or by the command line.
+#[derive(Clone, Debug)]
+pub struct ValidRequest {
+    /// Names the request in logs and replies.
+    pub id: String,
+    /// The prompt, at least one token, each below the vocabulary size.
+    pub prompt: Vec<TokenId>,
+    /// How to choose tokens.
+    pub sampling: SamplingParams,
+    /// When to stop.
+    pub stop: StopCriteria,
+    /// What to report beside the text.
+    pub output: OutputOptions,
+    /// How to draft.
+    pub speculation: Speculation,
+    /// When to give up.
+    pub deadline: Option<Instant>,
+}
+
+/// When a stream ends.
+#[derive(Clone, Debug)]
+pub struct StopCriteria {
+    /// At most this many tokens, at least 1; prompt + this fits the context.
+    pub max_new_tokens: usize,
+    /// End-of-sequence and stops are ignored before this many tokens.
+    pub min_new_tokens: usize,
+    /// Texts that end the stream; they may span tokens.
+    pub stop_strings: Vec<String>,
+    /// Tokens that end the stream, beside the model's own.
+    pub stop_token_ids: Vec<TokenId>,
+    /// Whether the text includes the stop string that matched.
+    pub include_stop_string: bool,
+    /// Whether the model's own end-of-sequence tokens are ignored (benchmarks).
+    pub ignore_end_of_sequence: bool,
+}
+
+/// What a stream reports beside its text.
+#[derive(Clone, Copy, Default, Debug)]
+pub struct OutputOptions {
+    /// Report the tokens.
+    pub tokens: bool,
+    /// Report each token's log-probability under the full model.
+    pub logprobs: bool,
+    /// Also this many alternatives.
+    pub top_logprobs: usize,
+}
+
+/// How a stream drafts.
+#[derive(Clone, PartialEq, Debug)]
+pub enum Speculation {
+    /// Plain decoding.
+    Off,
+    /// One plan for the whole stream.
+    Static {
+        /// What to skip; `None` takes the server's default plan.
+        skip_set: Option<SkipSet>,
+        /// Cap on the draft length; `None` takes the server's default.
+        max_draft_tokens: Option<usize>,
+    },
+    /// The server chooses and learns.
+    Adaptive {
+        /// Cap on the draft length; `None` takes the server's default.
+        max_draft_tokens: Option<usize>,
+    },
+}

@@ -1,0 +1,422 @@
+//! One running stream: what it wants of the next pass, and what it makes of the answer.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use tokio::sync::mpsc;
+
+use super::account::{Account, Gap, StepTime};
+use super::baseline::PlainStep;
+use super::cycle::{Chooser, Confirmed, CurrentPlan, Cycle};
+use super::event::{
+    CommittedToken, Delta, Event, FinishReason, Finished, GenerationError, PlanSummary, Started, Usage,
+};
+use super::handle::{CancelFlag, StreamMessage};
+use super::options::EngineOptions;
+use super::outbox::Outbox;
+use super::request::{Speculation, ValidRequest};
+use crate::adapt::Fold;
+use crate::drafting::DraftPlan;
+use crate::model::{LogitsWanted, PageLease, PassOutput, RowGroup, RowInput, TokenId};
+use crate::sampling::{Sampler, SamplingError, TokenHistory, log_probabilities};
+use crate::telemetry::record::{self, DraftCycle, DraftSource, Phase};
+use crate::text::{Detokenizer, StopMatcher, TextModel};
+
+/// A request that waits, with the ends of its channels.
+pub(super) struct Pending {
+    pub(super) request: ValidRequest,
+    pub(super) events: mpsc::Sender<StreamMessage>,
+    pub(super) cancel: CancelFlag,
+    pub(super) submitted: Instant,
+}
+
+/// A request that runs.
+pub(super) struct Stream {
+    request: ValidRequest,
+    pub(super) cancel: CancelFlag,
+    pub(super) outbox: Outbox,
+    /// Given back as soon as the last token is committed, even if the reader still has to fetch it.
+    lease: Option<PageLease>,
+    /// Prompt and committed tokens.
+    tokens: Vec<TokenId>,
+    /// Positions whose keys and values are the full model's. Once the prompt is through, all tokens but the last.
+    computed: usize,
+    sampler: Sampler,
+    history: TokenHistory,
+    detokenizer: Detokenizer,
+    stops: StopMatcher,
+    ends: Arc<[TokenId]>,
+    plan: Option<CurrentPlan>,
+    fold: Option<Fold>,
+    cycle: Cycle,
+    /// Seconds spent on the current cycle.
+    cycle_seconds: f64,
+    account: Account,
+}
+
+/// What a stream wants of the next pass.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Work {
+    /// The next tokens of the prompt.
+    Prefill {
+        /// How many.
+        tokens: usize,
+    },
+    /// One token through the whole model.
+    Plain,
+    /// One token through the draft plan.
+    Draft,
+    /// The drafted chain through the whole model.
+    Verify,
+}
+
+/// What a stream needs to know about the pass that did its work.
+pub(super) struct Answer<'a> {
+    pub(super) output: PassOutput<'a>,
+    /// The stream's group in the pass.
+    pub(super) group: usize,
+    /// Seconds of the pass that fall to this stream.
+    pub(super) seconds: f64,
+    pub(super) baseline: PlainStep,
+}
+
+// === impl Work ===
+
+impl Work {
+    pub(super) fn phase(self) -> Phase {
+        match self {
+            Self::Prefill { .. } => Phase::Prefill,
+            Self::Plain => Phase::Plain,
+            Self::Draft => Phase::Draft,
+            Self::Verify => Phase::Verify,
+        }
+    }
+}
+
+// === impl Stream ===
+
+impl Stream {
+    /// Admits a request: its pages are leased, `Started` is on its way.
+    pub(super) fn admit(pending: Pending, lease: PageLease, text: &TextModel, options: &EngineOptions) -> Self {
+        let Pending { request, events, cancel, submitted } = pending;
+        let plan = |skip_set: &Option<_>, cap: Option<usize>| {
+            let skip_set = skip_set.as_ref().unwrap_or(&options.default_skip_set).clone();
+            let cap = cap.unwrap_or(options.max_draft_tokens);
+            let plan = Arc::new(DraftPlan::new(skip_set, cap, options.confidence_threshold));
+            Some(CurrentPlan { plan, revision: 1 })
+        };
+        let (plan, fold) = match &request.speculation {
+            Speculation::Off => (None, None),
+            Speculation::Static { skip_set, max_draft_tokens } => (plan(skip_set, *max_draft_tokens), None),
+            Speculation::Adaptive { max_draft_tokens } => {
+                (plan(&None, *max_draft_tokens), Some(Fold::default()))
+            }
+        };
+        let mut stream = Self {
+            tokens: request.prompt.clone(),
+            computed: 0,
+            sampler: Sampler::new(request.sampling.clone()),
+            history: TokenHistory::new(&request.prompt),
+            detokenizer: text.detokenizer(),
+            stops: StopMatcher::new(request.stop.stop_strings.clone(), request.stop.include_stop_string),
+            ends: text.end_of_sequence().into(),
+            outbox: Outbox::new(events),
+            lease: Some(lease),
+            cycle: Cycle::default(),
+            cycle_seconds: 0.0,
+            account: Account::new(submitted),
+            cancel,
+            plan,
+            fold,
+            request,
+        };
+        record::queue_time(stream.account.queue().as_secs_f64());
+        let started = Started { prompt_tokens: stream.request.prompt.len(), plan: stream.plan_summary() };
+        stream.outbox.push(Ok(Event::Started(started)));
+        stream
+    }
+
+    /// Whether the last token is committed.
+    pub(super) fn is_finished(&self) -> bool {
+        self.lease.is_none()
+    }
+
+    /// Whether the request's deadline has passed.
+    pub(super) fn is_expired(&self, now: Instant) -> bool {
+        !self.is_finished() && self.request.deadline.is_some_and(|deadline| deadline <= now)
+    }
+
+    /// The error that says so.
+    pub(super) fn deadline_error(&self) -> GenerationError {
+        GenerationError::DeadlineExceeded {
+            committed: self.generated(),
+            wanted: self.request.stop.max_new_tokens,
+        }
+    }
+
+    /// Ends the stream with an error; its pages are free.
+    pub(super) fn fail(&mut self, error: GenerationError) {
+        tracing::info!(request = %self.request.id, %error, "stream failed");
+        record::request_finished(error.reason());
+        self.lease = None;
+        self.outbox.fail(error);
+    }
+
+    /// What the stream wants next, given how many prompt tokens the pass still has room for.
+    pub(super) fn next_work(&self, prefill_budget: usize) -> Option<Work> {
+        if self.is_finished() {
+            return None;
+        }
+        let prompt_left = self.request.prompt.len().saturating_sub(self.computed);
+        if prompt_left > 0 && self.generated() == 0 {
+            let tokens = prompt_left.min(prefill_budget);
+            return (tokens > 0).then_some(Work::Prefill { tokens });
+        }
+        let Some(current) = &self.plan else { return Some(Work::Plain) };
+        if self.cycle.is_idle() && self.fold.as_ref().is_some_and(|fold| !fold.drafts()) {
+            return Some(Work::Plain);
+        }
+        // The verify commits one token more than it accepts.
+        let left = self.request.stop.max_new_tokens - self.generated();
+        let limit = current.plan.max_draft_tokens.min(left.saturating_sub(1));
+        Some(match limit {
+            0 => Work::Plain,
+            _ if self.cycle.wants_verify(limit) => Work::Verify,
+            _ => Work::Draft,
+        })
+    }
+
+    /// The rows of `work`.
+    pub(super) fn rows(&self, work: Work, hidden: usize) -> Vec<RowInput<'_>> {
+        let committed = self.tokens[self.tokens.len() - 1];
+        match (work, &self.plan) {
+            (Work::Prefill { tokens }, _) => {
+                self.tokens[self.computed..][..tokens].iter().map(|&token| RowInput::Token(token)).collect()
+            }
+            (Work::Draft, _) => vec![RowInput::Token(self.cycle.next_input(committed))],
+            (Work::Verify, Some(current)) => self.cycle.verify_rows(&current.plan, hidden),
+            (Work::Plain | Work::Verify, _) => vec![RowInput::Token(committed)],
+        }
+    }
+
+    /// The group of `work`.
+    pub(super) fn group<'a>(&'a self, work: Work, rows: &'a [RowInput<'a>]) -> RowGroup<'a> {
+        let plan = self.plan.as_ref().filter(|_| work == Work::Draft).map(|current| &*current.plan);
+        let (position, logits) = match work {
+            Work::Prefill { tokens } if self.computed + tokens < self.request.prompt.len() => {
+                (self.computed, LogitsWanted::None)
+            }
+            Work::Draft => (self.cycle.next_position(self.computed), LogitsWanted::Last),
+            Work::Prefill { .. } | Work::Plain => (self.computed, LogitsWanted::Last),
+            Work::Verify => (self.computed, LogitsWanted::All),
+        };
+        RowGroup {
+            pages: self.lease.as_ref().map_or(&[], PageLease::pages),
+            position,
+            rows,
+            skip: plan.map(DraftPlan::mask),
+            save_before: plan.map(DraftPlan::exact_until),
+            logits,
+        }
+    }
+
+    /// Takes in the answer to `work`.
+    pub(super) fn apply(&mut self, work: Work, answer: &Answer<'_>) -> Result<(), GenerationError> {
+        let time = StepTime {
+            spent_seconds: answer.seconds,
+            plain_seconds: answer.baseline.seconds(self.computed),
+        };
+        record::phase_seconds(work.phase(), answer.seconds);
+        match work {
+            Work::Prefill { tokens } => {
+                self.computed += tokens;
+                if self.computed < self.request.prompt.len() {
+                    return Ok(());
+                }
+                // The prompt's own cost is not part of the bet: nothing was drafted.
+                let confirmed = self.judge(answer)?;
+                self.commit(confirmed, 0, answer);
+            }
+            Work::Draft => {
+                self.spend(time);
+                self.draft(answer)?;
+            }
+            Work::Plain | Work::Verify => {
+                self.spend(time);
+                let drafted = self.cycle.len();
+                let confirmed = self.judge(answer)?;
+                self.settle(&confirmed, drafted, time);
+                // The last token is not fed yet; all before it now have the full model's keys and values.
+                self.computed += confirmed.tokens.len();
+                self.commit(confirmed, drafted, answer);
+            }
+        }
+        Ok(())
+    }
+
+    fn spend(&mut self, time: StepTime) {
+        self.account.spend(time);
+        self.cycle_seconds += time.spent_seconds;
+    }
+
+    fn draft(&mut self, answer: &Answer<'_>) -> Result<(), GenerationError> {
+        let Some(current) = &self.plan else { return Ok(()) };
+        record::sublayers_skipped(current.plan.skip_set(), 1);
+        let (state, logits) = (answer.output.saved(answer.group, 0), answer.output.logits(answer.group, 0));
+        let position = self.tokens.len() + self.cycle.len();
+        let chooser = Chooser { sampler: &mut self.sampler, history: &mut self.history, position };
+        self.cycle.extend(&current.plan, state, logits, chooser).map_err(|error| internal(&error))
+    }
+
+    fn judge(&mut self, answer: &Answer<'_>) -> Result<Confirmed, GenerationError> {
+        let position = self.tokens.len();
+        let chooser = Chooser { sampler: &mut self.sampler, history: &mut self.history, position };
+        let logits = |row| answer.output.logits(answer.group, row);
+        self.cycle.judge(logits, chooser).map_err(|error| internal(&error))
+    }
+
+    /// Books a cycle that committed tokens.
+    fn settle(&mut self, confirmed: &Confirmed, drafted: usize, time: StepTime) {
+        self.account.earn(confirmed.tokens.len(), time);
+        self.account.count_drafts(drafted, confirmed.accepted);
+        record::draft_cycle(&DraftCycle {
+            source: DraftSource::LayerSkip,
+            drafted,
+            accepted: confirmed.accepted,
+        });
+        if let Some(fold) = &mut self.fold {
+            fold.observe(confirmed.tokens.len(), time.plain_seconds, self.cycle_seconds);
+        }
+        self.cycle_seconds = 0.0;
+    }
+
+    /// Appends confirmed tokens, stops where a stop says so, and sends one message.
+    fn commit(&mut self, confirmed: Confirmed, drafted: usize, answer: &Answer<'_>) {
+        let mut delta = Delta { drafted, accepted: confirmed.accepted, ..Delta::default() };
+        let mut reason = None;
+        for (index, &token) in confirmed.tokens.iter().enumerate() {
+            let mut committed = CommittedToken {
+                id: token,
+                logprob: None,
+                top_logprobs: Vec::new(),
+                drafted: index < confirmed.accepted,
+            };
+            let output = &self.request.output;
+            if output.logprobs {
+                let row = answer.output.logits(answer.group, index);
+                let logprobs = log_probabilities(row, token, output.top_logprobs);
+                (committed.logprob, committed.top_logprobs) = (Some(logprobs.logprob), logprobs.top);
+            }
+            delta.tokens.push(committed);
+            self.tokens.push(token);
+            self.history.push(token);
+            reason = self.check_stops(token, &mut delta.text);
+            if reason.is_some() {
+                break;
+            }
+        }
+        let now = Instant::now();
+        match self.account.mark_tokens(now) {
+            Gap::First(gap) => record::time_to_first_token(gap.as_secs_f64()),
+            Gap::Next(gap) => record::inter_token(gap.as_secs_f64()),
+        }
+        if let Some(reason) = &reason
+            && !matches!(reason, FinishReason::StopString(_))
+        {
+            let rest = self.detokenizer.finish();
+            delta.text.push_str(&self.stops.push(&rest).text);
+            delta.text.push_str(&self.stops.finish());
+        }
+        self.outbox.push(Ok(Event::Delta(delta)));
+        if let Some(reason) = reason {
+            self.finish(reason, now);
+        }
+    }
+
+    /// Adds the text of a committed token and says whether it ends the stream.
+    fn check_stops(&mut self, token: TokenId, text: &mut String) -> Option<FinishReason> {
+        let stop = &self.request.stop;
+        let generated = self.generated();
+        let may_stop = generated >= stop.min_new_tokens;
+        if may_stop && !stop.ignore_end_of_sequence && self.ends.contains(&token) {
+            return Some(FinishReason::EndOfSequence);
+        }
+        if may_stop && stop.stop_token_ids.contains(&token) {
+            return Some(FinishReason::StopToken(token));
+        }
+        let piece = self.detokenizer.push(token);
+        if may_stop {
+            let step = self.stops.push(&piece);
+            text.push_str(&step.text);
+            if let Some(matched) = step.matched {
+                return Some(FinishReason::StopString(matched));
+            }
+        } else {
+            text.push_str(&piece);
+        }
+        (generated >= stop.max_new_tokens).then_some(FinishReason::Length)
+    }
+
+    fn finish(&mut self, reason: FinishReason, now: Instant) {
+        let speculation = self.account.stats(self.plan_summary());
+        let timing = self.account.timing(now);
+        let usage =
+            Usage { prompt_tokens: self.request.prompt.len(), completion_tokens: self.generated() };
+        record::request_finished(reason.name());
+        record::tokens(usage.prompt_tokens as u64, usage.completion_tokens as u64);
+        record::request_latency(timing.total.as_secs_f64());
+        if usage.completion_tokens > 1 {
+            let tokens = (usage.completion_tokens - 1) as f64;
+            record::time_per_output_token(timing.decode.as_secs_f64() / tokens);
+        }
+        if speculation.draft_tokens > 0 {
+            record::request_acceptance(speculation.accepted_tokens as f64 / speculation.draft_tokens as f64);
+            speculation.estimated_speedup.into_iter().for_each(record::request_speedup);
+        }
+        tracing::info!(
+            request = %self.request.id,
+            reason = reason.name(),
+            prompt_tokens = usage.prompt_tokens,
+            completion_tokens = usage.completion_tokens,
+            drafted = speculation.draft_tokens,
+            accepted = speculation.accepted_tokens,
+            speedup = speculation.estimated_speedup,
+            seconds = timing.total.as_secs_f64(),
+            "stream finished"
+        );
+        self.outbox.push(Ok(Event::Finished(Finished { reason, usage, speculation, timing })));
+        self.lease = None;
+    }
+
+    fn generated(&self) -> usize {
+        self.tokens.len() - self.request.prompt.len()
+    }
+
+    fn plan_summary(&self) -> Option<PlanSummary> {
+        self.plan.as_ref().map(|current| PlanSummary {
+            skip_set: current.plan.skip_set().clone(),
+            max_draft_tokens: current.plan.max_draft_tokens,
+            revision: current.revision,
+        })
+    }
+
+    /// Context of the next step, in positions.
+    pub(super) fn context(&self) -> usize {
+        self.computed
+    }
+
+    /// Rows times sublayers that `work` runs, of a model with `sublayers`: the stream's share of the pass.
+    pub(super) fn cost_weight(&self, work: Work, rows: usize, sublayers: usize) -> f64 {
+        let skipped = match (work, &self.plan) {
+            (Work::Draft, Some(current)) => current.plan.mask().count(),
+            (Work::Verify, Some(current)) => current.plan.exact_until(),
+            _ => 0,
+        };
+        // The head costs about as much as four sublayers.
+        rows as f64 * (sublayers.saturating_sub(skipped) + 4) as f64
+    }
+}
+
+fn internal(error: &SamplingError) -> GenerationError {
+    GenerationError::Internal(error.to_string())
+}

@@ -1,0 +1,257 @@
+//! The engine thread and the handle to it.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TryRecvError, sync_channel};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use tokio::sync::mpsc;
+
+use super::baseline::PlainStep;
+use super::batch;
+use super::event::GenerationError;
+use super::handle::{CancelFlag, GenerationStream, Submit, SubmitError};
+use super::options::EngineOptions;
+use super::outbox::Delivery;
+use super::request::ValidRequest;
+use super::stream::{Pending, Stream};
+use crate::model::{Model, PagePool, Runner};
+use crate::telemetry::record;
+use crate::text::TextModel;
+
+/// How long the thread sleeps when every stream waits for its reader.
+const READER_POLL: Duration = Duration::from_millis(1);
+
+/// A running engine. Dropping it ends the streams that still run and joins the thread.
+pub struct Engine {
+    commands: Option<SyncSender<Pending>>,
+    shared: Arc<Shared>,
+    thread: Option<JoinHandle<()>>,
+    max_waiting: usize,
+    event_buffer: usize,
+}
+
+#[derive(Default)]
+struct Shared {
+    waiting: AtomicUsize,
+    running: AtomicUsize,
+    draining: AtomicBool,
+    stop: AtomicBool,
+}
+
+struct Worker {
+    runner: Runner,
+    pages: PagePool,
+    text: Arc<TextModel>,
+    options: EngineOptions,
+    baseline: PlainStep,
+    commands: Receiver<Pending>,
+    waiting: VecDeque<Pending>,
+    running: Vec<Stream>,
+    shared: Arc<Shared>,
+}
+
+// === impl Engine ===
+
+impl Engine {
+    /// Allocates the cache, measures the plain step and starts the thread.
+    ///
+    /// # Errors
+    /// If the system refuses a thread.
+    pub fn start(model: Arc<Model>, text: Arc<TextModel>, options: EngineOptions) -> std::io::Result<Self> {
+        let total_pages = PagePool::pages_for(options.kv_cache_tokens);
+        let mut runner = Runner::new(model, total_pages, options.threads);
+        let pages = PagePool::new(total_pages);
+        let baseline = PlainStep::measure(&mut runner, &pages);
+        record::plain_step_seconds(baseline.seconds(0));
+        let (commands, receiver) = sync_channel(options.max_waiting.max(1));
+        let shared = Arc::new(Shared::default());
+        let (max_waiting, event_buffer) = (options.max_waiting, options.event_buffer);
+        let mut worker = Worker {
+            runner,
+            pages,
+            text,
+            baseline,
+            commands: receiver,
+            waiting: VecDeque::new(),
+            running: Vec::with_capacity(options.max_streams),
+            shared: Arc::clone(&shared),
+            options,
+        };
+        let thread = std::thread::Builder::new().name("engine".to_owned()).spawn(move || worker.run())?;
+        Ok(Self { commands: Some(commands), shared, thread: Some(thread), max_waiting, event_buffer })
+    }
+}
+
+impl Submit for Engine {
+    fn submit(&self, request: ValidRequest) -> Result<GenerationStream, SubmitError> {
+        if self.shared.draining.load(Ordering::Acquire) {
+            return Err(SubmitError::Draining);
+        }
+        let claim = |waiting| (waiting < self.max_waiting).then_some(waiting + 1);
+        if let Err(waiting) = self.shared.waiting.fetch_update(Ordering::AcqRel, Ordering::Acquire, claim) {
+            return Err(SubmitError::QueueFull { waiting });
+        }
+        let (events, receiver) = mpsc::channel(self.event_buffer.max(1));
+        let cancel = CancelFlag::default();
+        let pending = Pending { request, events, cancel: cancel.clone(), submitted: Instant::now() };
+        // The counter keeps the channel from filling up, so only a dead thread refuses.
+        let sent = self.commands.as_ref().is_some_and(|commands| commands.try_send(pending).is_ok());
+        if !sent {
+            self.shared.waiting.fetch_sub(1, Ordering::AcqRel);
+            return Err(SubmitError::Stopped);
+        }
+        Ok(GenerationStream::new(receiver, cancel))
+    }
+
+    fn drain(&self) {
+        self.shared.draining.store(true, Ordering::Release);
+    }
+
+    fn in_flight(&self) -> usize {
+        self.shared.waiting.load(Ordering::Acquire) + self.shared.running.load(Ordering::Acquire)
+    }
+}
+
+impl Drop for Engine {
+    fn drop(&mut self) {
+        self.shared.stop.store(true, Ordering::Release);
+        self.commands = None;
+        if let Some(thread) = self.thread.take() {
+            // Its panic, if any, was already reported by the panic hook.
+            let _ = thread.join();
+        }
+    }
+}
+
+// === impl Worker ===
+
+impl Worker {
+    fn run(&mut self) {
+        while self.receive() && !self.shared.stop.load(Ordering::Acquire) {
+            self.sweep();
+            self.admit();
+            self.report();
+            let mut ready: Vec<&mut Stream> = Vec::with_capacity(self.running.len());
+            let now = Instant::now();
+            for stream in &mut self.running {
+                if stream.outbox.flush(now) == Delivery::Done {
+                    ready.push(stream);
+                }
+            }
+            let budget = self.options.prefill_tokens_per_step;
+            let worked = batch::step(&mut self.runner, &mut ready, budget, &mut self.baseline);
+            for stream in ready {
+                stream.outbox.flush(now);
+            }
+            if !worked && !self.running.is_empty() {
+                std::thread::sleep(READER_POLL);
+            }
+        }
+        for stream in &mut self.running {
+            stream.fail(GenerationError::ShuttingDown);
+        }
+        for pending in self.waiting.drain(..) {
+            let _ = pending.events.try_send(Err(GenerationError::ShuttingDown));
+        }
+        self.running.clear();
+        self.report();
+    }
+
+    /// Takes new requests; blocks while there is nothing else to do. Returns false when nobody can submit any more.
+    fn receive(&mut self) -> bool {
+        if self.running.is_empty() && self.waiting.is_empty() {
+            match self.commands.recv_timeout(Duration::from_secs(3600)) {
+                Ok(pending) => self.waiting.push_back(pending),
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => return false,
+            }
+        }
+        loop {
+            match self.commands.try_recv() {
+                Ok(pending) => self.waiting.push_back(pending),
+                Err(TryRecvError::Empty) => return true,
+                Err(TryRecvError::Disconnected) => return false,
+            }
+        }
+    }
+
+    /// Drops what has ended, was cancelled, is too late or is not read.
+    fn sweep(&mut self) {
+        let now = Instant::now();
+        let stall_timeout = self.options.stall_timeout;
+        self.running.retain_mut(|stream| {
+            if stream.cancel.is_set() && !stream.is_finished() {
+                record::request_finished("cancelled");
+                return false;
+            }
+            if stream.is_expired(now) {
+                let error = stream.deadline_error();
+                stream.fail(error);
+            }
+            match stream.outbox.flush(now) {
+                Delivery::Done => !stream.is_finished(),
+                Delivery::Blocked(time) if time >= stall_timeout => {
+                    stream.fail(GenerationError::ReaderStalled { seconds: stall_timeout.as_secs() });
+                    false
+                }
+                Delivery::Blocked(_) => true,
+                Delivery::Gone => {
+                    if !stream.is_finished() {
+                        record::request_finished("cancelled");
+                    }
+                    false
+                }
+            }
+        });
+        let before = self.waiting.len();
+        self.waiting.retain(|pending| {
+            let expired = pending.request.deadline.is_some_and(|deadline| deadline <= now);
+            if expired {
+                let wanted = pending.request.stop.max_new_tokens;
+                let error = GenerationError::DeadlineExceeded { committed: 0, wanted };
+                record::request_finished(error.reason());
+                let _ = pending.events.try_send(Err(error));
+            }
+            !expired && !pending.cancel.is_set()
+        });
+        self.shared.waiting.fetch_sub(before - self.waiting.len(), Ordering::AcqRel);
+    }
+
+    /// Starts waiting requests, first come first served, while there is room.
+    fn admit(&mut self) {
+        while self.running.len() < self.options.max_streams
+            && let Some(pending) = self.waiting.pop_front()
+        {
+            let positions = pending.request.prompt.len() + pending.request.stop.max_new_tokens;
+            let lease = self.pages.lease(positions);
+            if lease.is_none() && PagePool::pages_for(positions) <= self.pages.total() {
+                self.waiting.push_front(pending);
+                return;
+            }
+            self.shared.waiting.fetch_sub(1, Ordering::AcqRel);
+            match lease {
+                Some(lease) => {
+                    let stream = Stream::admit(pending, lease, &self.text, &self.options);
+                    self.running.push(stream);
+                }
+                None => {
+                    let room = self.pages.total() * crate::kernels::PAGE_POSITIONS;
+                    let message = format!(
+                        "prompt and new tokens take {positions} positions, the cache has {room} (engine.kv_cache_tokens)"
+                    );
+                    let _ = pending.events.try_send(Err(GenerationError::Internal(message)));
+                }
+            }
+        }
+    }
+
+    fn report(&self) {
+        self.shared.running.store(self.running.len(), Ordering::Release);
+        record::running(self.running.len());
+        record::waiting(self.waiting.len());
+        record::kv_usage(self.pages.leased() as f64 / self.pages.total().max(1) as f64);
+    }
+}

@@ -1,0 +1,208 @@
+//! Serves until told to stop, then ends in order and in bounded time.
+
+use std::future::Future;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::net::TcpListener;
+use tokio::sync::{Semaphore, watch};
+use tonic::codec::CompressionEncoding;
+use tonic::server::NamedService;
+use tonic::transport::Server;
+use tonic_health::ServingStatus;
+use tonic_health::server::HealthReporter;
+
+use super::calls::OpenCalls;
+use super::connection::Incoming;
+use super::limits::Limits;
+use super::service::Generation;
+use super::wire;
+use super::wire::generation_service_server::GenerationServiceServer;
+use crate::engine::{Speculation, Submit};
+use crate::sampling::SamplingSettings;
+use crate::telemetry::Readiness;
+use crate::text::TextModel;
+
+/// Time for the last messages to leave, and for connections to notice that they were told to end.
+const FLUSH: Duration = Duration::from_secs(1);
+
+/// The health service's name for the server as a whole.
+const WHOLE_SERVER: &str = "";
+
+/// The model behind the service.
+#[derive(Clone, Debug)]
+pub struct ServedModel {
+    /// The name that requests may ask for.
+    pub name: String,
+    /// Text to tokens and back.
+    pub text: Arc<TextModel>,
+    /// Layers, for the checks of skip sets.
+    pub layer_count: usize,
+    /// Size of the vocabulary, for the checks of token ids.
+    pub vocabulary: usize,
+    /// Tokens that the engine accepts for a prompt and its new tokens together.
+    pub context_length: usize,
+}
+
+/// How to serve.
+#[derive(Clone, Debug)]
+pub struct ServerOptions {
+    /// Bounds.
+    pub limits: Limits,
+    /// How requests draft that say nothing about it.
+    pub default_speculation: Speculation,
+    /// Values of unset sampling fields. Seed and logit bias are each request's own: a random seed, no bias.
+    pub default_sampling: SamplingSettings,
+    /// Whether the service describes itself to any client.
+    pub reflection: bool,
+    /// Told when requests are welcome, and when no more.
+    pub readiness: Readiness,
+}
+
+/// Why serving ended by itself.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    /// The transport failed.
+    #[error("the gRPC server failed: {0}")]
+    Transport(#[from] tonic::transport::Error),
+    /// The compiled descriptors don't load.
+    #[error("gRPC reflection can't start: {0}; turn it off (server.reflection)")]
+    Reflection(#[from] tonic_reflection::server::Error),
+}
+
+/// What the parts of a shutdown act on.
+struct Shutdown {
+    engine: Arc<dyn Submit>,
+    calls: OpenCalls,
+    health: HealthReporter,
+    readiness: Readiness,
+    limits: Limits,
+    stop_accepting: watch::Sender<bool>,
+    end_calls: watch::Sender<bool>,
+    end_connections: watch::Sender<bool>,
+}
+
+/// Serves the model on `listener` until `shutdown` completes, then lets running calls finish within `limits.drain`.
+///
+/// The shutdown in order: health and readiness turn negative; after the grace no request and no connection is taken;
+/// calls that outlast the drain end with UNAVAILABLE; then all connections end, half-open ones included.
+pub async fn serve(
+    listener: TcpListener,
+    model: ServedModel,
+    engine: Arc<dyn Submit>,
+    options: ServerOptions,
+    shutdown: impl Future<Output = ()>,
+) -> Result<(), ServeError> {
+    let ends = Shutdown {
+        engine: Arc::clone(&engine),
+        calls: OpenCalls::new(),
+        health: HealthReporter::new(),
+        readiness: options.readiness.clone(),
+        limits: options.limits.clone(),
+        stop_accepting: watch::Sender::new(false),
+        end_calls: watch::Sender::new(false),
+        end_connections: watch::Sender::new(false),
+    };
+    let mut stop_accepting = ends.stop_accepting.subscribe();
+    let incoming =
+        Incoming::new(listener, options.limits.handshake_timeout, ends.end_connections.subscribe());
+    let reflection = options.reflection;
+    let service = Generation {
+        model: Arc::new(model),
+        engine,
+        tokenisers: Arc::new(Semaphore::new(options.limits.concurrent_tokenisers.max(1))),
+        options: Arc::new(options),
+        calls: ends.calls.clone(),
+        ending: ends.end_calls.subscribe(),
+    };
+    let server = router(service, ends.health.clone(), reflection).await?;
+    let mut server = pin!(server.serve_with_incoming_shutdown(incoming, async move {
+        let _ = stop_accepting.wait_for(|stop| *stop).await;
+    }));
+
+    ends.readiness.set(true);
+    tokio::select! {
+        result = &mut server => {
+            ends.readiness.set(false);
+            return Ok(result?);
+        }
+        () = shutdown => {}
+    }
+    tokio::select! {
+        result = &mut server => result?,
+        () = ends.run() => tracing::warn!("connections were left open at the end"),
+    }
+    Ok(())
+}
+
+async fn router(
+    service: Generation,
+    health: HealthReporter,
+    reflection: bool,
+) -> Result<tonic::transport::server::Router, ServeError> {
+    let limits = service.options.limits.clone();
+    health.set_service_status(WHOLE_SERVER, ServingStatus::Serving).await;
+    health.set_serving::<GenerationServiceServer<Generation>>().await;
+    let health = tonic_health::pb::health_server::HealthServer::new(
+        tonic_health::server::HealthService::from_health_reporter(health),
+    );
+    // Replies are not compressed: their messages are tens of bytes, and the cores belong to the model.
+    let generation = GenerationServiceServer::new(service)
+        .max_decoding_message_size(limits.max_message_bytes)
+        .accept_compressed(CompressionEncoding::Gzip);
+    let (v1, v1alpha) = if reflection {
+        (Some(descriptors().build_v1()?), Some(descriptors().build_v1alpha()?))
+    } else {
+        (None, None)
+    };
+    let router = Server::builder()
+        .max_concurrent_streams(limits.max_streams_per_connection)
+        // Clients that cancel much may have all their streams reset at once.
+        .http2_max_pending_accept_reset_streams(Some(2 * limits.max_streams_per_connection as usize))
+        .http2_max_header_list_size(limits.max_header_list_bytes)
+        .initial_stream_window_size(limits.stream_window_bytes)
+        .initial_connection_window_size(limits.connection_window_bytes)
+        .http2_keepalive_interval(Some(limits.keep_alive))
+        .http2_keepalive_timeout(Some(limits.keep_alive))
+        .add_service(health)
+        .add_service(generation)
+        .add_optional_service(v1)
+        .add_optional_service(v1alpha);
+    Ok(router)
+}
+
+fn descriptors() -> tonic_reflection::server::Builder<'static> {
+    tonic_reflection::server::Builder::configure()
+        .register_encoded_file_descriptor_set(wire::FILE_DESCRIPTOR_SET)
+        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+}
+
+// === impl Shutdown ===
+
+impl Shutdown {
+    /// Runs beside the server, which ends by itself as soon as its last connection is closed.
+    async fn run(mut self) {
+        let service = GenerationServiceServer::<Generation>::NAME;
+        self.readiness.set(false);
+        for name in [WHOLE_SERVER, service] {
+            self.health.set_service_status(name, ServingStatus::NotServing).await;
+        }
+        tracing::info!(open_calls = self.calls.count(), "shutting down");
+        tokio::time::sleep(self.limits.withdrawal_grace).await;
+
+        self.engine.drain();
+        self.stop_accepting.send_replace(true);
+        // Ends the streams of those who watch the health, which would keep their connections open.
+        for name in [WHOLE_SERVER, service] {
+            self.health.clear_service_status(name).await;
+        }
+        if tokio::time::timeout(self.limits.drain, self.calls.idle()).await.is_err() {
+            tracing::warn!(open_calls = self.calls.count(), "calls are ended: the drain took too long");
+            self.end_calls.send_replace(true);
+        }
+        tokio::time::sleep(FLUSH).await;
+        self.end_connections.send_replace(true);
+        tokio::time::sleep(FLUSH).await;
+    }
+}

@@ -1,0 +1,17 @@
+//! What the process tells its operators: metrics for Prometheus, readiness, logs.
+//!
+//! The catalogue is the one list of metrics; the recorder writes them, the exporter shows them. No metric carries a
+//! prompt, or a label per request, session or profile.
+
+#![forbid(unsafe_code)]
+
+pub mod catalogue;
+mod exporter;
+mod indexed;
+mod logging;
+mod readiness;
+pub mod record;
+
+pub use exporter::{ExporterHandle, InstallError, install, serve_metrics};
+pub use logging::{LogFormat, LoggingError, init_logging};
+pub use readiness::Readiness;

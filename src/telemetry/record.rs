@@ -1,0 +1,349 @@
+//! Thin functions through which the engine and the server write the metrics of the catalogue.
+//!
+//! Handles are made at the first call and kept, so a call is an atomic addition. Install the exporter before the first
+//! call; [`super::install`] refuses to come later.
+
+use std::sync::OnceLock;
+
+use metrics::{Counter, Gauge, Histogram};
+
+use super::catalogue;
+use super::indexed::IndexedCounters;
+use crate::drafting::SkipSet;
+
+/// What one cycle drafted.
+#[derive(Clone, Copy, Debug)]
+pub struct DraftCycle {
+    /// Who drafted.
+    pub source: DraftSource,
+    /// Tokens drafted; a cycle without any is not counted.
+    pub drafted: usize,
+    /// Of those, accepted.
+    pub accepted: usize,
+}
+
+/// Who drafted.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum DraftSource {
+    /// The model's own layers.
+    LayerSkip,
+    /// Repetition in the stream's own text.
+    Ngram,
+}
+
+/// What the engine spends its time on.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Phase {
+    /// Draft steps.
+    Draft,
+    /// Verify passes.
+    Verify,
+    /// Plain steps.
+    Plain,
+    /// Prompts.
+    Prefill,
+}
+
+/// Handles to all metrics whose labels are known in advance.
+#[derive(Debug)]
+struct Instruments {
+    /// In the order of [`DraftSource`].
+    drafts: [SourceCounters; 2],
+    accepted_at: IndexedCounters,
+    attention_skipped: IndexedCounters,
+    mlp_skipped: IndexedCounters,
+    /// In the order of [`Phase`].
+    phases: [SecondsCounter; 4],
+    plain_step: Gauge,
+    time_to_first_token: Histogram,
+    inter_token: Histogram,
+    time_per_output_token: Histogram,
+    queue_time: Histogram,
+    request_latency: Histogram,
+    speedup: Histogram,
+    acceptance: Histogram,
+    prompt_tokens: Counter,
+    generation_tokens: Counter,
+    running: Gauge,
+    waiting: Gauge,
+    kv_usage: Gauge,
+}
+
+#[derive(Debug)]
+struct SourceCounters {
+    drafts: Counter,
+    drafted: Counter,
+    accepted: Counter,
+}
+
+/// A counter of seconds. The recorder counts whole numbers, so nanoseconds go in and the exporter's page divides.
+#[derive(Debug)]
+struct SecondsCounter(Counter);
+
+static INSTRUMENTS: OnceLock<Instruments> = OnceLock::new();
+
+fn instruments() -> &'static Instruments {
+    INSTRUMENTS.get_or_init(Instruments::new)
+}
+
+/// Whether a metric was written already, which binds the handles to the recorder of that moment.
+pub(super) fn is_in_use() -> bool {
+    INSTRUMENTS.get().is_some()
+}
+
+/// Makes all handles, so that the page shows zeros instead of gaps before the first request.
+pub(super) fn start() {
+    instruments();
+}
+
+/// Counts a cycle: drafts, tokens, and acceptance by position.
+pub fn draft_cycle(cycle: &DraftCycle) {
+    instruments().draft_cycle(cycle);
+}
+
+/// Counts `steps` draft steps that ran with this skip set.
+pub fn sublayers_skipped(skip_set: &SkipSet, steps: u64) {
+    instruments().sublayers_skipped(skip_set, steps);
+}
+
+/// Adds engine time, in seconds, to a phase.
+pub fn phase_seconds(phase: Phase, seconds: f64) {
+    instruments().phase_seconds(phase, seconds);
+}
+
+/// Sets the measured time of one plain step, in seconds.
+pub fn plain_step_seconds(seconds: f64) {
+    instruments().plain_step.set(seconds);
+}
+
+/// Records the seconds from a submission to its first token.
+pub fn time_to_first_token(seconds: f64) {
+    instruments().time_to_first_token.record(seconds);
+}
+
+/// Records the seconds between two messages of a stream.
+pub fn inter_token(seconds: f64) {
+    instruments().inter_token.record(seconds);
+}
+
+/// Records a request's mean seconds per token after the first.
+pub fn time_per_output_token(seconds: f64) {
+    instruments().time_per_output_token.record(seconds);
+}
+
+/// Records the seconds from a submission to its first pass.
+pub fn queue_time(seconds: f64) {
+    instruments().queue_time.record(seconds);
+}
+
+/// Records the seconds from a submission to its end.
+pub fn request_latency(seconds: f64) {
+    instruments().request_latency.record(seconds);
+}
+
+/// Counts a generation that ended. The reason is a word of the program, never of a request.
+pub fn request_finished(reason: &'static str) {
+    metrics::counter!(catalogue::REQUEST_FINISHED.name, "reason" => reason).increment(1);
+}
+
+/// Counts an answered call of the generation service.
+pub fn request(method: &'static str, code: &'static str) {
+    metrics::counter!(catalogue::REQUESTS.name, "method" => method, "code" => code).increment(1);
+}
+
+/// Records a request's speedup over plain decoding.
+pub fn request_speedup(ratio: f64) {
+    instruments().speedup.record(ratio);
+}
+
+/// Records a request's accepted share of its drafted tokens, 0 to 1.
+pub fn request_acceptance(share: f64) {
+    instruments().acceptance.record(share);
+}
+
+/// Adds the token counts of a request that ended.
+pub fn tokens(prompt: u64, generated: u64) {
+    let instruments = instruments();
+    instruments.prompt_tokens.increment(prompt);
+    instruments.generation_tokens.increment(generated);
+}
+
+/// Sets the number of generations in the batch.
+pub fn running(count: usize) {
+    instruments().running.set(count as f64);
+}
+
+/// Sets the number of generations that wait.
+pub fn waiting(count: usize) {
+    instruments().waiting.set(count as f64);
+}
+
+/// Sets the leased share of the key/value cache, 0 to 1.
+pub fn kv_usage(share: f64) {
+    instruments().kv_usage.set(share);
+}
+
+// === impl Instruments ===
+
+impl Instruments {
+    fn new() -> Self {
+        use metrics::{counter, gauge, histogram};
+        Self {
+            drafts: [SourceCounters::new(DraftSource::LayerSkip), SourceCounters::new(DraftSource::Ngram)],
+            accepted_at: IndexedCounters::new(
+                |position| counter!(catalogue::NUM_ACCEPTED_TOKENS_PER_POS.name, "position" => position.to_string()),
+            ),
+            attention_skipped: IndexedCounters::new(|layer| skip_counter(layer, "attention")),
+            mlp_skipped: IndexedCounters::new(|layer| skip_counter(layer, "mlp")),
+            phases: [Phase::Draft, Phase::Verify, Phase::Plain, Phase::Prefill]
+                .map(|phase| SecondsCounter(counter!(phase.metric().name))),
+            plain_step: gauge!(catalogue::PLAIN_STEP_SECONDS.name),
+            time_to_first_token: histogram!(catalogue::TIME_TO_FIRST_TOKEN.name),
+            inter_token: histogram!(catalogue::INTER_TOKEN_LATENCY.name),
+            time_per_output_token: histogram!(catalogue::TIME_PER_OUTPUT_TOKEN.name),
+            queue_time: histogram!(catalogue::REQUEST_QUEUE_TIME.name),
+            request_latency: histogram!(catalogue::REQUEST_LATENCY.name),
+            speedup: histogram!(catalogue::SPEEDUP.name),
+            acceptance: histogram!(catalogue::REQUEST_ACCEPTANCE.name),
+            prompt_tokens: counter!(catalogue::PROMPT_TOKENS.name),
+            generation_tokens: counter!(catalogue::GENERATION_TOKENS.name),
+            running: gauge!(catalogue::REQUESTS_RUNNING.name),
+            waiting: gauge!(catalogue::REQUESTS_WAITING.name),
+            kv_usage: gauge!(catalogue::KV_CACHE_USAGE.name),
+        }
+    }
+
+    fn draft_cycle(&self, cycle: &DraftCycle) {
+        if cycle.drafted == 0 {
+            return;
+        }
+        let counters = &self.drafts[cycle.source as usize];
+        counters.drafts.increment(1);
+        counters.drafted.increment(cycle.drafted as u64);
+        counters.accepted.increment(cycle.accepted as u64);
+        for position in 0..cycle.accepted {
+            self.accepted_at.add(position, 1);
+        }
+    }
+
+    fn sublayers_skipped(&self, skip_set: &SkipSet, steps: u64) {
+        for layer in skip_set.attention() {
+            self.attention_skipped.add(layer.0.into(), steps);
+        }
+        for layer in skip_set.mlp() {
+            self.mlp_skipped.add(layer.0.into(), steps);
+        }
+    }
+
+    fn phase_seconds(&self, phase: Phase, seconds: f64) {
+        self.phases[phase as usize].add(seconds);
+    }
+}
+
+fn skip_counter(layer: usize, kind: &'static str) -> Counter {
+    metrics::counter!(catalogue::SUBLAYER_SKIPPED.name, "layer" => layer.to_string(), "kind" => kind)
+}
+
+// === impl SourceCounters ===
+
+impl SourceCounters {
+    fn new(source: DraftSource) -> Self {
+        let counter = |name| metrics::counter!(name, "source" => source.label());
+        Self {
+            drafts: counter(catalogue::NUM_DRAFTS.name),
+            drafted: counter(catalogue::NUM_DRAFT_TOKENS.name),
+            accepted: counter(catalogue::NUM_ACCEPTED_TOKENS.name),
+        }
+    }
+}
+
+// === impl SecondsCounter ===
+
+impl SecondsCounter {
+    fn add(&self, seconds: f64) {
+        // The cast saturates: a negative time or NaN, which only a faulty clock could give, counts as none.
+        self.0.increment((seconds * super::exporter::NANOSECONDS) as u64);
+    }
+}
+
+// === impl DraftSource ===
+
+impl DraftSource {
+    /// The value of the label `source`.
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::LayerSkip => "layer_skip",
+            Self::Ngram => "ngram",
+        }
+    }
+}
+
+// === impl Phase ===
+
+impl Phase {
+    fn metric(self) -> &'static catalogue::Metric {
+        match self {
+            Self::Draft => &catalogue::DRAFT_SECONDS,
+            Self::Verify => &catalogue::VERIFY_SECONDS,
+            Self::Plain => &catalogue::PLAIN_DECODE_SECONDS,
+            Self::Prefill => &catalogue::PREFILL_SECONDS,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::telemetry::exporter::testing::render;
+
+    #[test]
+    fn counts_cycles_by_source_and_position() {
+        let page = render(|| {
+            let instruments = Instruments::new();
+            instruments.draft_cycle(&DraftCycle { source: DraftSource::LayerSkip, drafted: 4, accepted: 2 });
+            instruments.draft_cycle(&DraftCycle { source: DraftSource::LayerSkip, drafted: 3, accepted: 1 });
+            instruments.draft_cycle(&DraftCycle { source: DraftSource::Ngram, drafted: 0, accepted: 0 });
+        });
+        for line in [
+            r#"skipstone_spec_decode_num_drafts_total{source="layer_skip"} 2"#,
+            r#"skipstone_spec_decode_num_drafts_total{source="ngram"} 0"#,
+            r#"skipstone_spec_decode_num_draft_tokens_total{source="layer_skip"} 7"#,
+            r#"skipstone_spec_decode_num_accepted_tokens_total{source="layer_skip"} 3"#,
+            r#"skipstone_spec_decode_num_accepted_tokens_per_pos_total{position="0"} 2"#,
+            r#"skipstone_spec_decode_num_accepted_tokens_per_pos_total{position="1"} 1"#,
+        ] {
+            assert!(page.lines().any(|found| found == line), "{line} is missing in:\n{page}");
+        }
+        assert!(!page.contains(r#"position="2""#), "{page}");
+    }
+
+    #[test]
+    fn counts_skipped_sublayers_by_layer_and_kind() {
+        let page = render(|| {
+            let instruments = Instruments::new();
+            let skip_set = SkipSet::new(&[2, 3], &[1], 6).unwrap();
+            instruments.sublayers_skipped(&skip_set, 5);
+            instruments.sublayers_skipped(&skip_set, 2);
+        });
+        for line in [
+            r#"skipstone_spec_decode_sublayer_skipped_total{layer="3",kind="attention"} 7"#,
+            r#"skipstone_spec_decode_sublayer_skipped_total{layer="1",kind="attention"} 0"#,
+            r#"skipstone_spec_decode_sublayer_skipped_total{layer="1",kind="mlp"} 7"#,
+        ] {
+            assert!(page.lines().any(|found| found == line), "{line} is missing in:\n{page}");
+        }
+    }
+
+    #[test]
+    fn counts_seconds_with_their_fractions() {
+        let page = render(|| {
+            let instruments = Instruments::new();
+            instruments.phase_seconds(Phase::Verify, 0.25);
+            instruments.phase_seconds(Phase::Verify, 1.5);
+            instruments.phase_seconds(Phase::Verify, f64::NAN);
+            instruments.phase_seconds(Phase::Draft, -1.0);
+        });
+        assert!(page.contains("\nskipstone_spec_decode_verify_seconds_total 1.75\n"), "{page}");
+        assert!(page.contains("\nskipstone_spec_decode_draft_seconds_total 0\n"), "{page}");
+    }
+}
