@@ -16,8 +16,3 @@ pub mod sampling;
 pub mod server;
 pub mod telemetry;
 pub mod text;
-
-/// The wire types, generated from `proto/`.
-pub mod proto {
-    #![allow(missing_docs, clippy::all, reason = "generated")]
-}

@@ -58,7 +58,9 @@ async fn a_stream_that_outlasts_the_drain_is_told_so() {
     let request = wire::GenerateStreamRequest { spec: Some(spec(&[1])) };
     let stream = fixture.client().await.generate_stream(request).await.unwrap().into_inner();
     fixture.stop();
+    let before = Instant::now();
     let status = read_all(stream).await.unwrap_err();
+    assert!(before.elapsed() < Duration::from_secs(4), "{:?}", before.elapsed());
     assert_eq!(status.code(), Code::Unavailable, "{status:?}");
     assert!(status.message().contains("shutting down"), "{status:?}");
     fixture.engine.cancelled(0).await;

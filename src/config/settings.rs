@@ -79,7 +79,7 @@ pub struct SpeculationSettings {
     pub skip_attention: Vec<u32>,
     /// Layers whose MLP a static draft skips; checked against the model when it is loaded.
     pub skip_mlp: Vec<u32>,
-    /// Draft probability below which drafting stops; 0: the controller chooses.
+    /// Draft probability below which drafting stops; 0: never.
     pub confidence_threshold: f64,
 }
 

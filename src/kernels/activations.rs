@@ -185,16 +185,15 @@ impl Kernel for Quantize256<'_> {
 #[inline(always)]
 fn group_scale(values: &[f32]) -> (f32, f32) {
     let mut largest = [0.0_f32; 8];
-    let mut fault = [0.0_f32; 8];
+    let mut faults = [0_u32; 8];
     for lanes in values.chunks_exact(8) {
         for lane in 0..8 {
             largest[lane] = if lanes[lane].abs() > largest[lane] { lanes[lane].abs() } else { largest[lane] };
-            fault[lane] += lanes[lane] - lanes[lane]; // NaN for NaN and infinities, else zero
+            faults[lane] |= if lanes[lane].is_finite() { 0 } else { u32::MAX };
         }
     }
     let largest = largest.iter().fold(0.0_f32, |a, &b| a.max(b));
-    let fault: f32 = fault.iter().sum();
-    if fault.is_nan() {
+    if faults.iter().any(|&mask| mask != 0) {
         return (f32::NAN, 0.0);
     }
     let inverse = if largest > 0.0 { 127.0 / largest } else { 0.0 };

@@ -1,5 +1,7 @@
 //! Which instruction set the kernels use, found once when the model is loaded.
 
+use std::sync::OnceLock;
+
 use super::lanes::{Kernel, PortableLanes};
 
 /// An instruction set that this CPU supports: holding a value is the proof.
@@ -18,9 +20,10 @@ pub(super) enum Level {
 // === impl Isa ===
 
 impl Isa {
-    /// The best this CPU has.
+    /// The best this CPU has; found once.
     pub fn detect() -> Self {
-        *Self::available().last().unwrap_or(&Self::portable())
+        static BEST: OnceLock<Isa> = OnceLock::new();
+        *BEST.get_or_init(|| *Self::available().last().unwrap_or(&Self::portable()))
     }
 
     /// Plain Rust, for any CPU; slow.

@@ -236,9 +236,9 @@ mod tests {
         for items in [0, 1, 5, 97] {
             let sum = AtomicUsize::new(0);
             pool.run_ranges(items, 2, &|range| {
-                sum.fetch_add(range.sum(), Ordering::Relaxed);
+                sum.fetch_add(range.sum::<usize>(), Ordering::Relaxed);
             });
-            assert_eq!(sum.into_inner(), (0..items).sum());
+            assert_eq!(sum.into_inner(), (0..items).sum::<usize>());
         }
     }
 

@@ -1,10 +1,7 @@
 //! Rows of logits as the model gives them: their peak, and the check that they can be used at all.
 
-use super::exponential::Scale;
+use crate::kernels::{Isa, LogitScan, exp_total, scan_logits};
 use crate::model::TokenId;
-
-/// Elements compared together, each against its own running maximum.
-const LANES: usize = 16;
 
 /// A row of logits from which no token can be chosen. No token is made up in its stead.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -51,20 +48,9 @@ pub enum SamplingError {
 
 /// The highest logit of a usable row: no NaN, no +inf, at least one finite entry.
 pub(super) fn peak(logits: &[f32]) -> Result<f32, SamplingError> {
-    let (blocks, rest) = logits.as_chunks::<LANES>();
-    let mut maxima = [f32::NEG_INFINITY; LANES];
-    // All bits set where a NaN was seen: a mask the width of a logit keeps the loop in vector registers.
-    let mut not_numbers = [0_u32; LANES];
-    for block in blocks {
-        for lane in 0..LANES {
-            let logit = block[lane];
-            maxima[lane] = if logit > maxima[lane] { logit } else { maxima[lane] };
-            not_numbers[lane] |= u32::from(logit.is_nan());
-        }
-    }
-    let maximum = maxima.iter().chain(rest).fold(f32::NEG_INFINITY, |high, &logit| high.max(logit));
+    let LogitScan { maximum, has_nan } = scan_logits(Isa::detect(), logits);
     let entry_where = |test: fn(&f32) -> bool| logits.iter().position(test).unwrap_or_default();
-    if not_numbers.iter().any(|&mask| mask != 0) || rest.iter().any(|logit| logit.is_nan()) {
+    if has_nan {
         return Err(SamplingError::NotANumber { entry: entry_where(|logit| logit.is_nan()) });
     }
     if maximum == f32::INFINITY {
@@ -93,8 +79,7 @@ pub fn argmax(logits: &[f32]) -> Option<TokenId> {
 pub fn top_probability(logits: &[f32]) -> (TokenId, f32) {
     let Ok(peak) = peak(logits) else { return (TokenId(0), 0.0) };
     let index = first_at(logits, peak).unwrap_or_default();
-    let total = Scale { peak, temperature: 1.0 }.total(logits);
-    (TokenId(index as u32), (1.0 / total) as f32)
+    (TokenId(index as u32), (1.0 / exp_total(Isa::detect(), logits, peak)) as f32)
 }
 
 #[cfg(test)]

@@ -2,4 +2,8 @@
 
 #![allow(dead_code, reason = "each test file uses a part")]
 
+pub mod engine;
+pub mod model_path;
+pub mod passes;
+pub mod tiny_model;
 pub mod weights;

@@ -1,0 +1,99 @@
+//! Passes over a row of logits: its maximum, and the sum behind its softmax.
+
+use super::elementwise::exp;
+use super::isa::Isa;
+use super::lanes::{Kernel, Lanes, eights};
+
+/// What one look at a row tells.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub struct LogitScan {
+    /// The highest entry that is a number; -inf if there is none.
+    pub maximum: f32,
+    /// Whether any entry is not a number.
+    pub has_nan: bool,
+}
+
+/// Looks at a row once.
+pub fn scan_logits(isa: Isa, logits: &[f32]) -> LogitScan {
+    isa.run(Scan(logits))
+}
+
+/// The sum of `exp(logit - peak)` over a row, added in a fixed order; relative error below 1e-6. `peak` is the row's maximum.
+/// Entries more than 87 below the peak count as e^-87.
+pub fn exp_total(isa: Isa, logits: &[f32], peak: f32) -> f64 {
+    isa.run(ExpTotal { logits, peak })
+}
+
+struct Scan<'a>(&'a [f32]);
+
+impl Kernel for Scan<'_> {
+    type Output = LogitScan;
+
+    #[inline(always)]
+    fn run<L: Lanes>(self, _: L) -> LogitScan {
+        let mut maxima = [f32::NEG_INFINITY; 32];
+        // All bits set where a NaN was seen: a mask the width of a logit keeps the loop in vector registers.
+        let mut not_numbers = [0_u32; 32];
+        let (blocks, rest) = self.0.as_chunks::<32>();
+        for block in blocks {
+            for lane in 0..32 {
+                let logit = block[lane];
+                maxima[lane] = if logit > maxima[lane] { logit } else { maxima[lane] };
+                not_numbers[lane] |= if logit.is_nan() { u32::MAX } else { 0 };
+            }
+        }
+        let maximum = maxima.iter().chain(rest).fold(f32::NEG_INFINITY, |a, &b| if b > a { b } else { a });
+        let has_nan = not_numbers.iter().any(|&mask| mask != 0) || rest.iter().any(|logit| logit.is_nan());
+        LogitScan { maximum, has_nan }
+    }
+}
+
+struct ExpTotal<'a> {
+    logits: &'a [f32],
+    peak: f32,
+}
+
+impl Kernel for ExpTotal<'_> {
+    type Output = f64;
+
+    #[inline(always)]
+    fn run<L: Lanes>(self, _: L) -> f64 {
+        // Sums of 4,096 terms in single precision, then in double: each partial sum rounds at most 512 times a lane.
+        let mut total = 0.0;
+        for part in self.logits.chunks(4096) {
+            let mut sums = [0.0_f32; 8];
+            for values in eights(part) {
+                for lane in 0..8 {
+                    sums[lane] += exp(values[lane] - self.peak);
+                }
+            }
+            total += sums.iter().map(|&sum| f64::from(sum)).sum::<f64>();
+            let rest = &part[part.len() / 8 * 8..];
+            total += rest.iter().map(|&logit| f64::from(exp(logit - self.peak))).sum::<f64>();
+        }
+        total
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn scans_agree_with_the_obvious() {
+        for length in [1, 7, 8, 31, 32, 33, 5000] {
+            let logits: Vec<f32> = (0..length).map(|index| ((index * 7919) % 1000) as f32 / 50.0 - 9.0).collect();
+            let peak = logits.iter().copied().fold(f32::MIN, f32::max);
+            let expected: f64 = logits.iter().map(|&logit| f64::from(logit - peak).exp()).sum();
+            for isa in Isa::available() {
+                assert_eq!(scan_logits(isa, &logits), LogitScan { maximum: peak, has_nan: false });
+                let found = exp_total(isa, &logits, peak);
+                assert!((found - expected).abs() < 1e-6 * expected, "{length}: {found}, not {expected}");
+                assert_eq!(found.to_bits(), exp_total(Isa::portable(), &logits, peak).to_bits());
+            }
+            let mut broken = logits.clone();
+            broken[length / 2] = f32::NAN;
+            assert!(Isa::available().into_iter().all(|isa| scan_logits(isa, &broken).has_nan));
+        }
+    }
+}
