@@ -5,6 +5,7 @@
 //! `model`, which uses `kernels` and `gguf`; `telemetry` is written to from above. See ARCHITECTURE.md for a walk through the folders.
 
 pub mod adapt;
+pub mod bench;
 pub mod cli;
 pub mod config;
 pub mod drafting;

@@ -2,6 +2,7 @@
 
 #![forbid(unsafe_code)]
 
+mod bench;
 mod chat;
 mod completions;
 mod config;
@@ -39,6 +40,7 @@ enum Command {
     Generate(generate::Generate),
     Chat(chat::Chat),
     Inspect(inspect::Inspect),
+    Bench(bench::Bench),
     Fetch(fetch::Fetch),
     Config(config::Config),
     Healthcheck(healthcheck::Healthcheck),
@@ -55,6 +57,7 @@ impl CommandLine {
             Command::Generate(command) => command.run(),
             Command::Chat(command) => command.run(),
             Command::Inspect(command) => command.run(),
+            Command::Bench(command) => command.run(),
             Command::Fetch(command) => command.run(),
             Command::Config(command) => command.run(),
             Command::Healthcheck(command) => command.run(),

@@ -93,8 +93,9 @@ impl Account {
     /// The counts, with the speedup estimated and the plan at the end.
     pub(super) fn stats(&self, final_plan: Option<PlanSummary>) -> SpeculationStats {
         let ratio = self.plain_seconds / self.spent_seconds;
+        let has_bet = final_plan.is_some() && self.plain_seconds > 0.0;
         SpeculationStats {
-            estimated_speedup: (self.plain_seconds > 0.0 && ratio.is_finite()).then_some(ratio),
+            estimated_speedup: (has_bet && ratio.is_finite()).then_some(ratio),
             final_plan,
             ..self.stats.clone()
         }

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use crate::drafting::DraftPlan;
 use crate::model::{RowInput, TokenId};
 use crate::sampling::{
-    Distribution, Proposal, ProposalDistribution, RandomStream, Sampler, SamplingError, TokenHistory, Verdict,
-    top_probability,
+    Distribution, Proposal, ProposalDistribution, RandomStream, Sampler, SamplingError, TokenHistory,
+    Verdict, top_probability,
 };
 
 /// The chain drafted so far, after the last committed token.

@@ -139,7 +139,9 @@ pub enum GenerationError {
         wanted: usize,
     },
     /// The caller did not read its messages.
-    #[error("the stream was not read for {seconds} seconds; read faster, or raise engine.stall_timeout_seconds")]
+    #[error(
+        "the stream was not read for {seconds} seconds; read faster, or raise engine.stall_timeout_seconds"
+    )]
     ReaderStalled {
         /// The limit.
         seconds: u64,

@@ -97,7 +97,12 @@ impl Work {
 
 impl Stream {
     /// Admits a request: its pages are leased, `Started` is on its way.
-    pub(super) fn admit(pending: Pending, lease: PageLease, text: &TextModel, options: &EngineOptions) -> Self {
+    pub(super) fn admit(
+        pending: Pending,
+        lease: PageLease,
+        text: &TextModel,
+        options: &EngineOptions,
+    ) -> Self {
         let Pending { request, events, cancel, submitted } = pending;
         let plan = |skip_set: &Option<_>, cap: Option<usize>| {
             let skip_set = skip_set.as_ref().unwrap_or(&options.default_skip_set).clone();
@@ -222,10 +227,8 @@ impl Stream {
 
     /// Takes in the answer to `work`.
     pub(super) fn apply(&mut self, work: Work, answer: &Answer<'_>) -> Result<(), GenerationError> {
-        let time = StepTime {
-            spent_seconds: answer.seconds,
-            plain_seconds: answer.baseline.seconds(self.computed),
-        };
+        let time =
+            StepTime { spent_seconds: answer.seconds, plain_seconds: answer.baseline.seconds(self.computed) };
         record::phase_seconds(work.phase(), answer.seconds);
         match work {
             Work::Prefill { tokens } => {
@@ -360,8 +363,7 @@ impl Stream {
     fn finish(&mut self, reason: FinishReason, now: Instant) {
         let speculation = self.account.stats(self.plan_summary());
         let timing = self.account.timing(now);
-        let usage =
-            Usage { prompt_tokens: self.request.prompt.len(), completion_tokens: self.generated() };
+        let usage = Usage { prompt_tokens: self.request.prompt.len(), completion_tokens: self.generated() };
         record::request_finished(reason.name());
         record::tokens(usage.prompt_tokens as u64, usage.completion_tokens as u64);
         record::request_latency(timing.total.as_secs_f64());

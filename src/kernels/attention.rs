@@ -90,8 +90,8 @@ impl KvStore {
     pub fn write(&mut self, isa: Isa, layer: usize, page: u32, slot: usize, key: &[f32], value: &[f32]) {
         let shape = self.shape;
         let start = page as usize * shape.page_elements() + layer * shape.layer_elements();
-        let (keys, values) = self.data[start..][..shape.layer_elements()]
-            .split_at_mut(shape.kv_heads * shape.head_elements());
+        let (keys, values) =
+            self.data[start..][..shape.layer_elements()].split_at_mut(shape.kv_heads * shape.head_elements());
         isa.run(WriteHeads { shape, slot, key, value, keys, values });
     }
 
@@ -124,9 +124,8 @@ impl KvStore {
                 assert!(row.length > 0 && row.length <= row.pages.len() * PAGE_POSITIONS);
                 // SAFETY: `out` has as many elements as `queries` (asserted), so this task's range lies inside it, and tasks
                 // don't overlap; the pool joins before `out` is read.
-                let out = unsafe {
-                    std::slice::from_raw_parts_mut(out.0.add(task * task_elements), task_elements)
-                };
+                let out =
+                    unsafe { std::slice::from_raw_parts_mut(out.0.add(task * task_elements), task_elements) };
                 SCORES.with_borrow_mut(|scores| {
                     let padded = row.length.next_multiple_of(8);
                     scores.resize(group * padded, 0.0);
@@ -259,7 +258,8 @@ impl AttendHeads<'_> {
             }
             for head in 0..H {
                 let scores = &mut self.scores[(first + head) * padded + block * 8..][..8];
-                let sum = lanes.mul_add(even[head], lanes.splat(scale), lanes.mul(odd[head], lanes.splat(scale)));
+                let sum =
+                    lanes.mul_add(even[head], lanes.splat(scale), lanes.mul(odd[head], lanes.splat(scale)));
                 lanes.store(sum, &mut eights_mut(scores)[0]);
             }
         }

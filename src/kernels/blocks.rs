@@ -76,8 +76,13 @@ pub fn decode_block32(kind: WeightType, bytes: &[u8]) -> Block32 {
 
 /// Decodes a block of Q4_K, Q5_K or Q6_K; `bytes` is one block.
 pub fn decode_block256(kind: WeightType, bytes: &[u8]) -> Block256 {
-    let mut block =
-        Block256 { scale: f16::ZERO, minimum: f16::ZERO, sub_scales: [0; 16], sub_minima: [0; 8], codes: [0; 256] };
+    let mut block = Block256 {
+        scale: f16::ZERO,
+        minimum: f16::ZERO,
+        sub_scales: [0; 16],
+        sub_minima: [0; 8],
+        codes: [0; 256],
+    };
     if kind == WeightType::Q6_K {
         decode_q6_k(bytes, &mut block);
         return block;
@@ -151,7 +156,8 @@ pub fn dequantize_row(kind: WeightType, bytes: &[u8], out: &mut [f32]) {
             (_, 32) => {
                 let block = decode_block32(kind, bytes);
                 for (value, &code) in out.iter_mut().zip(&block.codes) {
-                    *value = block.scale.to_f32() * (i32::from(code) - offset) as f32 + block.minimum.to_f32();
+                    *value =
+                        block.scale.to_f32() * (i32::from(code) - offset) as f32 + block.minimum.to_f32();
                 }
             }
             _ => {

@@ -71,14 +71,38 @@ macro_rules! for_layout {
     ($kind:expr, $float:expr, |$layout:ident| $call:expr) => {
         match $kind {
             WeightType::F32 | WeightType::F16 | WeightType::BF16 => $float,
-            WeightType::Q4_0 => { type $layout = $crate::kernels::layout::Q40; $call }
-            WeightType::Q4_1 => { type $layout = $crate::kernels::layout::Q41; $call }
-            WeightType::Q5_0 => { type $layout = $crate::kernels::layout::Q50; $call }
-            WeightType::Q5_1 => { type $layout = $crate::kernels::layout::Q51; $call }
-            WeightType::Q8_0 => { type $layout = $crate::kernels::layout::Q80; $call }
-            WeightType::Q4_K => { type $layout = $crate::kernels::layout::Q4K; $call }
-            WeightType::Q5_K => { type $layout = $crate::kernels::layout::Q5K; $call }
-            WeightType::Q6_K => { type $layout = $crate::kernels::layout::Q6K; $call }
+            WeightType::Q4_0 => {
+                type $layout = $crate::kernels::layout::Q40;
+                $call
+            }
+            WeightType::Q4_1 => {
+                type $layout = $crate::kernels::layout::Q41;
+                $call
+            }
+            WeightType::Q5_0 => {
+                type $layout = $crate::kernels::layout::Q50;
+                $call
+            }
+            WeightType::Q5_1 => {
+                type $layout = $crate::kernels::layout::Q51;
+                $call
+            }
+            WeightType::Q8_0 => {
+                type $layout = $crate::kernels::layout::Q80;
+                $call
+            }
+            WeightType::Q4_K => {
+                type $layout = $crate::kernels::layout::Q4K;
+                $call
+            }
+            WeightType::Q5_K => {
+                type $layout = $crate::kernels::layout::Q5K;
+                $call
+            }
+            WeightType::Q6_K => {
+                type $layout = $crate::kernels::layout::Q6K;
+                $call
+            }
         }
     };
 }

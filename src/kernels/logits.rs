@@ -82,7 +82,8 @@ mod tests {
     #[test]
     fn scans_agree_with_the_obvious() {
         for length in [1, 7, 8, 31, 32, 33, 5000] {
-            let logits: Vec<f32> = (0..length).map(|index| ((index * 7919) % 1000) as f32 / 50.0 - 9.0).collect();
+            let logits: Vec<f32> =
+                (0..length).map(|index| ((index * 7919) % 1000) as f32 / 50.0 - 9.0).collect();
             let peak = logits.iter().copied().fold(f32::MIN, f32::max);
             let expected: f64 = logits.iter().map(|&logit| f64::from(logit - peak).exp()).sum();
             for isa in Isa::available() {

@@ -71,8 +71,7 @@ impl PackedMatrix {
                 .zip(bytes.chunks(tiles_per_thread * COLUMNS * row_bytes));
             for (tiles, rows) in parts {
                 scope.spawn(move || {
-                    let each =
-                        tiles.chunks_exact_mut(tile_bytes).zip(rows.chunks(COLUMNS * row_bytes));
+                    let each = tiles.chunks_exact_mut(tile_bytes).zip(rows.chunks(COLUMNS * row_bytes));
                     for (tile, rows) in each {
                         pack_tile(kind, rows, row_bytes, tile);
                     }

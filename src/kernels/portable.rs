@@ -8,7 +8,12 @@ use super::packed::PackedMatrix;
 use super::weight_type::WeightType;
 
 /// The eight outputs of tile `tile` for activation row `row`.
-pub(super) fn tile_row(matrix: &PackedMatrix, tile: usize, inputs: &Activations, row: usize) -> [f32; COLUMNS] {
+pub(super) fn tile_row(
+    matrix: &PackedMatrix,
+    tile: usize,
+    inputs: &Activations,
+    row: usize,
+) -> [f32; COLUMNS] {
     let bytes = matrix.tile(tile);
     for_layout!(matrix.kind(), floats(matrix.kind(), bytes, inputs.row(row)), |L| {
         match matrix.kind().block_len() {
@@ -25,8 +30,7 @@ fn half_at(bytes: &[u8], index: usize) -> f32 {
 /// Two chains, even and odd inputs, as the vector kernels keep them to hide the latency of the multiply-add.
 fn floats(kind: WeightType, bytes: &[u8], input: &[f32]) -> [f32; COLUMNS] {
     let mut sums = [[0.0_f32; COLUMNS]; 2];
-    for (index, (weights, &value)) in
-        bytes.chunks_exact(COLUMNS * kind.block_bytes()).zip(input).enumerate()
+    for (index, (weights, &value)) in bytes.chunks_exact(COLUMNS * kind.block_bytes()).zip(input).enumerate()
     {
         for (column, sum) in sums[index % 2].iter_mut().enumerate() {
             let weight = match kind {
@@ -89,19 +93,16 @@ fn blocks256<L: Layout>(tile: &[u8], inputs: &Activations, row: usize) -> [f32; 
         let scale = quantized.scales[at];
         let (head, planes) = block.split_at(L::HEAD + SUB_SCALES);
         let sub = &head[L::HEAD..];
-        let sub_value = |column: usize, sub_block: usize| sub[sub_block / 2 * 16 + 2 * column + sub_block % 2];
+        let sub_value =
+            |column: usize, sub_block: usize| sub[sub_block / 2 * 16 + 2 * column + sub_block % 2];
         for (column, sum) in sums.iter_mut().enumerate() {
             let mut total = 0;
             let mut correction = 0;
             for sub_block in 0..16 {
                 let group = sub_block / 2;
                 let first = sub_block % 2 * 16;
-                let part = dot::<L>(
-                    &planes[group * L::PLANES..],
-                    column,
-                    &codes[group * 32 + first..][..16],
-                    first,
-                );
+                let part =
+                    dot::<L>(&planes[group * L::PLANES..], column, &codes[group * 32 + first..][..16], first);
                 if L::MINIMA {
                     total += part * i32::from(sub_value(column, group));
                 } else {

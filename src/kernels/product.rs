@@ -44,11 +44,7 @@ pub fn multiply(pool: &mut ThreadPool, isa: Isa, inputs: &Activations, products:
     for (target, product) in targets.iter_mut().zip(products.iter_mut()) {
         assert_eq!(product.matrix.width(), inputs.width(), "matrix and input widths differ");
         assert_eq!(product.out.len(), rows * product.matrix.outputs(), "output length");
-        *target = Some(Target {
-            matrix: product.matrix,
-            out: product.out.as_mut_ptr(),
-            first_tile: tiles,
-        });
+        *target = Some(Target { matrix: product.matrix, out: product.out.as_mut_ptr(), first_tile: tiles });
         tiles += product.matrix.tiles();
     }
     let targets = &targets;

@@ -72,7 +72,9 @@ pub enum ModelError {
         reason: String,
     },
     /// The file asks for a position scaling that is not implemented.
-    #[error("rope scaling {0:?} is not supported; supported are none, linear, and factors in the file (llama3)")]
+    #[error(
+        "rope scaling {0:?} is not supported; supported are none, linear, and factors in the file (llama3)"
+    )]
     RopeScaling(String),
     /// A tensor is missing.
     #[error("tensor {0} is missing; the file is incomplete or of another architecture")]
@@ -130,8 +132,7 @@ impl ModelConfig {
                 format!("must divide the {query_heads} query heads"),
             ));
         }
-        let head_dim =
-            sizes.optional("attention.key_length", 8..=1024)?.unwrap_or(hidden / query_heads);
+        let head_dim = sizes.optional("attention.key_length", 8..=1024)?.unwrap_or(hidden / query_heads);
         if head_dim == 0 || !head_dim.is_multiple_of(8) {
             return Err(sizes.error("attention.key_length", head_dim, "must be a multiple of 8".to_owned()));
         }

@@ -7,9 +7,7 @@ use super::Model;
 use super::config::ModelConfig;
 use super::pass::{PassCost, PassOutput, RowGroup, RowInput};
 use super::weights::{Attention, Layer, Linear, Mlp};
-use crate::kernels::{
-    self, Activations, AttentionRow, Isa, KvStore, PAGE_POSITIONS, Product, ThreadPool,
-};
+use crate::kernels::{self, Activations, AttentionRow, Isa, KvStore, PAGE_POSITIONS, Product, ThreadPool};
 
 /// Runs passes over one model. Owns the key/value pages, the threads and all scratch memory.
 pub struct Runner {
@@ -130,8 +128,7 @@ impl Runner {
         layer: usize,
     ) {
         let Self { store, compute, scratch, .. } = self;
-        let formats =
-            weights.query.formats().union(weights.key.formats()).union(weights.value.formats());
+        let formats = weights.query.formats().union(weights.key.formats()).union(weights.value.formats());
         scratch.norm_active(compute.isa, config, &weights.norm);
         scratch.inputs.quantize(compute.isa, formats);
         let rows = scratch.active.len();
@@ -219,7 +216,11 @@ impl Runner {
 
 impl Compute {
     /// Products that share an input, biases added.
-    fn multiply<const N: usize>(&mut self, inputs: &Activations, products: &mut [(&Linear, &mut Vec<f32>); N]) {
+    fn multiply<const N: usize>(
+        &mut self,
+        inputs: &Activations,
+        products: &mut [(&Linear, &mut Vec<f32>); N],
+    ) {
         let mut calls = products
             .each_mut()
             .map(|(linear, out)| Product { matrix: &linear.matrix, out: out.as_mut_slice() });
@@ -288,8 +289,7 @@ impl Scratch {
     fn choose_active(&mut self, groups: &[RowGroup<'_>], sublayer: usize) {
         self.active.clear();
         let runs = |row: &Row| {
-            row.first_sublayer <= sublayer
-                && groups[row.group].skip.is_none_or(|skip| !skip.skips(sublayer))
+            row.first_sublayer <= sublayer && groups[row.group].skip.is_none_or(|skip| !skip.skips(sublayer))
         };
         self.active.extend((0..self.rows.len()).filter(|&index| runs(&self.rows[index])));
     }

@@ -1,5 +1,7 @@
 //! Logs: one line an event to standard error, as text for people or as JSON for collectors.
 
+use std::io::{self, IsTerminal};
+
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::ParseError;
 use tracing_subscriber::util::TryInitError;
@@ -36,7 +38,10 @@ pub enum LoggingError {
 /// Starts logging for the whole process. `filter` is a level, or levels by module: `info,skipstone=debug`.
 pub fn init_logging(filter: &str, format: LogFormat) -> Result<(), LoggingError> {
     let filter = parse_filter(filter)?;
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let mut builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr);
+    if !io::stderr().is_terminal() {
+        builder = builder.with_ansi(false);
+    }
     match format {
         LogFormat::Text => start(builder.finish()),
         LogFormat::Json => start(builder.json().flatten_event(true).finish()),

@@ -2,8 +2,10 @@
 
 #![allow(dead_code, reason = "each test file uses a part")]
 
+pub mod chi_square;
 pub mod engine;
 pub mod model_path;
 pub mod passes;
+pub mod real_model;
 pub mod tiny_model;
 pub mod weights;

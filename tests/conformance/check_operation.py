@@ -92,7 +92,8 @@ def bookkeeping(context: Context) -> None:
     after = context.service.metrics()
     for position, count in enumerate(stats.accepted_per_position):
         labels = {"position": str(position)}
-        expect_equal(after.value(name, **labels) - before.value(name, **labels), count, f"accepted at position {position}")
+        counted = after.value(name, **labels) - before.value(name, **labels)
+        expect_equal(counted, count, f"accepted at position {position}")
 
 
 def shutdown(context: Context) -> None:
@@ -111,7 +112,8 @@ def shutdown(context: Context) -> None:
     expect_equal(watched.get(timeout=CALL_SECONDS), health_pb2.HealthCheckResponse.SERVING, "health before SIGTERM")
     neighbours = Neighbours(context)
     context.service.terminate()
-    expect_equal(watched.get(timeout=SETTLE_SECONDS), health_pb2.HealthCheckResponse.NOT_SERVING, "health after SIGTERM")
+    status = watched.get(timeout=SETTLE_SECONDS)
+    expect_equal(status, health_pb2.HealthCheckResponse.NOT_SERVING, "health after SIGTERM")
     expect_refused(context.stub, "an open connection")
     with grpc.insecure_channel(context.service.address) as channel:
         expect_refused(rpc.GenerationServiceStub(channel), "a new connection")

@@ -37,6 +37,7 @@ def sampling(name: str, value: object, says: str, field: str = "") -> Refusal:
 
 
 def stops(name: str, field: str, says: tuple, reason: str = "INVALID_REQUEST", **criteria) -> Refusal:
+    criteria.setdefault("max_new_tokens", 1)
     return Refusal(name, text_spec("a", stop=wire.StopCriteria(**criteria)), f"spec.stop.{field}", says, reason=reason)
 
 
@@ -108,7 +109,8 @@ def refusals(context_length: int) -> list:
         drafting("a skip set in mode ADAPTIVE", ".skip_set", ("SPECULATION_MODE_ADAPTIVE",),
                  mode=ADAPTIVE, skip_set=skip(mlp_layers=[4])),
         drafting("a skip set without a mode", ".skip_set", ("SPECULATION_MODE_STATIC",), skip_set=skip(mlp_layers=[4])),
-        drafting("max_draft_tokens 0", ".max_draft_tokens", ("max_draft_tokens is 0",), mode=STATIC, max_draft_tokens=0),
+        drafting("max_draft_tokens 0", ".max_draft_tokens", ("max_draft_tokens is 0",),
+                 mode=STATIC, max_draft_tokens=0),
         drafting("max_draft_tokens 17", ".max_draft_tokens", ("17", "16"), mode=STATIC, max_draft_tokens=17),
         drafting("a mode that does not exist", ".mode", ("9",), mode=9),
     ]

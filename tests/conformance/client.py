@@ -146,26 +146,33 @@ def stream(context: Context, spec: wire.GenerationSpec) -> Collected:
 class Neighbours:
     """Streams that run beside whatever a check does, and whose results must not change by it."""
 
-    TOKENS = 128
+    # They must outlast what a check does beside them, on a fast machine too, and not take minutes on a slow one.
+    SECONDS_ALONE = 2.0
+    FEWEST_TOKENS, MOST_TOKENS = 96, 2000
     PROMPTS = (
         ("The harbour lay quiet before dawn, and the fishermen", speculation(OFF)),
         ("def fibonacci(n):\n    \"\"\"Return the n-th number.\"\"\"\n", LIGHT),
         ("A short list of the planets, one a line:\n1. Mercury\n2. Venus\n", speculation(ADAPTIVE)),
         ("Bread is made from flour, water, salt and", None),
     )
+    tokens: int = 0
     alone: list = []
 
     @classmethod
     def specs(cls) -> list:
-        return [text_spec(prompt, cls.TOKENS, speculation=how) for prompt, how in cls.PROMPTS]
+        return [text_spec(prompt, cls.tokens, speculation=how) for prompt, how in cls.PROMPTS]
 
     @classmethod
     def prepare(cls, context: Context) -> None:
-        """Finds what each says alone and with speculation off."""
+        """Finds how long they must be, and what each says alone and with speculation off."""
+        trial = generate(context, text_spec(cls.PROMPTS[0][0], cls.FEWEST_TOKENS, speculation=speculation(OFF)))
+        seconds_a_token = trial.timing.decode.ToTimedelta().total_seconds() / cls.FEWEST_TOKENS
+        cls.tokens = min(max(cls.FEWEST_TOKENS, int(cls.SECONDS_ALONE / seconds_a_token)), cls.MOST_TOKENS)
+        context.report.note(f"{cls.tokens} tokens each")
         for spec in cls.specs():
             spec.speculation.CopyFrom(speculation(OFF))
             reply = generate(context, spec)
-            expect_equal(len(reply.tokens), cls.TOKENS, "tokens of a stream alone")
+            expect_equal(len(reply.tokens), cls.tokens, "tokens of a stream alone")
             cls.alone.append((ids_of(reply), reply.text))
 
     def __init__(self, context: Context) -> None:
@@ -193,4 +200,4 @@ def failure_of(call: Callable[[], object]) -> grpc.RpcError:
         reply = call()
     except grpc.RpcError as error:
         return error
-    raise Unmet(f"a call that should have failed was answered: {reply}")
+    raise Unmet(f"a call that should have failed was answered: {str(reply)[:200]!r}")

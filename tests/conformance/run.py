@@ -1,6 +1,7 @@
-"""The wire interface seen by a foreign client: plain grpcio, with stubs generated from proto/. scripts/conformance runs it.
+"""The wire interface seen by a foreign client: plain grpcio, with stubs generated from proto/.
 
-Prints PASS and FAIL lines; the last line counts them, and the exit status is 0 only if none failed.
+scripts/conformance runs it. It prints PASS and FAIL lines; the last line counts them, and the exit status is 0 only if
+none failed.
 """
 
 import argparse

@@ -1,0 +1,60 @@
+"""Times llama.cpp through llama-cpp-python's low-level interface, one command a line on standard input.
+
+    context N     clear the cache and evaluate N tokens; answers the seconds it took
+    rows R        decode R tokens, with logits for each, after the context, then forget them; answers the seconds it took
+
+Answers "ready VERSION" when the model is loaded.
+"""
+
+import os
+import sys
+import time
+
+import llama_cpp
+
+
+def main():
+    path, threads, capacity = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+    answers = os.fdopen(os.dup(1), "w", buffering=1)
+    os.dup2(2, 1)  # what the library prints must not mix with the answers
+    llama_cpp.llama_backend_init()
+    model = llama_cpp.llama_load_model_from_file(path.encode(), llama_cpp.llama_model_default_params())
+    parameters = llama_cpp.llama_context_default_params()
+    parameters.n_ctx = capacity
+    parameters.n_batch = parameters.n_ubatch = min(capacity, 512)
+    parameters.n_threads = parameters.n_threads_batch = threads
+    context = llama_cpp.llama_new_context_with_model(model, parameters)
+    memory = llama_cpp.llama_get_memory(context)
+    batch = llama_cpp.llama_batch_init(512, 0, 1)
+
+    def decode(start, count, every_row):
+        batch.n_tokens = count
+        for row in range(count):
+            batch.token[row] = 100 + (start + row) % 1000
+            batch.pos[row] = start + row
+            batch.n_seq_id[row] = 1
+            batch.seq_id[row][0] = 0
+            batch.logits[row] = every_row or row == count - 1
+        begin = time.perf_counter()
+        if llama_cpp.llama_decode(context, batch) != 0:
+            sys.exit("llama_decode failed")
+        llama_cpp.llama_synchronize(context)
+        return time.perf_counter() - begin
+
+    answers.write(f"ready {llama_cpp.__version__}\n")
+    length = 0
+    for line in sys.stdin:
+        command, number = line.split()
+        number = int(number)
+        if command == "context":
+            llama_cpp.llama_memory_clear(memory, True)
+            length, seconds = number, 0.0
+            for start in range(0, number, 512):
+                seconds += decode(start, min(512, number - start), False)
+        else:
+            seconds = decode(length, number, True)
+            llama_cpp.llama_memory_seq_rm(memory, 0, length, -1)
+        answers.write(f"{seconds:.9f}\n")
+
+
+main()

@@ -1,0 +1,29 @@
+//! `skipstone bench`: measurements with a peer in the same run.
+
+mod rows;
+
+use std::process::ExitCode;
+
+use clap::{Args, Subcommand};
+
+/// Measure this machine and model, side by side with a peer
+#[derive(Args, Debug)]
+pub(super) struct Bench {
+    #[command(subcommand)]
+    command: BenchCommand,
+}
+
+#[derive(Subcommand, Debug)]
+enum BenchCommand {
+    Rows(rows::Rows),
+}
+
+// === impl Bench ===
+
+impl Bench {
+    pub(super) fn run(self) -> anyhow::Result<ExitCode> {
+        match self.command {
+            BenchCommand::Rows(command) => command.run(),
+        }
+    }
+}

@@ -1,0 +1,111 @@
+//! Promise: the default model says the same with drafts as without, alone and in mixed batches.
+#![allow(clippy::unwrap_used, reason = "helpers of tests may assert by panicking, as tests do")]
+
+mod common;
+
+use common::engine::{fixed, generate, generate_all, options, request, start};
+use common::real_model::{DEFAULT_MODEL, threads};
+use common::weights::Random;
+use serde::Deserialize;
+use skipstone::drafting::SkipSet;
+use skipstone::engine::{Engine, EngineOptions, Speculation, ValidRequest};
+use skipstone::model::TokenId;
+use skipstone::text::{ChatMessage, Role};
+
+/// Prompts, spread over the categories, and tokens of each answer. A plain token takes 5 ms on two cores, and each prompt is answered
+/// about eight times.
+const PROMPTS: usize = 12;
+const NEW_TOKENS: usize = 56;
+
+#[derive(Deserialize)]
+struct Prompt {
+    id: String,
+    prompt: String,
+}
+
+struct Case {
+    name: String,
+    request: ValidRequest,
+}
+
+/// Every third or so of the project's own prompts, as chats. The long ones with a passage are among them.
+fn prompts() -> Vec<(String, Vec<TokenId>)> {
+    let all: Vec<Prompt> = include_str!("../benches/data/prompts.jsonl")
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
+    let step = all.len() / PROMPTS;
+    all.into_iter()
+        .step_by(step)
+        .take(PROMPTS)
+        .map(|Prompt { id, prompt }| {
+            let chat = [ChatMessage::new(Role::User, prompt)];
+            (id, DEFAULT_MODEL.text.encode_chat(&chat, true).unwrap())
+        })
+        .collect()
+}
+
+/// A few layers without attention, MLP or both: mild enough that drafts are accepted.
+fn mild_skip_set(random: &mut Random) -> SkipSet {
+    let layers = DEFAULT_MODEL.model.config().layers;
+    let count = 2 + random.below(5);
+    let mut chosen: Vec<u32> = (0..count).map(|_| 1 + random.below(layers - 2) as u32).collect();
+    chosen.sort_unstable();
+    chosen.dedup();
+    let (attention, mlp) = match random.below(3) {
+        0 => (&chosen[..], &[][..]),
+        1 => (&[][..], &chosen[..]),
+        _ => (&chosen[..chosen.len() / 2], &chosen[chosen.len() / 2..]),
+    };
+    SkipSet::new(attention, mlp, layers).unwrap()
+}
+
+fn engine(max_streams: usize) -> Engine {
+    let default_skip_set = SkipSet::new(&[], &[5, 9, 13], DEFAULT_MODEL.model.config().layers).unwrap();
+    let options = EngineOptions { threads: threads(), max_streams, default_skip_set, ..options(&DEFAULT_MODEL) };
+    start(&DEFAULT_MODEL, EngineOptions { kv_cache_tokens: 8192, ..options })
+}
+
+#[test]
+fn drafts_change_nothing_alone_or_in_mixed_batches() {
+    let prompts = prompts();
+    assert_eq!(prompts.len(), PROMPTS);
+    let plain = |prompt: &[TokenId]| {
+        generate(&engine(1), request(prompt, NEW_TOKENS, Speculation::Off)).unwrap().said()
+    };
+    let expected: Vec<_> = prompts.iter().map(|(_, prompt)| plain(prompt)).collect();
+    let mut random = Random(2024);
+    let mut failures = Vec::new();
+    let (mut drafted, mut accepted) = (0, 0);
+    // Alone, a different plan for each prompt; then all at once with other plans, twice in batches that mix modes.
+    for (round, max_streams) in [1, 8, 5, 3].into_iter().enumerate() {
+        let cases: Vec<Case> = prompts
+            .iter()
+            .enumerate()
+            .map(|(index, (id, prompt))| {
+                let length = [1, 3, 8][(index + round) % 3];
+                let adaptive = Speculation::Adaptive { max_draft_tokens: Some(length) };
+                let speculation = match (round, index % 6) {
+                    (2.., 4) => Speculation::Off,
+                    (1.., 5) => adaptive,
+                    _ => fixed(&mild_skip_set(&mut random), length),
+                };
+                let name = format!("{id}, up to {max_streams} streams, {speculation:?}");
+                Case { name, request: request(prompt, NEW_TOKENS, speculation) }
+            })
+            .collect();
+        let outcomes = generate_all(&engine(max_streams), cases.iter().map(|case| case.request.clone()));
+        for ((case, outcome), expected) in cases.iter().zip(outcomes).zip(&expected) {
+            let outcome = outcome.unwrap();
+            drafted += outcome.finished.speculation.draft_tokens;
+            accepted += outcome.finished.speculation.accepted_tokens;
+            if outcome.said() != *expected {
+                failures.push(format!("{}: {:?}, not {:?}", case.name, outcome.said(), expected));
+            }
+        }
+    }
+    println!("{accepted} of {drafted} drafts accepted");
+    assert!(failures.is_empty(), "{failures:#?}");
+    let share = f64::from(accepted as u32) / f64::from(drafted as u32);
+    assert!((0.2..0.95).contains(&share), "{accepted} of {drafted} accepted tests one side only");
+}
