@@ -2,9 +2,7 @@
 
 mod common;
 
-use common::engine::{
-    fixed, options, read, request, start, wait_until_idle, wait_until_started,
-};
+use common::engine::{fixed, options, read, request, start, wait_until_idle, wait_until_started};
 use common::tiny_model::{Loaded, TinyModel};
 use skipstone::drafting::SkipSet;
 use skipstone::engine::{Engine, EngineOptions, Event, GenerationStream, Speculation, Submit};

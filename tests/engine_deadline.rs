@@ -13,8 +13,15 @@ use skipstone::model::TokenId;
 const LONG: usize = 1_000_000;
 
 fn model() -> Loaded {
-    TinyModel { context_length: 2 * LONG, layers: 2, hidden: 32, head_dim: 8, kv_heads: 1, ..TinyModel::default() }
-        .load()
+    TinyModel {
+        context_length: 2 * LONG,
+        layers: 2,
+        hidden: 32,
+        head_dim: 8,
+        kv_heads: 1,
+        ..TinyModel::default()
+    }
+    .load()
 }
 
 fn roomy(loaded: &Loaded) -> EngineOptions {
@@ -64,7 +71,8 @@ fn a_request_whose_deadline_passes_in_the_queue_is_told_so() {
     let mut running = engine.submit(request(&[TokenId(5)], LONG, Speculation::Off)).unwrap();
     wait_until_started(&mut running);
     for (case, milliseconds) in [("already over", 0), ("over while it waits", 50)] {
-        let waiting = engine.submit(until(request(&[TokenId(6)], 7, Speculation::Off), milliseconds)).unwrap();
+        let waiting =
+            engine.submit(until(request(&[TokenId(6)], 7, Speculation::Off), milliseconds)).unwrap();
         let error = read(waiting).err();
         let expected = GenerationError::DeadlineExceeded { committed: 0, wanted: 7 };
         assert_eq!(error, Some(expected), "{case}");

@@ -36,7 +36,10 @@ fn pages_come_back_however_a_stream_ends() {
         let poisoned = ValidRequest { prompt: vec![POISON; POSITIONS - 9], ..healthy(1, 9, plan.clone()) };
         assert!(matches!(generate(&engine, poisoned), Err(GenerationError::Internal(_))), "round {round}");
         let late = ValidRequest { deadline: Some(Instant::now()), ..whole(plan.clone()) };
-        assert!(matches!(generate(&engine, late), Err(GenerationError::DeadlineExceeded { .. })), "round {round}");
+        assert!(
+            matches!(generate(&engine, late), Err(GenerationError::DeadlineExceeded { .. })),
+            "round {round}"
+        );
         let mut dropped = engine.submit(healthy(9, POSITIONS - 9, plan)).unwrap();
         wait_until_started(&mut dropped);
         if round % 3 > 0 {

@@ -71,7 +71,8 @@ fn more_streams_than_pages_all_finish_and_say_the_same() {
 fn a_request_beyond_the_whole_cache_fails_alone_and_names_both_numbers() {
     let loaded = model();
     let engine = start(&loaded, EngineOptions { kv_cache_tokens: 64, ..options(&loaded) });
-    let outcomes = generate_all(&engine, [short(), request(&[TokenId(5); 60], 37, Speculation::Off), short()]);
+    let outcomes =
+        generate_all(&engine, [short(), request(&[TokenId(5); 60], 37, Speculation::Off), short()]);
     let Err(GenerationError::Internal(message)) = &outcomes[1] else {
         unreachable!("97 positions can't fit: {:?}", outcomes[1])
     };

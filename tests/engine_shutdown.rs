@@ -4,7 +4,9 @@ mod common;
 
 use common::engine::{generate, options, read, request, start, wait_until_idle, wait_until_started};
 use common::tiny_model::{Loaded, TinyModel};
-use skipstone::engine::{EngineOptions, Event, GenerationError, GenerationStream, Speculation, Submit, SubmitError};
+use skipstone::engine::{
+    EngineOptions, Event, GenerationError, GenerationStream, Speculation, Submit, SubmitError,
+};
 use skipstone::model::TokenId;
 
 fn model() -> Loaded {

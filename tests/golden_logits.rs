@@ -48,7 +48,8 @@ fn log_probability(logits: &[f32], token: TokenId) -> f64 {
 /// Feeds each case's prompt and output to the model; `shift` moves the positions, which must not be right but for 0.
 fn agreement(shift: usize) -> Agreement {
     let golden = golden();
-    let longest = golden.cases.iter().map(|case| case.prompt_ids.len() + case.output_ids.len()).max().unwrap();
+    let longest =
+        golden.cases.iter().map(|case| case.prompt_ids.len() + case.output_ids.len()).max().unwrap();
     let (mut runner, pages) = runner(&DEFAULT_MODEL.model, Isa::detect(), threads(), longest + shift);
     let lease = pages.lease(longest + shift).unwrap();
     let (mut positions, mut same, mut difference) = (0, 0, 0.0);

@@ -102,7 +102,12 @@ fn a_nan_or_an_infinity_reaches_the_output() {
             for isa in Isa::available() {
                 let out = product(isa, 1, &matrix, &inputs);
                 assert!(out[..8].iter().all(|value| value.is_finite()), "{kind}: the other row is clean");
-                assert!(out[8..].iter().all(|value| !value.is_finite()), "{kind} {}: {:?}", isa.name(), &out[8..]);
+                assert!(
+                    out[8..].iter().all(|value| !value.is_finite()),
+                    "{kind} {}: {:?}",
+                    isa.name(),
+                    &out[8..]
+                );
             }
         }
     }

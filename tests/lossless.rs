@@ -1,14 +1,9 @@
 //! Promise: greedy output is token for token that of plain decoding, for any skip set, any draft length, any company in the batch.
-#![allow(
-    clippy::unwrap_used,
-    reason = "helpers of tests may assert by panicking, as tests do"
-)]
+#![allow(clippy::unwrap_used, reason = "helpers of tests may assert by panicking, as tests do")]
 
 mod common;
 
-use common::engine::{
-    Outcome, Said, fixed, generate_all, options, prompt, random_skip_set, request, start,
-};
+use common::engine::{Outcome, Said, fixed, generate_all, options, prompt, random_skip_set, request, start};
 use common::passes::{drafted, group, inputs, runner};
 use common::tiny_model::{Loaded, TinyModel};
 use common::weights::Random;
@@ -137,7 +132,10 @@ fn any_plan_alone_and_in_any_company() {
         let varied = texts.iter().filter(|said| distinct(said) > 3).count();
         assert!(2 * varied > texts.len(), "{name}: the texts are too dull to tell anything: {texts:?}");
         let share = check(name, &loaded, cases, options, &[1, 2, 3, 5, 8]);
-        assert!((0.1..0.95).contains(&share), "{name}: {share} of the drafts are accepted, which tests one side only");
+        assert!(
+            (0.1..0.95).contains(&share),
+            "{name}: {share} of the drafts are accepted, which tests one side only"
+        );
     }
 }
 
@@ -201,7 +199,8 @@ fn a_plan_that_skips_nothing_is_always_accepted() {
         for length in DRAFT_LENGTHS {
             let set = SkipSet::empty(config.layers);
             let new = 1 + 3 * (length + 1);
-            let outcome = generate_all(&start(&loaded, options(&loaded)), [request(&prompt, new, fixed(&set, length))]);
+            let outcome =
+                generate_all(&start(&loaded, options(&loaded)), [request(&prompt, new, fixed(&set, length))]);
             let stats = outcome[0].as_ref().unwrap().finished.speculation.clone();
             let counts = (stats.drafts, stats.draft_tokens, stats.accepted_tokens);
             assert_eq!(counts, (3, 3 * length, 3 * length), "{name}, K {length}");

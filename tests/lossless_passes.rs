@@ -1,9 +1,6 @@
 //! Promise: the logits of a row have the same bits however it gets through the model: alone or among others, fed at once or in
 //! chunks, entered at the embedding or late, after drafts of any kind.
-#![allow(
-    clippy::unwrap_used,
-    reason = "helpers of tests may assert by panicking, as tests do"
-)]
+#![allow(clippy::unwrap_used, reason = "helpers of tests may assert by panicking, as tests do")]
 
 mod common;
 
@@ -139,7 +136,8 @@ fn late_entry_gives_the_bits_of_entry_at_the_embedding() {
                 for length in [1, 2, 3, 5, 8, 16] {
                     let found = verified(&mut runner, &lease, &tokens, &mask, length, Fault::None);
                     if let Some(position) = first_difference(&expected, &found) {
-                        failures.push(format!("{kind} {architecture} {mask:?} x {length}: position {position}"));
+                        failures
+                            .push(format!("{kind} {architecture} {mask:?} x {length}: position {position}"));
                     }
                 }
             }
@@ -185,7 +183,9 @@ fn streams_with_different_plans_share_a_pass_without_a_trace() {
         for architecture in ARCHITECTURES {
             let model = TinyModel::of_type(kind, architecture).load().model;
             for count in [2, 3, 5, 8] {
-                if let Some(member) = first_touched(&model, count, &mut Random(kind as u64 * 8 + count as u64)) {
+                if let Some(member) =
+                    first_touched(&model, count, &mut Random(kind as u64 * 8 + count as u64))
+                {
                     failures.push(format!("{kind} {architecture}: stream {member} of {count}"));
                 }
             }

@@ -62,7 +62,8 @@ fn mild_skip_set(random: &mut Random) -> SkipSet {
 
 fn engine(max_streams: usize) -> Engine {
     let default_skip_set = SkipSet::new(&[], &[5, 9, 13], DEFAULT_MODEL.model.config().layers).unwrap();
-    let options = EngineOptions { threads: threads(), max_streams, default_skip_set, ..options(&DEFAULT_MODEL) };
+    let options =
+        EngineOptions { threads: threads(), max_streams, default_skip_set, ..options(&DEFAULT_MODEL) };
     start(&DEFAULT_MODEL, EngineOptions { kv_cache_tokens: 8192, ..options })
 }
 

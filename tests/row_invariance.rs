@@ -41,7 +41,8 @@ fn products_of_every_type_are_row_invariant() {
         for isa in Isa::available() {
             let most = if isa == Isa::portable() { 9 } else { 64 };
             for threads in [1, 2, 3] {
-                let found = first_difference(kind, most, &|matrix, rows| multiply_rows(isa, threads, matrix, rows));
+                let found =
+                    first_difference(kind, most, &|matrix, rows| multiply_rows(isa, threads, matrix, rows));
                 assert_eq!(found, None, "{kind} on {} with {threads} threads", isa.name());
             }
         }
@@ -114,7 +115,14 @@ fn attention_is_row_invariant_and_right() {
 }
 
 /// The first row's heads against softmax attention in double precision; keys and values were rounded to half precision.
-fn check_attention(shape: KvShape, length: usize, keys: &[f32], values: &[f32], queries: &[f32], out: &[f32]) {
+fn check_attention(
+    shape: KvShape,
+    length: usize,
+    keys: &[f32],
+    values: &[f32],
+    queries: &[f32],
+    out: &[f32],
+) {
     let half = |value: f32| f64::from(half::f16::from_f32(value).to_f32());
     let (dim, kv_width) = (shape.head_dim, shape.kv_heads * shape.head_dim);
     for head in 0..shape.query_heads {
@@ -133,10 +141,15 @@ fn check_attention(shape: KvShape, length: usize, keys: &[f32], values: &[f32], 
         let total: f64 = scores.iter().sum();
         for index in 0..dim {
             let expected: f64 = (0..length)
-                .map(|position| scores[position] / total * half(values[position * kv_width + kv_head * dim + index]))
+                .map(|position| {
+                    scores[position] / total * half(values[position * kv_width + kv_head * dim + index])
+                })
                 .sum();
             let found = f64::from(out[head * dim + index]);
-            assert!((found - expected).abs() < 1e-5, "head {head} element {index}: {found}, expected {expected}");
+            assert!(
+                (found - expected).abs() < 1e-5,
+                "head {head} element {index}: {found}, expected {expected}"
+            );
         }
     }
 }

@@ -2,10 +2,7 @@
 //!
 //! Real engines over a tiny model: 131,072 draws a case in many short streams, each draw judged against the distribution that an
 //! independent implementation of the processors, in double precision, gives for exactly that draw's context.
-#![allow(
-    clippy::unwrap_used,
-    reason = "helpers of tests may assert by panicking, as tests do"
-)]
+#![allow(clippy::unwrap_used, reason = "helpers of tests may assert by panicking, as tests do")]
 
 mod common;
 
@@ -70,7 +67,14 @@ fn case(
 ) -> Case {
     let mut settings = SamplingSettings { temperature: 1.0, ..SamplingSettings::default() };
     change(&mut settings);
-    Case { name, skip: Some(skip), max_draft_tokens, confidence_threshold: 0.0, tokens_per_stream: 8, settings }
+    Case {
+        name,
+        skip: Some(skip),
+        max_draft_tokens,
+        confidence_threshold: 0.0,
+        tokens_per_stream: 8,
+        settings,
+    }
 }
 
 fn penalties(settings: &mut SamplingSettings) {
@@ -150,7 +154,10 @@ fn run(case: &Case, draws: usize) -> (Vec<Stream>, f64) {
             let outcome = outcome.unwrap();
             drafted += outcome.finished.speculation.draft_tokens;
             accepted += outcome.finished.speculation.accepted_tokens;
-            streams.push(Stream { bonus: bonus_places(&outcome, case.max_draft_tokens), tokens: outcome.tokens });
+            streams.push(Stream {
+                bonus: bonus_places(&outcome, case.max_draft_tokens),
+                tokens: outcome.tokens,
+            });
         }
     }
     (streams, accepted as f64 / drafted as f64)
@@ -219,12 +226,17 @@ fn judge(
         for (place, token) in stream.tokens.iter().enumerate().filter(|&(place, _)| counts(stream, place)) {
             let before = PROMPT.len() + place - 1;
             let distribution = processed(output.logits(0, before), &stream.tokens[..place], settings);
-            let draws = groups.entry((place.min(8), tokens[before])).or_insert_with(|| Draws::new(VOCABULARY));
+            let draws =
+                groups.entry((place.min(8), tokens[before])).or_insert_with(|| Draws::new(VOCABULARY));
             draws.add(token.index(), &distribution);
         }
     }
     let sum = groups.values().map(Draws::judge).fold(ChiSquare::default(), ChiSquare::plus);
-    Verdict { deviation: sum.deviation(), freedom: sum.freedom, impossible: groups.values().map(|draws| draws.impossible).sum() }
+    Verdict {
+        deviation: sum.deviation(),
+        freedom: sum.freedom,
+        impossible: groups.values().map(|draws| draws.impossible).sum(),
+    }
 }
 
 #[derive(Debug)]
@@ -266,7 +278,10 @@ fn committed_tokens_follow_the_full_model() {
 fn bonus_tokens_follow_the_full_model() {
     let case = case("bonus", (&[], &[]), 2, |settings| (settings.temperature, settings.top_k) = (0.7, 6));
     let (streams, acceptance) = run(&case, DRAWS / 2);
-    assert_eq!(acceptance, 1.0, "a plan that skips nothing is always accepted, so that bonus tokens are no selection");
+    assert_eq!(
+        acceptance, 1.0,
+        "a plan that skips nothing is always accepted, so that bonus tokens are no selection"
+    );
     let bonus = |stream: &Stream, place: usize| stream.bonus.contains(&place);
     let verdict = judge(&streams, &case.settings, None, bonus);
     assert!(verdict.fits() && verdict.freedom > 10, "{verdict:?}");

@@ -1,9 +1,6 @@
 //! Promise: none of the mistakes that speculative decoders were shipped with. Those of sampling are in `sampling_rules.rs` and
 //! `sampling_distribution.rs`.
-#![allow(
-    clippy::unwrap_used,
-    reason = "helpers of tests may assert by panicking, as tests do"
-)]
+#![allow(clippy::unwrap_used, reason = "helpers of tests may assert by panicking, as tests do")]
 
 mod common;
 
@@ -15,7 +12,9 @@ use common::engine::{
 use common::tiny_model::{Loaded, TinyModel};
 use common::weights::Random;
 use skipstone::drafting::SkipSet;
-use skipstone::engine::{Delta, Engine, EngineOptions, FinishReason, Speculation, StopCriteria, ValidRequest};
+use skipstone::engine::{
+    Delta, Engine, EngineOptions, FinishReason, Speculation, StopCriteria, ValidRequest,
+};
 use skipstone::model::TokenId;
 use skipstone::sampling::{SamplingParams, SamplingSettings};
 
@@ -227,7 +226,10 @@ fn penalties_and_bias_apply_to_drafts_and_to_their_verification() {
     // What a plan that skips nothing drafts differs from the verified token only if the processors differ.
     for (_, outcomes) in &compared {
         let stats = &outcomes[1].finished.speculation;
-        assert_eq!(stats.accepted_tokens, stats.draft_tokens, "drafts of the full model must all be accepted");
+        assert_eq!(
+            stats.accepted_tokens, stats.draft_tokens,
+            "drafts of the full model must all be accepted"
+        );
     }
 }
 

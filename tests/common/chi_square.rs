@@ -78,8 +78,9 @@ fn solve(matrix: &mut [Vec<f64>], mut right: Vec<f64>) -> Vec<f64> {
     for pivot in 0..size {
         for row in pivot + 1..size {
             let factor = matrix[row][pivot] / matrix[pivot][pivot];
-            for column in pivot..size {
-                matrix[row][column] -= factor * matrix[pivot][column];
+            let (above, below) = matrix.split_at_mut(row);
+            for (value, known) in below[0][pivot..].iter_mut().zip(&above[pivot][pivot..]) {
+                *value -= factor * known;
             }
             right[row] -= factor * right[pivot];
         }

@@ -74,9 +74,8 @@ pub fn prompt(length: usize, vocabulary: usize, random: &mut Random) -> Vec<Toke
 
 /// A skip set that has each inner sublayer with the chance `share`.
 pub fn random_skip_set(layers: usize, share: f32, random: &mut Random) -> SkipSet {
-    let mut choose = || -> Vec<u32> {
-        (1..layers as u32 - 1).filter(|_| random.signed() < 2.0 * share - 1.0).collect()
-    };
+    let mut choose =
+        || -> Vec<u32> { (1..layers as u32 - 1).filter(|_| random.signed() < 2.0 * share - 1.0).collect() };
     let (attention, mlp) = (choose(), choose());
     SkipSet::new(&attention, &mlp, layers).unwrap()
 }

@@ -1,6 +1,8 @@
 //! Teacher-forced passes over a model, and the bits they give.
 
-use skipstone::model::{LogitsWanted, Model, PageLease, PagePool, RowGroup, RowInput, Runner, SkipMask, TokenId};
+use skipstone::model::{
+    LogitsWanted, Model, PageLease, PagePool, RowGroup, RowInput, Runner, SkipMask, TokenId,
+};
 use std::sync::Arc;
 
 use skipstone::kernels::Isa;

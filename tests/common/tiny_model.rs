@@ -125,7 +125,8 @@ impl TinyModel {
         let mut tokens = vec!["<unk>".to_owned(), "</s>".to_owned()];
         tokens.extend((2..self.vocabulary).map(|token| letter(token).to_string()));
         // Unknown, control, then ordinary text.
-        let types: Vec<i32> = [2, 3].into_iter().chain([1].into_iter().cycle()).take(self.vocabulary).collect();
+        let types: Vec<i32> =
+            [2, 3].into_iter().chain([1].into_iter().cycle()).take(self.vocabulary).collect();
         GgufBuilder::new()
             .metadata("general.architecture", architecture)
             .metadata(&key("block_count"), number(self.layers))

@@ -31,7 +31,13 @@ impl Random {
 }
 
 /// `outputs` rows of `width` weights with magnitudes of about `scale`.
-pub fn random_weights(kind: WeightType, outputs: usize, width: usize, scale: f32, random: &mut Random) -> Vec<u8> {
+pub fn random_weights(
+    kind: WeightType,
+    outputs: usize,
+    width: usize,
+    scale: f32,
+    random: &mut Random,
+) -> Vec<u8> {
     weights(kind, outputs, width, random, |random| random.next() as u8, |random| random.signed() * scale)
 }
 

@@ -114,7 +114,7 @@ fn print_table(out: &mut impl Write, report: &RowReport) -> io::Result<()> {
     if let Some(speed) = prefill(ours) {
         write!(out, "prefill {speed:.0} tokens/s")?;
         if let Some(theirs) = peer.as_ref().and_then(prefill) {
-            write!(out, ", {} {theirs:.0} tokens/s, {:.2} times as fast", "peer", speed / theirs)?;
+            write!(out, ", the peer {theirs:.0} tokens/s: {:.2} times as fast", speed / theirs)?;
         }
         writeln!(out)?;
     }
