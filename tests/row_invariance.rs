@@ -1,5 +1,7 @@
 //! The promise behind losslessness: row `i` of a call over many rows has the bits of a call over that row alone.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 mod common;
 
 use common::weights::{Random, random_weights};
