@@ -4,7 +4,9 @@ mod common;
 
 use std::time::{Duration, Instant};
 
-use common::engine::{generate, options, read, request, start, wait_until_idle, wait_until_started};
+use common::engine::{
+    generate, options, read, request, start, wait_until, wait_until_idle, wait_until_started,
+};
 use common::tiny_model::{Loaded, TinyModel};
 use skipstone::engine::{EngineOptions, Event, GenerationError, Speculation, Submit, ValidRequest};
 use skipstone::model::TokenId;
@@ -77,7 +79,7 @@ fn a_request_whose_deadline_passes_in_the_queue_is_told_so() {
         let expected = GenerationError::DeadlineExceeded { committed: 0, wanted: 7 };
         assert_eq!(error, Some(expected), "{case}");
     }
-    assert_eq!(engine.in_flight(), 1, "the running stream goes on");
+    wait_until("the running stream is left", || engine.in_flight() == 1);
     assert!(matches!(running.blocking_next(), Some(Ok(Event::Delta(_)))));
 }
 

@@ -28,7 +28,7 @@ fn pages_come_back_however_a_stream_ends() {
         request
     };
     let whole = |plan: Speculation| healthy(POSITIONS - 20, 20, plan);
-    for round in 0..40 {
+    for round in 0..12 {
         let plan = if round % 2 == 0 { Speculation::Off } else { fixed(&set, 1 + round % 7) };
         // Every one of these takes all pages.
         let finished = generate(&engine, whole(plan.clone()));

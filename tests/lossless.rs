@@ -3,6 +3,8 @@
 
 mod common;
 
+use std::collections::HashSet;
+
 use common::engine::{Outcome, Said, fixed, generate_all, options, prompt, random_skip_set, request, start};
 use common::passes::{drafted, group, inputs, runner};
 use common::tiny_model::{Loaded, TinyModel};
@@ -43,13 +45,6 @@ fn skip_sets(layers: usize) -> Vec<SkipSet> {
     sets
 }
 
-fn shuffled(mut cases: Vec<Case>, random: &mut Random) -> Vec<Case> {
-    for index in (1..cases.len()).rev() {
-        cases.swap(index, random.below(index + 1));
-    }
-    cases
-}
-
 /// The same request without drafts.
 fn plain(request: &ValidRequest) -> ValidRequest {
     ValidRequest { speculation: Speculation::Off, ..request.clone() }
@@ -74,16 +69,21 @@ fn said(outcomes: &[Result<Outcome, GenerationError>]) -> Vec<Said> {
     outcomes.iter().map(|outcome| outcome.as_ref().unwrap().said()).collect()
 }
 
-/// Runs the cases in batches of up to each of `widths` streams and compares them with plain decoding. Returns the share of drafts
-/// that were accepted.
-fn check(model: &str, loaded: &Loaded, cases: Vec<Case>, change: EngineOptions, widths: &[usize]) -> f64 {
+/// Runs the cases in batches of up to each of `widths` streams, in a different order each time, and compares them with plain decoding.
+/// Returns the share of drafts that were accepted.
+fn check(model: &str, loaded: &Loaded, mut cases: Vec<Case>, change: EngineOptions, widths: &[usize]) -> f64 {
     let mut random = Random(5);
+    let mut expected = expected(loaded, &cases);
     let (mut drafted, mut accepted) = (0, 0);
     for &max_streams in widths {
-        let cases = shuffled(cases.clone(), &mut random);
+        for index in (1..cases.len()).rev() {
+            let other = random.below(index + 1);
+            cases.swap(index, other);
+            expected.swap(index, other);
+        }
         let engine = start(loaded, EngineOptions { max_streams, ..change.clone() });
         let outcomes = generate_all(&engine, cases.iter().map(|(_, request)| request.clone()));
-        let different = differences(&cases, &expected(loaded, &cases), &said(&outcomes));
+        let different = differences(&cases, &expected, &said(&outcomes));
         assert!(
             different.is_empty(),
             "{model}, up to {max_streams} streams: {} of {} differ: {different:#?}",
@@ -108,8 +108,10 @@ fn any_plan_alone_and_in_any_company() {
         let prompts: Vec<Vec<TokenId>> =
             (0..12).map(|_| prompt(1 + random.below(40), config.vocabulary, &mut random)).collect();
         let mut cases = Vec::new();
-        for set in skip_sets(config.layers) {
-            for length in DRAFT_LENGTHS {
+        for (index, set) in skip_sets(config.layers).into_iter().enumerate() {
+            // The large models are slow: one draft length for each set.
+            let lengths = if config.hidden > 64 { &DRAFT_LENGTHS[index % 4..][..1] } else { &DRAFT_LENGTHS };
+            for &length in lengths {
                 let prompt = &prompts[cases.len() % prompts.len()];
                 let new = 8 + random.below(32);
                 let (attention, mlp) = (set.attention(), set.mlp());
@@ -127,11 +129,12 @@ fn any_plan_alone_and_in_any_company() {
         }
         let mild = SkipSet::new(&[2], &[1], config.layers).unwrap();
         let options = EngineOptions { default_skip_set: mild, ..options(&loaded) };
-        let texts = expected(&loaded, &cases);
-        let distinct = |said: &Said| said.0.iter().collect::<std::collections::HashSet<_>>().len();
+        let texts = expected(&loaded, &cases[..20]);
+        let distinct = |said: &Said| said.0.iter().collect::<HashSet<_>>().len();
         let varied = texts.iter().filter(|said| distinct(said) > 3).count();
         assert!(2 * varied > texts.len(), "{name}: the texts are too dull to tell anything: {texts:?}");
-        let share = check(name, &loaded, cases, options, &[1, 2, 3, 5, 8]);
+        let share = check(name, &loaded, cases, options, &[1, 3, 8]);
+        println!("{name}: {share:.2} of the drafts accepted");
         assert!(
             (0.1..0.95).contains(&share),
             "{name}: {share} of the drafts are accepted, which tests one side only"

@@ -35,10 +35,12 @@ fn chunks_of_any_size_give_the_bits_of_single_rows() {
             let tokens = text(&model, kind as u64);
             let mut reference = None;
             for isa in Isa::available() {
-                for threads in [1, 2] {
+                // The portable kernels are slow, and row_invariance.rs looks closer at them.
+                let portable = isa == Isa::portable();
+                for threads in if portable { 1..=1 } else { 1..=2 } {
                     let (mut runner, pages) = runner(&model, isa, threads, LENGTH);
                     let lease = pages.lease(LENGTH).unwrap();
-                    for chunk in 1..=MOST_ROWS {
+                    for chunk in (1..=MOST_ROWS).filter(|chunk| !portable || [1, 6].contains(chunk)) {
                         let found = forced(&mut runner, &lease, &tokens, chunk);
                         let expected = reference.get_or_insert_with(|| found.clone());
                         if let Some(position) = first_difference(expected, &found) {
@@ -132,8 +134,8 @@ fn late_entry_gives_the_bits_of_entry_at_the_embedding() {
             let (mut runner, pages) = runner(&model, Isa::detect(), 1, LENGTH);
             let lease = pages.lease(LENGTH).unwrap();
             let expected = forced(&mut runner, &lease, &tokens, 1);
-            for mask in masks(model.config().layers) {
-                for length in [1, 2, 3, 5, 8, 16] {
+            for (index, mask) in masks(model.config().layers).into_iter().enumerate() {
+                for length in [[1, 8], [2, 16], [3, 5]][index % 3] {
                     let found = verified(&mut runner, &lease, &tokens, &mask, length, Fault::None);
                     if let Some(position) = first_difference(&expected, &found) {
                         failures

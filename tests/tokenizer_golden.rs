@@ -8,9 +8,12 @@
     reason = "helpers of tests may assert by panicking, as tests do"
 )]
 
+mod common;
+
 use std::path::PathBuf;
 use std::sync::LazyLock;
 
+use common::model_path::model_path;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use skipstone::gguf::GgufFile;
@@ -56,16 +59,6 @@ static MODEL: LazyLock<TextModel> = LazyLock::new(|| {
     let file = GgufFile::open(&model_path()).expect("the default model opens");
     TextModel::from_gguf(&file).expect("its tokenizer is supported")
 });
-
-fn model_path() -> PathBuf {
-    let cached = || {
-        let home = std::env::var_os("HOME").expect("HOME is set");
-        PathBuf::from(home).join(".cache/skipstone/models/SmolLM2-135M-Instruct.Q4_1.gguf")
-    };
-    let path = std::env::var_os("SKIPSTONE_TEST_MODEL").map_or_else(cached, PathBuf::from);
-    assert!(path.exists(), "the test model {} is missing: run scripts/fetch-model", path.display());
-    path
-}
 
 fn data<T: DeserializeOwned>(name: &str) -> T {
     let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/data").join(name);

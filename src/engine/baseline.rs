@@ -1,60 +1,71 @@
-//! The measured time of a plain step: what every speedup is a ratio to.
+//! The measured time of plain decoding: what every speedup is a ratio to.
 
-use crate::model::{LogitsWanted, PagePool, RowGroup, RowInput, Runner, TokenId};
+use crate::model::{LogitsWanted, PageLease, PagePool, RowGroup, RowInput, Runner, TokenId};
 
 /// How much one measurement moves the estimate.
 const WEIGHT: f64 = 0.1;
 
-/// Measurements at start, at each of two context lengths. The median of five shrugs off two interruptions.
-const REPEATS: usize = 5;
+/// Measurements of each kind at start. The median of three shrugs off an interruption.
+const REPEATS: usize = 3;
 
 /// Context of the longer measurement, in positions: far enough for the slope to show.
 const LONG_CONTEXT: usize = 512;
 
-/// Seconds of a plain step of one stream, as a line over the context length, kept up to date.
+/// Batch sizes measured: 1, 2, 4, ... 64 streams.
+const BATCHES: usize = 7;
+
+/// Seconds of a plain step: a line over the context length, times a curve over the number of streams that share the step. Kept up to date.
+///
+/// A stream in a batch is compared with plain decoding *in that batch*: what batching saves is not drafting's merit.
 #[derive(Clone, Copy, PartialEq, Debug)]
 pub struct PlainStep {
-    /// At an empty context.
+    /// One stream at an empty context.
     base: f64,
     /// For each position of context.
     slope: f64,
+    /// A step of `2^i` streams against a step of one.
+    batch: [f64; BATCHES],
 }
 
 // === impl PlainStep ===
 
 impl PlainStep {
-    /// Measures plain steps at a short and at a long context. The cache's contents don't matter for the time.
-    pub fn measure(runner: &mut Runner, pages: &PagePool) -> Self {
+    /// Measures plain steps at a short and at a long context, and of up to `max_streams` streams. The cache's contents don't matter
+    /// for the time.
+    pub fn measure(runner: &mut Runner, pages: &PagePool, max_streams: usize) -> Self {
+        let mut step =
+            Self { base: 0.0, slope: 0.0, batch: std::array::from_fn(|index| f64::from(1 << index)) };
         let long = LONG_CONTEXT.min(runner.model().config().context_length);
-        let Some(lease) = pages.lease(long) else { return Self { base: 0.0, slope: 0.0 } };
-        let mut median = |position: usize| {
-            let rows = [RowInput::Token(TokenId(0))];
-            let group = RowGroup {
-                pages: lease.pages(),
-                position,
-                rows: &rows,
-                skip: None,
-                save_before: None,
-                logits: LogitsWanted::Last,
+        let Some(lease) = pages.lease(long) else { return step };
+        median(runner, &lease, 0, 1); // the first passes fault the weights in
+        step.base = median(runner, &lease, 0, 1);
+        step.slope = ((median(runner, &lease, long - 1, 1) - step.base) / long as f64).max(0.0);
+        for index in 1..BATCHES {
+            let (streams, before) = (1 << index, step.batch[index - 1]);
+            step.batch[index] = if streams < 2 * max_streams {
+                // Rows of one stream cost what rows of several do, but for the context each reads.
+                (median(runner, &lease, 0, streams) / step.base).max(before)
+            } else {
+                2.0 * before
             };
-            let mut seconds: Vec<f64> =
-                (0..REPEATS).map(|_| runner.run(std::slice::from_ref(&group)).cost.seconds).collect();
-            seconds.sort_by(f64::total_cmp);
-            seconds[REPEATS / 2]
-        };
-        median(0); // the first passes fault the weights in
-        let (short, long_seconds) = (median(0), median(long - 1));
-        Self { base: short, slope: ((long_seconds - short) / long as f64).max(0.0) }
+        }
+        step
     }
 
-    /// Seconds at `context` positions.
-    pub fn seconds(&self, context: usize) -> f64 {
-        self.base + self.slope * context as f64
+    /// Seconds that plain decoding spends on each of `streams` streams in a step at `context` positions.
+    pub fn seconds(&self, context: usize, streams: usize) -> f64 {
+        let alone = self.base + self.slope * context as f64;
+        let place = (streams.max(1) as f64).log2();
+        let index = (place as usize).min(BATCHES - 2);
+        let (low, high) = (f64::from(1 << index), f64::from(1 << (index + 1)));
+        let share = (streams.max(1) as f64 - low) / (high - low);
+        let factor = self.batch[index] + share * (self.batch[index + 1] - self.batch[index]);
+        alone * factor / streams.max(1) as f64
     }
 
     /// Takes in a plain step of one stream that had the machine to itself.
     pub fn observe(&mut self, context: usize, seconds: f64) {
-        let expected = self.seconds(context);
+        let expected = self.seconds(context, 1);
         // A step that took several times as long was interrupted and says nothing about the model.
         if expected > 0.0 && seconds < 3.0 * expected {
             let factor = 1.0 + WEIGHT * (seconds / expected - 1.0);
@@ -64,19 +75,49 @@ impl PlainStep {
     }
 }
 
+/// Median seconds of a pass over `rows` rows from `position` on.
+fn median(runner: &mut Runner, lease: &PageLease, position: usize, rows: usize) -> f64 {
+    let rows = vec![RowInput::Token(TokenId(0)); rows.min(lease.positions())];
+    let group = RowGroup {
+        pages: lease.pages(),
+        position,
+        rows: &rows,
+        skip: None,
+        save_before: None,
+        logits: LogitsWanted::All,
+    };
+    let mut seconds: Vec<f64> =
+        (0..REPEATS).map(|_| runner.run(std::slice::from_ref(&group)).cost.seconds).collect();
+    seconds.sort_by(f64::total_cmp);
+    seconds[REPEATS / 2]
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    const STEP: PlainStep =
+        PlainStep { base: 0.010, slope: 0.00001, batch: [1.0, 1.2, 1.6, 2.4, 4.0, 8.0, 16.0] };
+
     #[test]
     fn follows_steps_and_ignores_interruptions() {
-        let mut step = PlainStep { base: 0.010, slope: 0.00001 };
+        let mut step = STEP;
         for _ in 0..100 {
             step.observe(100, 0.0132);
         }
-        assert!((step.seconds(100) - 0.0132).abs() < 1e-5, "{step:?}");
+        assert!((step.seconds(100, 1) - 0.0132).abs() < 1e-5, "{step:?}");
         let before = step;
         step.observe(100, 1.0);
         assert_eq!(step, before);
+    }
+
+    #[test]
+    fn a_stream_in_a_batch_is_measured_against_that_batch() {
+        for (streams, expected) in
+            [(0, 0.010), (1, 0.010), (2, 0.006), (3, 0.014 / 3.0), (8, 0.003), (128, 0.0025)]
+        {
+            let found = STEP.seconds(0, streams);
+            assert!((found - expected).abs() < 1e-9, "{streams} streams: {found}, expected {expected}");
+        }
     }
 }

@@ -71,13 +71,7 @@ impl Cycle {
     }
 
     /// Takes in a draft step: the hidden state it saved and the logits it gave.
-    pub(super) fn extend(
-        &mut self,
-        plan: &DraftPlan,
-        state: &[f32],
-        logits: &[f32],
-        chooser: Chooser<'_>,
-    ) -> Result<(), SamplingError> {
+    pub(super) fn extend(&mut self, plan: &DraftPlan, state: &[f32], logits: &[f32], chooser: Chooser<'_>) {
         self.states.extend_from_slice(state);
         self.fed += 1;
         // Judged before the draw, and by the most likely token whichever is drawn: to drop a token because it itself turned out unlikely
@@ -85,20 +79,23 @@ impl Cycle {
         let (_, confidence) = top_probability(logits);
         if confidence < plan.confidence_threshold {
             self.unsure = true;
-            return Ok(());
+            return;
         }
         let Chooser { sampler, history, .. } = chooser;
         let before = history.generated().len();
         self.drafted.iter().for_each(|drafted| history.push(drafted.token));
         let distribution = sampler.distribution(logits, history);
         history.truncate(before);
-        let distribution = distribution?;
+        // A draft that went astray is no fault of the stream: plain decoding might never have come here.
+        let Ok(distribution) = distribution else {
+            self.unsure = true;
+            return;
+        };
         // A position may be drafted again after a rejection, under a plan that depends on the first draft: each draw gets a
         // random number of its own.
         let token = sampler.draw(&distribution, RandomStream::Draft, self.draws);
         self.draws += 1;
         self.drafted.push(Drafted { token, distribution });
-        Ok(())
     }
 
     /// The rows of the verify pass: the last committed token and the drafted ones. Those that the draft fed enter late.

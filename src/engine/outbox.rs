@@ -4,9 +4,12 @@ use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
-use tokio::sync::mpsc::error::TrySendError;
 
 use super::handle::StreamMessage;
+
+/// Places of the channel that are kept for the error that may have to end the stream: without one, the reader who stalled
+/// would never learn why it ended.
+const RESERVED: usize = 1;
 
 /// Sends without ever blocking the engine.
 pub(super) struct Outbox {
@@ -29,6 +32,11 @@ pub(super) enum Delivery {
 // === impl Outbox ===
 
 impl Outbox {
+    /// A channel that holds `buffer` messages before its reader is waited for.
+    pub(super) fn channel(buffer: usize) -> (mpsc::Sender<StreamMessage>, mpsc::Receiver<StreamMessage>) {
+        mpsc::channel(buffer.max(1) + RESERVED)
+    }
+
     pub(super) fn new(events: mpsc::Sender<StreamMessage>) -> Self {
         Self { events, unsent: VecDeque::new(), blocked_since: None }
     }
@@ -40,24 +48,23 @@ impl Outbox {
 
     /// Sends what the reader's buffer takes.
     pub(super) fn flush(&mut self, now: Instant) -> Delivery {
-        while let Some(message) = self.unsent.pop_front() {
-            match self.events.try_send(message) {
-                Ok(()) => self.blocked_since = None,
-                Err(TrySendError::Full(message)) => {
-                    self.unsent.push_front(message);
-                    let since = *self.blocked_since.get_or_insert(now);
-                    return Delivery::Blocked(now.saturating_duration_since(since));
-                }
-                Err(TrySendError::Closed(_)) => return Delivery::Gone,
+        while !self.unsent.is_empty() && !self.events.is_closed() {
+            if self.events.capacity() <= RESERVED {
+                let since = *self.blocked_since.get_or_insert(now);
+                return Delivery::Blocked(now.saturating_duration_since(since));
             }
+            let Some(message) = self.unsent.pop_front() else { break };
+            // There is room and nobody else sends, so only a reader who leaves now can refuse it; that is seen below.
+            let _ = self.events.try_send(message);
+            self.blocked_since = None;
         }
         if self.events.is_closed() { Delivery::Gone } else { Delivery::Done }
     }
 
-    /// Drops what is unsent and says why the stream ends, if there is room to say it.
+    /// Drops what is unsent and says why the stream ends.
     pub(super) fn fail(&mut self, error: super::event::GenerationError) {
         self.unsent.clear();
-        // A reader whose buffer is full finds the channel closed after its last message.
+        // The reserved place is free, so only a reader who is gone does not get it.
         let _ = self.events.try_send(Err(error));
     }
 }

@@ -6,7 +6,6 @@ use std::time::Instant;
 use tokio::sync::mpsc;
 
 use super::account::{Account, Gap, StepTime};
-use super::baseline::PlainStep;
 use super::cycle::{Chooser, Confirmed, CurrentPlan, Cycle};
 use super::event::{
     CommittedToken, Delta, Event, FinishReason, Finished, GenerationError, PlanSummary, Started, Usage,
@@ -77,7 +76,8 @@ pub(super) struct Answer<'a> {
     pub(super) group: usize,
     /// Seconds of the pass that fall to this stream.
     pub(super) seconds: f64,
-    pub(super) baseline: PlainStep,
+    /// Seconds that plain decoding would take for a token of this stream in such a pass.
+    pub(super) plain_seconds: f64,
 }
 
 // === impl Work ===
@@ -227,8 +227,7 @@ impl Stream {
 
     /// Takes in the answer to `work`.
     pub(super) fn apply(&mut self, work: Work, answer: &Answer<'_>) -> Result<(), GenerationError> {
-        let time =
-            StepTime { spent_seconds: answer.seconds, plain_seconds: answer.baseline.seconds(self.computed) };
+        let time = StepTime { spent_seconds: answer.seconds, plain_seconds: answer.plain_seconds };
         record::phase_seconds(work.phase(), answer.seconds);
         match work {
             Work::Prefill { tokens } => {
@@ -242,7 +241,7 @@ impl Stream {
             }
             Work::Draft => {
                 self.spend(time);
-                self.draft(answer)?;
+                self.draft(answer);
             }
             Work::Plain | Work::Verify => {
                 self.spend(time);
@@ -262,13 +261,13 @@ impl Stream {
         self.cycle_seconds += time.spent_seconds;
     }
 
-    fn draft(&mut self, answer: &Answer<'_>) -> Result<(), GenerationError> {
-        let Some(current) = &self.plan else { return Ok(()) };
+    fn draft(&mut self, answer: &Answer<'_>) {
+        let Some(current) = &self.plan else { return };
         record::sublayers_skipped(current.plan.skip_set(), 1);
         let (state, logits) = (answer.output.saved(answer.group, 0), answer.output.logits(answer.group, 0));
         let position = self.tokens.len() + self.cycle.len();
         let chooser = Chooser { sampler: &mut self.sampler, history: &mut self.history, position };
-        self.cycle.extend(&current.plan, state, logits, chooser).map_err(|error| internal(&error))
+        self.cycle.extend(&current.plan, state, logits, chooser);
     }
 
     fn judge(&mut self, answer: &Answer<'_>) -> Result<Confirmed, GenerationError> {

@@ -7,14 +7,12 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TryRecvError, sync
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use tokio::sync::mpsc;
-
 use super::baseline::PlainStep;
 use super::batch;
 use super::event::GenerationError;
 use super::handle::{CancelFlag, GenerationStream, Submit, SubmitError};
 use super::options::EngineOptions;
-use super::outbox::Delivery;
+use super::outbox::{Delivery, Outbox};
 use super::request::ValidRequest;
 use super::stream::{Pending, Stream};
 use crate::model::{Model, PagePool, Runner};
@@ -64,8 +62,8 @@ impl Engine {
         let total_pages = PagePool::pages_for(options.kv_cache_tokens);
         let mut runner = Runner::new(model, total_pages, options.threads);
         let pages = PagePool::new(total_pages);
-        let baseline = PlainStep::measure(&mut runner, &pages);
-        record::plain_step_seconds(baseline.seconds(0));
+        let baseline = PlainStep::measure(&mut runner, &pages, options.max_streams);
+        record::plain_step_seconds(baseline.seconds(0, 1));
         let (commands, receiver) = sync_channel(options.max_waiting.max(1));
         let shared = Arc::new(Shared::default());
         let (max_waiting, event_buffer) = (options.max_waiting, options.event_buffer);
@@ -94,7 +92,7 @@ impl Submit for Engine {
         if let Err(waiting) = self.shared.waiting.fetch_update(Ordering::AcqRel, Ordering::Acquire, claim) {
             return Err(SubmitError::QueueFull { waiting });
         }
-        let (events, receiver) = mpsc::channel(self.event_buffer.max(1));
+        let (events, receiver) = Outbox::channel(self.event_buffer);
         let cancel = CancelFlag::default();
         let pending = Pending { request, events, cancel: cancel.clone(), submitted: Instant::now() };
         // The counter keeps the channel from filling up, so only a dead thread refuses.
@@ -153,7 +151,8 @@ impl Worker {
         for stream in &mut self.running {
             stream.fail(GenerationError::ShuttingDown);
         }
-        for pending in self.waiting.drain(..) {
+        // What was submitted since the last look at the channel is told too.
+        for pending in self.waiting.drain(..).chain(self.commands.try_iter()) {
             let _ = pending.events.try_send(Err(GenerationError::ShuttingDown));
         }
         self.running.clear();
@@ -231,11 +230,11 @@ impl Worker {
                 self.waiting.push_front(pending);
                 return;
             }
-            self.shared.waiting.fetch_sub(1, Ordering::AcqRel);
             match lease {
                 Some(lease) => {
                     let stream = Stream::admit(pending, lease, &self.text, &self.options);
                     self.running.push(stream);
+                    self.shared.running.store(self.running.len(), Ordering::Release);
                 }
                 None => {
                     let room = self.pages.total() * crate::kernels::PAGE_POSITIONS;
@@ -245,6 +244,8 @@ impl Worker {
                     let _ = pending.events.try_send(Err(GenerationError::Internal(message)));
                 }
             }
+            // Only now: a request between the two counts would not be in flight, and a drain might end without it.
+            self.shared.waiting.fetch_sub(1, Ordering::AcqRel);
         }
     }
 

@@ -142,8 +142,9 @@ pub fn read(mut stream: GenerationStream) -> Result<Outcome, GenerationError> {
 
 /// Waits for the `Started` of a stream.
 pub fn wait_until_started(stream: &mut GenerationStream) {
-    let first = stream.blocking_next();
-    assert!(matches!(first, Some(Ok(Event::Started(_)))), "expected `Started`, got {first:?}");
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+    let first = runtime.block_on(async { tokio::time::timeout(PATIENCE, stream.next()).await });
+    assert!(matches!(first, Ok(Some(Ok(Event::Started(_))))), "expected `Started`, got {first:?}");
 }
 
 /// Waits until no stream waits or runs.
