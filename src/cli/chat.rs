@@ -5,10 +5,11 @@ use std::process::ExitCode;
 
 use clap::Args;
 
+use super::load_progress::LoadBar;
 use super::outcome::{Report, Summary, collect};
 use super::prompts::prompt_text;
 use super::request::{GenerationOptions, ModelShape, RequestTemplate};
-use super::runtime::{LoadProgress, Runtime, load};
+use super::runtime::{Runtime, load};
 use crate::engine::Finished;
 use crate::text::{ChatMessage, Role};
 
@@ -61,14 +62,12 @@ struct Conversation<'a> {
     totals: Totals,
 }
 
-struct OnStderr;
-
 // === impl Chat ===
 
 impl Chat {
     pub(super) fn run(self) -> anyhow::Result<ExitCode> {
         let configuration = self.options.configuration(1)?;
-        let runtime = load(configuration.settings(), &OnStderr)?;
+        let runtime = load(configuration.settings(), &LoadBar::new())?;
         let template = self.options.template(configuration.settings(), ModelShape::from(&runtime))?;
         let messages: Vec<ChatMessage> =
             self.system.into_iter().map(|content| ChatMessage { role: Role::System, content }).collect();
@@ -200,15 +199,6 @@ impl std::fmt::Display for Totals {
             write!(formatter, "; speedup {:.2}", self.plain_seconds / self.seconds)?;
         }
         Ok(())
-    }
-}
-
-// === impl OnStderr ===
-
-impl LoadProgress for OnStderr {
-    fn stage(&self, what: &str) {
-        // Progress nobody reads must not stop the load.
-        let _ = writeln!(io::stderr(), "{what}");
     }
 }
 

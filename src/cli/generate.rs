@@ -12,10 +12,11 @@ use anyhow::anyhow;
 use clap::Args;
 use serde::Serialize;
 
+use super::load_progress::LoadBar;
 use super::outcome::{Report, Summary, collect};
 use super::prompts::{PromptRecord, prompt_text, read_prompts, token_ids};
 use super::request::{GenerationOptions, ModelShape, RequestTemplate};
-use super::runtime::{Runtime, Silent, load};
+use super::runtime::{Runtime, load};
 use crate::model::TokenId;
 use crate::text::{ChatMessage, Role};
 
@@ -82,7 +83,7 @@ impl Generate {
     pub(super) fn run(self) -> anyhow::Result<ExitCode> {
         let configuration = self.options.configuration(self.concurrency.get())?;
         let records = self.input.prompts_file.as_deref().map(read_prompts).transpose()?;
-        let runtime = load(configuration.settings(), &Silent)?;
+        let runtime = load(configuration.settings(), &LoadBar::new())?;
         let template = self.options.template(configuration.settings(), ModelShape::from(&runtime))?;
         match records {
             Some(records) => self.run_many(&runtime, &template, &records),

@@ -10,6 +10,7 @@ mod fetch;
 mod generate;
 mod healthcheck;
 mod inspect;
+mod load_progress;
 mod model_cache;
 mod options;
 mod outcome;
@@ -22,7 +23,8 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-pub use runtime::{LoadProgress, Runtime, load};
+pub use load_progress::LoadProgress;
+pub use runtime::{Runtime, load};
 
 /// Serves a language model and makes it faster without changing what it says.
 ///

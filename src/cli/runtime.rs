@@ -6,6 +6,7 @@ use std::sync::Arc;
 use anyhow::{Context, ensure};
 use tokio::net::TcpListener;
 
+use super::load_progress::LoadProgress;
 use super::model_cache;
 use super::request::speculation_of;
 use crate::config::{EngineSettings, ServerSettings, Settings};
@@ -33,15 +34,6 @@ pub struct Runtime {
     /// Longest prompt plus output, in tokens.
     pub context_length: usize,
 }
-
-/// Hears what loading is busy with.
-pub trait LoadProgress: Sync {
-    /// A stage began, as in "reading the model".
-    fn stage(&self, what: &str);
-}
-
-/// Keeps silent.
-pub(super) struct Silent;
 
 /// Loads the model that the settings name and starts its engine. Takes seconds; blocks.
 pub fn load(settings: &Settings, progress: &dyn LoadProgress) -> anyhow::Result<Runtime> {
@@ -107,7 +99,7 @@ fn start(
     let text = Arc::new(TextModel::from_gguf(&file)?);
     let threads = settings.engine.thread_count().get();
     progress.stage(&format!("preparing the weights on {threads} threads"));
-    let model = Arc::new(Model::load(file, threads, &mut |_, _| {})?);
+    let model = Arc::new(Model::load(file, threads, &mut |done, total| progress.bytes(done, total))?);
     let (layer_count, vocabulary) = (model.config().layers, model.config().vocabulary);
     let context_length = context_length(settings, model.config().context_length)?;
     let options = engine_options(settings, &model, context_length)?;
@@ -187,12 +179,6 @@ impl Runtime {
     pub fn submit(&self, request: ValidRequest) -> anyhow::Result<GenerationStream> {
         Ok(self.engine.submit(request)?)
     }
-}
-
-// === impl Silent ===
-
-impl LoadProgress for Silent {
-    fn stage(&self, _what: &str) {}
 }
 
 #[cfg(test)]

@@ -12,8 +12,9 @@ use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 
+use super::load_progress::LoadBar;
 use super::options::{ConfigOptions, ModelOptions, SpeculationOptions, flags};
-use super::runtime::{LoadProgress, Runtime, load, serve_grpc};
+use super::runtime::{Runtime, load, serve_grpc};
 use crate::config::Settings;
 use crate::telemetry::{self, ExporterHandle, Readiness};
 
@@ -51,9 +52,6 @@ struct StopSignals {
     interrupt: Signal,
 }
 
-/// Logs what loading is busy with.
-struct Logged;
-
 // === impl Serve ===
 
 impl Serve {
@@ -84,7 +82,7 @@ async fn serve(settings: Arc<Settings>, exporter: Option<ExporterHandle>) -> any
     let mut signals = StopSignals::new()?;
     let sockets = Sockets::open(&settings).await?;
     let for_load = Arc::clone(&settings);
-    let loading = tokio::task::spawn_blocking(move || load(&for_load, &Logged));
+    let loading = tokio::task::spawn_blocking(move || load(&for_load, &LoadBar::new()));
     let runtime = tokio::select! {
         loaded = loading => loaded.context("loading the model failed")??,
         () = signals.wait() => return Ok(()),
@@ -178,14 +176,6 @@ impl StopSignals {
             _ = self.terminate.recv() => {}
             _ = self.interrupt.recv() => {}
         }
-    }
-}
-
-// === impl Logged ===
-
-impl LoadProgress for Logged {
-    fn stage(&self, what: &str) {
-        tracing::info!("{what}");
     }
 }
 
