@@ -14,6 +14,7 @@ mod event;
 mod handle;
 mod options;
 mod outbox;
+mod output_text;
 mod request;
 mod stream;
 mod worker;

@@ -13,13 +13,14 @@ use super::event::{
 use super::handle::{CancelFlag, StreamMessage};
 use super::options::EngineOptions;
 use super::outbox::Outbox;
+use super::output_text::OutputText;
 use super::request::{Speculation, ValidRequest};
 use crate::adapt::Fold;
 use crate::drafting::DraftPlan;
 use crate::model::{LogitsWanted, PageLease, PassOutput, RowGroup, RowInput, TokenId};
 use crate::sampling::{Sampler, SamplingError, TokenHistory, log_probabilities};
 use crate::telemetry::record::{self, DraftCycle, DraftSource, Phase};
-use crate::text::{Detokenizer, StopMatcher, TextModel};
+use crate::text::TextModel;
 
 /// A request that waits, with the ends of its channels.
 pub(super) struct Pending {
@@ -42,9 +43,7 @@ pub(super) struct Stream {
     computed: usize,
     sampler: Sampler,
     history: TokenHistory,
-    detokenizer: Detokenizer,
-    stops: StopMatcher,
-    ends: Arc<[TokenId]>,
+    text: OutputText,
     plan: Option<CurrentPlan>,
     fold: Option<Fold>,
     cycle: Cycle,
@@ -122,9 +121,7 @@ impl Stream {
             computed: 0,
             sampler: Sampler::new(request.sampling.clone()),
             history: TokenHistory::new(&request.prompt),
-            detokenizer: text.detokenizer(),
-            stops: StopMatcher::new(request.stop.stop_strings.clone(), request.stop.include_stop_string),
-            ends: text.end_of_sequence().into(),
+            text: OutputText::new(text, &request.stop),
             outbox: Outbox::new(events),
             lease: Some(lease),
             cycle: Cycle::default(),
@@ -312,7 +309,8 @@ impl Stream {
             delta.tokens.push(committed);
             self.tokens.push(token);
             self.history.push(token);
-            reason = self.check_stops(token, &mut delta.text);
+            let generated = self.generated();
+            reason = self.text.push(token, generated, &mut delta.text);
             if reason.is_some() {
                 break;
             }
@@ -322,41 +320,10 @@ impl Stream {
             Gap::First(gap) => record::time_to_first_token(gap.as_secs_f64()),
             Gap::Next(gap) => record::inter_token(gap.as_secs_f64()),
         }
-        if let Some(reason) = &reason
-            && !matches!(reason, FinishReason::StopString(_))
-        {
-            let rest = self.detokenizer.finish();
-            delta.text.push_str(&self.stops.push(&rest).text);
-            delta.text.push_str(&self.stops.finish());
-        }
         self.outbox.push(Ok(Event::Delta(delta)));
         if let Some(reason) = reason {
             self.finish(reason, now);
         }
-    }
-
-    /// Adds the text of a committed token and says whether it ends the stream.
-    fn check_stops(&mut self, token: TokenId, text: &mut String) -> Option<FinishReason> {
-        let stop = &self.request.stop;
-        let generated = self.generated();
-        let may_stop = generated >= stop.min_new_tokens;
-        if may_stop && !stop.ignore_end_of_sequence && self.ends.contains(&token) {
-            return Some(FinishReason::EndOfSequence);
-        }
-        if may_stop && stop.stop_token_ids.contains(&token) {
-            return Some(FinishReason::StopToken(token));
-        }
-        let piece = self.detokenizer.push(token);
-        if may_stop {
-            let step = self.stops.push(&piece);
-            text.push_str(&step.text);
-            if let Some(matched) = step.matched {
-                return Some(FinishReason::StopString(matched));
-            }
-        } else {
-            text.push_str(&piece);
-        }
-        (generated >= stop.max_new_tokens).then_some(FinishReason::Length)
     }
 
     fn finish(&mut self, reason: FinishReason, now: Instant) {
