@@ -2,16 +2,12 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used)] // helpers of tests may assert by panicking, as tests do
 
-use std::path::PathBuf;
+#[path = "common/model_path.rs"]
+mod model_path;
+
 use std::process::Command;
 
-fn model_path() -> PathBuf {
-    const NAME: &str = ".cache/skipstone/models/SmolLM2-135M-Instruct.Q4_1.gguf";
-    let named = std::env::var_os("SKIPSTONE_TEST_MODEL").map(PathBuf::from);
-    let path = named.or_else(|| std::env::home_dir().map(|home| home.join(NAME))).unwrap_or_default();
-    assert!(path.is_file(), "no model at {}: run scripts/fetch-model", path.display());
-    path
-}
+use model_path::model_path;
 
 fn inspect(arguments: &[&str]) -> String {
     let mut command = Command::new(env!("CARGO_BIN_EXE_skipstone"));

@@ -165,5 +165,5 @@ fn pass(runner: &mut Runner, pages: &[u32], position: usize, count: usize, logit
     let token = |row: usize| TokenId(((100 + (position + row) % 1000) % vocabulary) as u32);
     let rows: Vec<RowInput<'_>> = (0..count).map(|row| RowInput::Token(token(row))).collect();
     let group = RowGroup { pages, position, rows: &rows, skip: None, save_before: None, logits };
-    runner.run(std::slice::from_ref(&group)).cost.seconds
+    runner.run(std::slice::from_ref(&group)).seconds
 }

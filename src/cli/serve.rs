@@ -14,7 +14,7 @@ use tokio::sync::watch;
 
 use super::load_progress::LoadBar;
 use super::options::{ConfigOptions, ModelOptions, SpeculationOptions, flags};
-use super::runtime::{Runtime, load, serve_grpc};
+use super::runtime::{load, serve_grpc};
 use crate::config::Settings;
 use crate::telemetry::{self, ExporterHandle, Readiness};
 
@@ -103,23 +103,15 @@ async fn serve(settings: Arc<Settings>, exporter: Option<ExporterHandle>) -> any
         tracing::info!("draining: running streams may finish; a second signal stops at once");
         tokio::spawn(stop_at_once(signals));
     };
-    let result = run(&runtime, &settings, sockets.grpc, readiness, shutdown).await;
+    let result = serve_grpc(&runtime, &settings, sockets.grpc, readiness, shutdown)
+        .await
+        .context("the gRPC service failed");
     // The metrics endpoint goes last, so that the drain can be watched.
     let _ = stop.send(true);
     if let Some(metrics) = metrics {
         let _ = tokio::time::timeout(METRICS_CLOSE, metrics).await;
     }
     result
-}
-
-async fn run(
-    runtime: &Runtime,
-    settings: &Settings,
-    listener: TcpListener,
-    readiness: Readiness,
-    shutdown: impl Future<Output = ()> + Send + 'static,
-) -> anyhow::Result<()> {
-    serve_grpc(runtime, settings, listener, readiness, shutdown).await.context("the gRPC service failed")
 }
 
 async fn wait_for(mut stopped: watch::Receiver<bool>) {

@@ -87,7 +87,7 @@ fn median(runner: &mut Runner, lease: &PageLease, position: usize, rows: usize) 
         logits: LogitsWanted::All,
     };
     let mut seconds: Vec<f64> =
-        (0..REPEATS).map(|_| runner.run(std::slice::from_ref(&group)).cost.seconds).collect();
+        (0..REPEATS).map(|_| runner.run(std::slice::from_ref(&group)).seconds).collect();
     seconds.sort_by(f64::total_cmp);
     seconds[REPEATS / 2]
 }

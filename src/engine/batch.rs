@@ -65,13 +65,13 @@ fn attempt(
     drop(groups);
     drop(rows);
     if let [(index, Work::Plain)] = jobs {
-        baseline.observe(streams[*index].context(), output.cost.seconds);
+        baseline.observe(streams[*index].context(), output.seconds);
         record::plain_step_seconds(baseline.seconds(streams[*index].context(), 1));
     }
     let decoding = jobs.iter().filter(|(_, work)| !matches!(work, Work::Prefill { .. })).count();
     for (group, (&(index, work), weight)) in jobs.iter().zip(weights).enumerate() {
         let stream = &mut *streams[index];
-        let seconds = output.cost.seconds * weight / total;
+        let seconds = output.seconds * weight / total;
         let plain_seconds = baseline.seconds(stream.context(), decoding);
         let answer = Answer { output, group, seconds, plain_seconds };
         let outcome = catch_unwind(AssertUnwindSafe(|| stream.apply(work, &answer)));

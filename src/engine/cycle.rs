@@ -43,8 +43,6 @@ pub(super) struct Chooser<'a> {
     pub(super) sampler: &'a mut Sampler,
     /// Prompt and committed tokens; extended while a chain is judged, and restored.
     pub(super) history: &'a mut TokenHistory,
-    /// Position of the token to choose: the number of tokens before it.
-    pub(super) position: usize,
 }
 
 // === impl Cycle ===
@@ -81,7 +79,7 @@ impl Cycle {
             self.unsure = true;
             return;
         }
-        let Chooser { sampler, history, .. } = chooser;
+        let Chooser { sampler, history } = chooser;
         let before = history.generated().len();
         self.drafted.iter().for_each(|drafted| history.push(drafted.token));
         let distribution = sampler.distribution(logits, history);
@@ -109,13 +107,15 @@ impl Cycle {
         rows
     }
 
-    /// Judges the chain by the full model's logits and starts afresh. `logits(i)` is the row after `i` drafted tokens.
+    /// Judges the chain by the full model's logits and starts afresh. `logits(i)` is the row after `i` drafted
+    /// tokens, `position` the number of tokens before the chain.
     pub(super) fn judge<'l>(
         &mut self,
         logits: impl Fn(usize) -> &'l [f32],
+        position: usize,
         chooser: Chooser<'_>,
     ) -> Result<Confirmed, SamplingError> {
-        let Chooser { sampler, history, position } = chooser;
+        let Chooser { sampler, history } = chooser;
         let before = history.generated().len();
         let mut confirmed = Confirmed { tokens: Vec::with_capacity(self.drafted.len() + 1), accepted: 0 };
         let mut judge = || -> Result<(), SamplingError> {
@@ -147,7 +147,7 @@ impl Cycle {
     }
 
     /// Forgets the chain.
-    pub(super) fn reset(&mut self) {
+    fn reset(&mut self) {
         self.drafted.clear();
         self.states.clear();
         self.fed = 0;
@@ -160,7 +160,7 @@ impl Cycle {
     }
 }
 
-/// The plan of a stream, and whether it is in use.
+/// The plan of a stream, and its number among those the stream had.
 #[derive(Clone)]
 pub(super) struct CurrentPlan {
     pub(super) plan: Arc<DraftPlan>,

@@ -262,16 +262,14 @@ impl Stream {
         let Some(current) = &self.plan else { return };
         record::sublayers_skipped(current.plan.skip_set(), 1);
         let (state, logits) = (answer.output.saved(answer.group, 0), answer.output.logits(answer.group, 0));
-        let position = self.tokens.len() + self.cycle.len();
-        let chooser = Chooser { sampler: &mut self.sampler, history: &mut self.history, position };
+        let chooser = Chooser { sampler: &mut self.sampler, history: &mut self.history };
         self.cycle.extend(&current.plan, state, logits, chooser);
     }
 
     fn judge(&mut self, answer: &Answer<'_>) -> Result<Confirmed, GenerationError> {
-        let position = self.tokens.len();
-        let chooser = Chooser { sampler: &mut self.sampler, history: &mut self.history, position };
+        let chooser = Chooser { sampler: &mut self.sampler, history: &mut self.history };
         let logits = |row| answer.output.logits(answer.group, row);
-        self.cycle.judge(logits, chooser).map_err(|error| internal(&error))
+        self.cycle.judge(logits, self.tokens.len(), chooser).map_err(|error| internal(&error))
     }
 
     /// Books a cycle that committed tokens.

@@ -7,7 +7,7 @@
 
 use std::cell::RefCell;
 
-use super::elementwise::exp_lanes;
+use super::elementwise::exp;
 use super::isa::Isa;
 use super::lanes::{Kernel, Lanes, eights, eights_mut, sum_lanes};
 use super::pool::ThreadPool;
@@ -327,7 +327,7 @@ fn softmax_numerators(scores: &mut [f32], length: usize) -> f32 {
     let mut sums = [0.0_f32; 8];
     for values in eights_mut(scores) {
         let shifted: [f32; 8] = std::array::from_fn(|lane| values[lane] - largest);
-        *values = exp_lanes(shifted);
+        *values = shifted.map(exp);
         for lane in 0..8 {
             // `exp` clamps at e^-87, which is not zero; the padding must not count.
             values[lane] = if shifted[lane] == f32::NEG_INFINITY { 0.0 } else { values[lane] };

@@ -66,12 +66,6 @@ pub(super) fn exp(x: f32) -> f32 {
     sum * f32::from_bits(((n as i32 + 127) as u32) << 23)
 }
 
-/// [`exp`] of eight lanes.
-#[inline(always)]
-pub(super) fn exp_lanes(values: [f32; 8]) -> [f32; 8] {
-    values.map(exp)
-}
-
 // === kernels ===
 
 struct RmsNorm<'a> {

@@ -17,7 +17,7 @@ use std::sync::Arc;
 pub use config::{ModelConfig, ModelError, RopeConfig, SUPPORTED_ARCHITECTURES};
 pub use ids::{LayerIndex, TokenId};
 pub use pages::{PageLease, PagePool};
-pub use pass::{LogitsWanted, PassCost, PassOutput, RowGroup, RowInput, SkipMask};
+pub use pass::{LogitsWanted, PassOutput, RowGroup, RowInput, SkipMask};
 pub use runner::Runner;
 pub use weights::Weights;
 

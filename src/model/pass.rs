@@ -60,19 +60,8 @@ pub struct PassOutput<'a> {
     pub(super) hidden: usize,
     /// First saved row of each group.
     pub(super) saved_starts: &'a [usize],
-    /// What it cost.
-    pub cost: PassCost,
-}
-
-/// Where the time of a pass went.
-#[derive(Clone, Copy, PartialEq, Default, Debug)]
-pub struct PassCost {
-    /// Whole pass, in seconds.
+    /// Time of the whole pass, in seconds.
     pub seconds: f64,
-    /// Of that, the head.
-    pub head_seconds: f64,
-    /// Rows times sublayers that were run.
-    pub row_sublayers: usize,
 }
 
 // === impl SkipMask ===

@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use super::Model;
 use super::config::ModelConfig;
-use super::pass::{PassCost, PassOutput, RowGroup, RowInput};
+use super::pass::{PassOutput, RowGroup, RowInput};
 use super::weights::{Attention, Layer, Linear, Mlp};
 use crate::kernels::{self, Activations, AttentionRow, Isa, KvStore, PAGE_POSITIONS, Product, ThreadPool};
 
@@ -86,14 +86,12 @@ impl Runner {
         let model = Arc::clone(&self.model);
         let config = model.config();
         self.scratch.enter(&model, groups);
-        let mut row_sublayers = 0;
         for sublayer in 0..config.sublayers() {
             self.scratch.save(config, groups, sublayer);
             self.scratch.choose_active(groups, sublayer);
             if self.scratch.active.is_empty() {
                 continue;
             }
-            row_sublayers += self.scratch.active.len();
             let Layer { attention, mlp } = &model.weights().layers[sublayer / 2];
             if sublayer.is_multiple_of(2) {
                 self.attention(config, attention, groups, sublayer / 2);
@@ -102,7 +100,6 @@ impl Runner {
             }
         }
         self.scratch.save(config, groups, config.sublayers());
-        let head_started = Instant::now();
         self.head(&model, groups);
         let scratch = &self.scratch;
         PassOutput {
@@ -112,11 +109,7 @@ impl Runner {
             saved: &scratch.saved,
             hidden: config.hidden,
             saved_starts: &scratch.saved_starts,
-            cost: PassCost {
-                seconds: started.elapsed().as_secs_f64(),
-                head_seconds: head_started.elapsed().as_secs_f64(),
-                row_sublayers,
-            },
+            seconds: started.elapsed().as_secs_f64(),
         }
     }
 

@@ -3,6 +3,8 @@
 #![allow(clippy::panic)] // helpers of tests fail as tests do
 
 mod cases;
+#[path = "../common/model_path.rs"]
+mod model_path;
 mod reading;
 
 use std::path::Path;

@@ -1,11 +1,10 @@
 //! Sound files, made up and real, read back.
 
-use std::path::PathBuf;
-
 use proptest::prelude::*;
 use skipstone::gguf::{Array, GgufBuilder, GgufFile, Manifest, TensorType, Value};
 
 use super::broken_promises;
+use super::model_path::model_path;
 
 fn scalar() -> impl Strategy<Value = Value> {
     prop_oneof![
@@ -73,14 +72,6 @@ proptest! {
         }
         prop_assert_eq!(broken_promises(&manifest, &bytes), [""; 0]);
     }
-}
-
-fn model_path() -> PathBuf {
-    const NAME: &str = ".cache/skipstone/models/SmolLM2-135M-Instruct.Q4_1.gguf";
-    let named = std::env::var_os("SKIPSTONE_TEST_MODEL").map(PathBuf::from);
-    let path = named.or_else(|| std::env::home_dir().map(|home| home.join(NAME))).unwrap_or_default();
-    assert!(path.is_file(), "no model at {}: run scripts/fetch-model", path.display());
-    path
 }
 
 #[test]
