@@ -14,9 +14,11 @@ fn product(isa: Isa, threads: usize, matrix: &PackedMatrix, rows: &[f32]) -> Vec
     let mut inputs = Activations::default();
     inputs.reset(rows.len() / matrix.width(), matrix.width());
     inputs.values_mut().copy_from_slice(rows);
-    inputs.quantize(isa, FormatSet::default().with(matrix.kind().activation_format()));
+    let mut pool = ThreadPool::new(threads);
+    inputs.quantize(&mut pool, isa, FormatSet::default().with(matrix.kind().activation_format()));
     let mut out = vec![f32::NAN; inputs.rows() * matrix.outputs()];
-    multiply(&mut ThreadPool::new(threads), isa, &inputs, &mut [Product { matrix, out: &mut out }]);
+    let rows = inputs.rows();
+    multiply(&mut pool, isa, &inputs, [Product::all(matrix, rows, &mut out)]);
     out
 }
 

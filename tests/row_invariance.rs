@@ -6,8 +6,8 @@ mod common;
 
 use common::weights::{Random, random_weights};
 use skipstone::kernels::{
-    Activations, AttentionRow, FormatSet, Isa, KvShape, KvStore, PAGE_POSITIONS, PackedMatrix, Product,
-    ThreadPool, WeightType, multiply,
+    Activations, AttentionRow, FormatSet, Isa, KvPrecision, KvShape, KvSlot, KvStore, PAGE_POSITIONS,
+    PackedMatrix, Product, RopeAngles, RopePairs, ThreadPool, WeightType, multiply,
 };
 
 type Multiply<'a> = dyn Fn(&PackedMatrix, &[f32]) -> Vec<f32> + 'a;
@@ -16,9 +16,11 @@ fn multiply_rows(isa: Isa, threads: usize, matrix: &PackedMatrix, rows: &[f32]) 
     let mut inputs = Activations::default();
     inputs.reset(rows.len() / matrix.width(), matrix.width());
     inputs.values_mut().copy_from_slice(rows);
-    inputs.quantize(isa, FormatSet::default().with(matrix.kind().activation_format()));
+    let mut pool = ThreadPool::new(threads);
+    inputs.quantize(&mut pool, isa, FormatSet::default().with(matrix.kind().activation_format()));
     let mut out = vec![0.0; inputs.rows() * matrix.outputs()];
-    multiply(&mut ThreadPool::new(threads), isa, &inputs, &mut [Product { matrix, out: &mut out }]);
+    let rows = inputs.rows();
+    multiply(&mut pool, isa, &inputs, [Product::all(matrix, rows, &mut out)]);
     out
 }
 
@@ -75,57 +77,71 @@ fn a_row_dependent_product_is_caught() {
     assert_eq!(first_difference(WeightType::Q8_0, 8, &broken), Some(5));
 }
 
+/// No rotation: what is left of attention can be checked by its formula.
+const UNTURNED: RopeAngles<'static> = RopeAngles { pairs: RopePairs::Halves, cosines: &[], sines: &[] };
+
 #[test]
 fn attention_is_row_invariant_and_right() {
-    for (query_heads, kv_heads, head_dim) in [(9, 3, 64), (12, 2, 128), (4, 4, 8), (5, 1, 24)] {
-        let shape = KvShape { layers: 2, query_heads, kv_heads, head_dim };
-        let mut random = Random(head_dim as u64);
-        let length = PAGE_POSITIONS * 2 + 5;
-        let pages = [4_u32, 1, 3];
-        let kv_width = kv_heads * head_dim;
-        let keys = random.floats(length * kv_width, 1.0);
-        let values = random.floats(length * kv_width, 1.0);
-        let queries = random.floats(16 * query_heads * head_dim, 1.0);
-        let rows: Vec<AttentionRow<'_>> =
-            (0..16).map(|row| AttentionRow { pages: &pages, length: length - row * 4 }).collect();
-        let width = query_heads * head_dim;
-        let mut reference: Option<Vec<u32>> = None;
-        for isa in Isa::available() {
-            let mut store = KvStore::new(shape, 5);
-            for position in 0..length {
-                let page = pages[position / PAGE_POSITIONS];
-                let part = position * kv_width..(position + 1) * kv_width;
-                store.write(isa, 1, page, position % PAGE_POSITIONS, &keys[part.clone()], &values[part]);
-            }
-            let attend = |rows: &[AttentionRow<'_>], queries: &[f32], threads| {
-                let mut out = vec![0.0; queries.len()];
-                store.attend(&mut ThreadPool::new(threads), isa, 1, rows, queries, &mut out);
-                out
-            };
-            let together = attend(&rows, &queries, 2);
-            let alone: Vec<f32> = rows
-                .iter()
-                .zip(queries.chunks_exact(width))
-                .flat_map(|(row, queries)| attend(std::slice::from_ref(row), queries, 1))
-                .collect();
-            let bits = |values: &[f32]| values.iter().map(|value| value.to_bits()).collect::<Vec<_>>();
-            assert_eq!(bits(&together), bits(&alone), "{}", isa.name());
-            assert_eq!(reference.get_or_insert(bits(&together)), &bits(&together), "{}", isa.name());
-            check_attention(shape, length, &keys, &values, &queries, &together);
+    for precision in [KvPrecision::F16, KvPrecision::F32] {
+        for (query_heads, kv_heads, head_dim) in [(9, 3, 64), (12, 2, 128), (4, 4, 8), (5, 1, 24), (4, 1, 48)]
+        {
+            check_attention_shape(KvShape { layers: 2, query_heads, kv_heads, head_dim }, precision);
         }
     }
 }
 
-/// The first row's heads against softmax attention in double precision; keys and values were rounded to half precision.
+fn check_attention_shape(shape: KvShape, precision: KvPrecision) {
+    let mut random = Random(shape.head_dim as u64);
+    let length = PAGE_POSITIONS * 2 + 5;
+    let pages = [4_u32, 1, 3];
+    let kv_width = shape.kv_heads * shape.head_dim;
+    let mut keys = random.floats(length * kv_width, 1.0);
+    let values = random.floats(length * kv_width, 1.0);
+    let queries = random.floats(16 * shape.query_heads * shape.head_dim, 1.0);
+    let row = |index: usize| AttentionRow { pages: &pages, length: length - index * 4, angles: UNTURNED };
+    let width = shape.query_heads * shape.head_dim;
+    let mut reference: Option<Vec<u32>> = None;
+    for isa in Isa::available() {
+        let mut store = KvStore::new(shape, precision, 5);
+        let slot = |position: usize| KvSlot {
+            page: pages[position / PAGE_POSITIONS],
+            slot: position % PAGE_POSITIONS,
+            angles: UNTURNED,
+        };
+        store.write(&mut ThreadPool::new(2), isa, 1, slot, &mut keys, &values);
+        let attend = |first: usize, queries: &[f32], threads| {
+            let (mut queries, mut out) = (queries.to_vec(), vec![0.0; queries.len()]);
+            let mut pool = ThreadPool::new(threads);
+            store.attend(&mut pool, isa, 1, |index| row(first + index), &mut queries, &mut out);
+            out
+        };
+        let together = attend(0, &queries, 2);
+        let alone: Vec<f32> = queries
+            .chunks_exact(width)
+            .enumerate()
+            .flat_map(|(index, queries)| attend(index, queries, 1))
+            .collect();
+        let bits = |values: &[f32]| values.iter().map(|value| value.to_bits()).collect::<Vec<_>>();
+        assert_eq!(bits(&together), bits(&alone), "{}", isa.name());
+        assert_eq!(reference.get_or_insert(bits(&together)), &bits(&together), "{}", isa.name());
+        check_attention(shape, precision, length, &keys, &values, &queries, &together);
+    }
+}
+
+/// The first row's heads against softmax attention in double precision.
 fn check_attention(
     shape: KvShape,
+    precision: KvPrecision,
     length: usize,
     keys: &[f32],
     values: &[f32],
     queries: &[f32],
     out: &[f32],
 ) {
-    let half = |value: f32| f64::from(half::f16::from_f32(value).to_f32());
+    let stored = |value: f32| match precision {
+        KvPrecision::F16 => f64::from(half::f16::from_f32(value).to_f32()),
+        KvPrecision::F32 => f64::from(value),
+    };
     let (dim, kv_width) = (shape.head_dim, shape.kv_heads * shape.head_dim);
     for head in 0..shape.query_heads {
         let kv_head = head / (shape.query_heads / shape.kv_heads);
@@ -133,7 +149,7 @@ fn check_attention(
             .map(|position| {
                 let dot: f64 = (0..dim)
                     .map(|index| {
-                        half(keys[position * kv_width + kv_head * dim + index])
+                        stored(keys[position * kv_width + kv_head * dim + index])
                             * f64::from(queries[head * dim + index])
                     })
                     .sum();
@@ -144,7 +160,7 @@ fn check_attention(
         for index in 0..dim {
             let expected: f64 = (0..length)
                 .map(|position| {
-                    scores[position] / total * half(values[position * kv_width + kv_head * dim + index])
+                    scores[position] / total * stored(values[position * kv_width + kv_head * dim + index])
                 })
                 .sum();
             let found = f64::from(out[head * dim + index]);

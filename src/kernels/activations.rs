@@ -1,7 +1,9 @@
 //! The inputs of a matrix product: rows of floats, and the same rows as 8-bit integers.
 
+use super::disjoint::Disjoint;
 use super::isa::Isa;
 use super::lanes::{Kernel, Lanes};
+use super::pool::ThreadPool;
 use super::weight_type::ActivationFormat;
 
 /// Which integer forms a product needs.
@@ -38,6 +40,84 @@ pub(super) struct Quantized {
     pub(super) sums16: Vec<i16>,
     /// \[rows, width / 32\] (groups of 256) sums of 32 codes.
     pub(super) sums32: Vec<i16>,
+}
+
+/// The rows of a [`Quantized`], lent out to threads.
+struct QuantizedRows<'a> {
+    width: usize,
+    group: usize,
+    codes: Disjoint<'a, i8>,
+    scales: Disjoint<'a, f32>,
+    scaled_sums: Disjoint<'a, f32>,
+    sums: Disjoint<'a, i32>,
+    sums16: Disjoint<'a, i16>,
+    sums32: Disjoint<'a, i16>,
+}
+
+/// One of them.
+struct QuantizedRow<'a> {
+    codes: &'a mut [i8],
+    scales: &'a mut [f32],
+    scaled_sums: &'a mut [f32],
+    sums: &'a mut [i32],
+    sums16: &'a mut [i16],
+    sums32: &'a mut [i16],
+}
+
+/// Floats that a thread should at least fill: below, a fork costs more than it saves.
+const FILL_GRAIN: usize = 1024;
+
+// === impl Quantized ===
+
+impl Quantized {
+    /// Makes room for `rows` rows of `width` codes in groups of `group`, which is 32 or 256, and lends them out.
+    fn resize(&mut self, rows: usize, width: usize, group: usize) -> QuantizedRows<'_> {
+        let all = rows * width;
+        self.codes.resize(all, 0);
+        self.scales.resize(all / group, 0.0);
+        if group == 32 {
+            self.scaled_sums.resize(all / 32, 0.0);
+            self.sums.resize(all / 32, 0);
+        } else {
+            self.sums16.resize(all / 16, 0);
+            self.sums32.resize(all / 32, 0);
+        }
+        QuantizedRows {
+            width,
+            group,
+            codes: Disjoint::new(&mut self.codes),
+            scales: Disjoint::new(&mut self.scales),
+            scaled_sums: Disjoint::new(&mut self.scaled_sums),
+            sums: Disjoint::new(&mut self.sums),
+            sums16: Disjoint::new(&mut self.sums16),
+            sums32: Disjoint::new(&mut self.sums32),
+        }
+    }
+}
+
+impl QuantizedRows<'_> {
+    /// Row `index`.
+    ///
+    /// # Safety
+    /// No row is lent out twice at a time.
+    unsafe fn row(&self, index: usize) -> QuantizedRow<'_> {
+        // Buffers that the format doesn't use are empty.
+        fn of<T>(all: &Disjoint<'_, T>, index: usize, length: usize) -> std::ops::Range<usize> {
+            if all.is_empty() { 0..0 } else { index * length..(index + 1) * length }
+        }
+        let Self { width, group, .. } = *self;
+        // SAFETY: rows don't overlap, and the caller lends each out once.
+        unsafe {
+            QuantizedRow {
+                codes: self.codes.part(of(&self.codes, index, width)),
+                scales: self.scales.part(of(&self.scales, index, width / group)),
+                scaled_sums: self.scaled_sums.part(of(&self.scaled_sums, index, width / 32)),
+                sums: self.sums.part(of(&self.sums, index, width / 32)),
+                sums16: self.sums16.part(of(&self.sums16, index, width / 16)),
+                sums32: self.sums32.part(of(&self.sums32, index, width / 32)),
+            }
+        }
+    }
 }
 
 // === impl FormatSet ===
@@ -98,26 +178,45 @@ impl Activations {
         &self.values
     }
 
-    /// Derives the integer forms in `formats` from the floats. A width that a format's groups don't divide can't be asked for:
-    /// the matrices that need the format have that width.
-    pub fn quantize(&mut self, isa: Isa, formats: FormatSet) {
+    /// Writes all rows with `write`, which is given the index of a row and its floats, and derives the integer forms in `formats`. A
+    /// width that a format's groups don't divide can't be asked for: the matrices that need the format have that width.
+    pub fn fill(
+        &mut self,
+        pool: &mut ThreadPool,
+        isa: Isa,
+        formats: FormatSet,
+        write: impl Fn(usize, &mut [f32]) + Sync,
+    ) {
         let (rows, width) = (self.rows, self.width);
-        if formats.block32 {
-            let target = &mut self.block32;
-            target.codes.resize(rows * width, 0);
-            target.scales.resize(rows * width / 32, 0.0);
-            target.scaled_sums.resize(rows * width / 32, 0.0);
-            target.sums.resize(rows * width / 32, 0);
-            isa.run(Quantize32 { values: &self.values, target });
-        }
-        if formats.block256 {
-            let target = &mut self.block256;
-            target.codes.resize(rows * width, 0);
-            target.scales.resize(rows * width / 256, 0.0);
-            target.sums16.resize(rows * width / 16, 0);
-            target.sums32.resize(rows * width / 32, 0);
-            isa.run(Quantize256 { values: &self.values, target });
-        }
+        let values = Disjoint::new(&mut self.values);
+        let block32 = formats.block32.then(|| self.block32.resize(rows, width, 32));
+        let block256 = formats.block256.then(|| self.block256.resize(rows, width, 256));
+        let grain = FILL_GRAIN.div_ceil(width.max(1));
+        pool.run_ranges(rows, grain, &|range| {
+            for row in range {
+                // SAFETY: each row is claimed by one thread, which alone touches its values and codes.
+                let (values, first, second) = unsafe {
+                    let values = values.part(row * width..(row + 1) * width);
+                    (
+                        values,
+                        block32.as_ref().map(|all| all.row(row)),
+                        block256.as_ref().map(|all| all.row(row)),
+                    )
+                };
+                write(row, values);
+                if let Some(target) = first {
+                    isa.run(Quantize32 { values, target });
+                }
+                if let Some(target) = second {
+                    isa.run(Quantize256 { values, target });
+                }
+            }
+        });
+    }
+
+    /// Derives the integer forms in `formats` from floats that are in place.
+    pub fn quantize(&mut self, pool: &mut ThreadPool, isa: Isa, formats: FormatSet) {
+        self.fill(pool, isa, formats, |_, _| {});
     }
 
     pub(super) fn block32(&self) -> &Quantized {
@@ -133,12 +232,12 @@ impl Activations {
 
 struct Quantize32<'a> {
     values: &'a [f32],
-    target: &'a mut Quantized,
+    target: QuantizedRow<'a>,
 }
 
 struct Quantize256<'a> {
     values: &'a [f32],
-    target: &'a mut Quantized,
+    target: QuantizedRow<'a>,
 }
 
 impl Kernel for Quantize32<'_> {
@@ -146,7 +245,7 @@ impl Kernel for Quantize32<'_> {
 
     #[inline(always)]
     fn run<L: Lanes>(self, _: L) {
-        let Quantized { codes, scales, scaled_sums, sums, .. } = self.target;
+        let QuantizedRow { codes, scales, scaled_sums, sums, .. } = self.target;
         let groups = self.values.chunks_exact(32).zip(codes.chunks_exact_mut(32));
         for (index, (values, codes)) in groups.enumerate() {
             let (scale, inverse) = group_scale(values);
@@ -163,7 +262,7 @@ impl Kernel for Quantize256<'_> {
 
     #[inline(always)]
     fn run<L: Lanes>(self, _: L) {
-        let Quantized { codes, scales, sums16, sums32, .. } = self.target;
+        let QuantizedRow { codes, scales, sums16, sums32, .. } = self.target;
         let groups = self.values.chunks_exact(256).zip(codes.chunks_exact_mut(256));
         for (index, (values, codes)) in groups.enumerate() {
             let (scale, inverse) = group_scale(values);

@@ -1,4 +1,4 @@
-//! The kernels between the products: RMSNorm, SwiGLU, adding, rotary embedding, the exponential.
+//! The kernels between the products: RMSNorm, SwiGLU, rotary embedding, the exponential.
 
 use super::isa::Isa;
 use super::lanes::{Kernel, Lanes, eights, eights_mut, sum_lanes};
@@ -15,13 +15,6 @@ pub fn swiglu(isa: Isa, gate: &[f32], up: &[f32], out: &mut [f32]) {
     isa.run(SwiGlu { gate, up, out });
 }
 
-/// `target += addend`, element by element.
-pub fn add(target: &mut [f32], addend: &[f32]) {
-    for (value, &addend) in target.iter_mut().zip(addend) {
-        *value += addend;
-    }
-}
-
 /// Which elements of a head the rotary embedding turns together.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum RopePairs {
@@ -31,9 +24,20 @@ pub enum RopePairs {
     Halves,
 }
 
-/// Turns each head of `row` by the angles of its position. `cosines` and `sines` have one entry for each pair; elements of a head beyond
-/// twice their length stay as they are. Su et al., "RoFormer", 2021.
-pub fn rope(pairs: RopePairs, row: &mut [f32], head_dim: usize, cosines: &[f32], sines: &[f32]) {
+/// The rotary angles of a position.
+#[derive(Clone, Copy, Debug)]
+pub struct RopeAngles<'a> {
+    /// Which elements turn together.
+    pub pairs: RopePairs,
+    /// Cosines, one for each pair.
+    pub cosines: &'a [f32],
+    /// Sines, one for each pair.
+    pub sines: &'a [f32],
+}
+
+/// Turns each head of `row` by `angles`. Elements of a head beyond the pairs stay as they are. Su et al., "RoFormer", 2021.
+pub(super) fn rope(angles: RopeAngles<'_>, row: &mut [f32], head_dim: usize) {
+    let RopeAngles { pairs, cosines, sines } = angles;
     let half = cosines.len();
     for head in row.chunks_exact_mut(head_dim) {
         for (index, (&cosine, &sine)) in cosines.iter().zip(sines).enumerate() {
@@ -169,10 +173,11 @@ mod tests {
     fn rope_turns_the_right_pairs() {
         let (cosines, sines) = ([0.0, 1.0], [1.0, 0.0]); // a quarter turn, then none
         let mut row = [1.0, 2.0, 3.0, 4.0, 9.0];
-        rope(RopePairs::Adjacent, &mut row, 5, &cosines, &sines);
+        let angles = |pairs| RopeAngles { pairs, cosines: &cosines, sines: &sines };
+        rope(angles(RopePairs::Adjacent), &mut row, 5);
         assert_eq!(row, [-2.0, 1.0, 3.0, 4.0, 9.0]);
         let mut row = [1.0, 2.0, 3.0, 4.0, 9.0];
-        rope(RopePairs::Halves, &mut row, 5, &cosines, &sines);
+        rope(angles(RopePairs::Halves), &mut row, 5);
         assert_eq!(row, [-3.0, 2.0, 1.0, 4.0, 9.0]);
     }
 }

@@ -12,9 +12,9 @@ pub struct Isa(Level);
 pub(super) enum Level {
     Portable,
     #[cfg(target_arch = "x86_64")]
-    Avx2(super::avx2::Avx2),
+    Avx2(super::x86::avx2::Avx2),
     #[cfg(target_arch = "x86_64")]
-    Avx512Vnni(super::avx512::Avx512Vnni),
+    Avx512Vnni(super::x86::avx512::Avx512Vnni),
 }
 
 // === impl Isa ===
@@ -36,8 +36,8 @@ impl Isa {
         let mut found = vec![Self::portable()];
         #[cfg(target_arch = "x86_64")]
         {
-            found.extend(super::avx2::Avx2::new().map(|token| Self(Level::Avx2(token))));
-            found.extend(super::avx512::Avx512Vnni::new().map(|token| Self(Level::Avx512Vnni(token))));
+            found.extend(super::x86::avx2::Avx2::new().map(|token| Self(Level::Avx2(token))));
+            found.extend(super::x86::avx512::Avx512Vnni::new().map(|token| Self(Level::Avx512Vnni(token))));
         }
         found
     }

@@ -1,25 +1,28 @@
-//! The packed form of a weight matrix: tiles of eight output columns that a kernel reads front to back.
+//! The packed form of a weight matrix: tiles of sixteen output columns that a kernel reads front to back.
 //!
-//! A *group* is 32 inputs of the eight columns of a tile; its codes form eight *vectors* of 32 bytes. Byte `4 * column + i` of vector `v` belongs
-//! to input `4 * v + i`, so that one multiply-add instruction pairs four inputs, broadcast to all lanes, with eight columns, and the sums
-//! come out as one column a lane. Codes are split into bit planes:
+//! A *group* is 32 inputs of the columns of a tile; its codes form eight *vectors* of 64 bytes. Byte `4 * column + i` of vector `v` belongs
+//! to input `4 * v + i`, so that one multiply-add instruction pairs four inputs, broadcast to all lanes, with sixteen columns (eight on
+//! narrower registers), and the sums come out as one column a lane. Codes are split into bit planes:
 //!
 //! | bits | planes of a group |
 //! |---|---|
-//! | 4 | 128 bytes: low nibbles are vectors 0 to 3, high nibbles 4 to 7 |
-//! | 5 | the 4-bit plane, then 32 bytes whose bit `v` is bit 4 of vector `v` |
-//! | 6 | the 4-bit plane, then 2 x 32 bytes whose bit pairs are bits 4 and 5 of four vectors each |
-//! | 8 | 256 bytes |
+//! | 4 | 4 x 64 bytes: low nibbles are vectors 0 to 3, high nibbles 4 to 7 |
+//! | 5 | the 4-bit plane, then 64 bytes whose bit `v` is bit 4 of vector `v` |
+//! | 6 | the 4-bit plane, then 2 x 64 bytes whose bit pairs are bits 4 and 5 of four vectors each |
+//! | 8 | 8 x 64 bytes |
 //!
-//! Types with blocks of 32: for each group eight half-precision scales, eight minima (if the type has them), the planes.
-//! Types with blocks of 256: for each block eight scales, eight minima (Q4_K, Q5_K), the sub-scales, the sub-minima, the planes of eight
+//! Types with blocks of 32: for each group sixteen half-precision scales, sixteen minima (if the type has them), the planes.
+//! Types with blocks of 256: for each block the scales, the minima (Q4_K, Q5_K), the sub-scales, the sub-minima, the planes of eight
 //! groups. Sub-scales lie in pairs, `[column][2]`, so that one 16-bit multiply-add applies them.
-//! Float types: for each input eight columns.
+//! Float types: for each input sixteen columns.
 
 use super::weight_type::WeightType;
 
-/// Output columns of a tile: the 32-bit lanes of a 256-bit register.
-pub const COLUMNS: usize = 8;
+/// Output columns of a tile: the 32-bit lanes of a 512-bit register, or of two of 256 bits.
+pub const COLUMNS: usize = 16;
+
+/// Bytes of a vector: four inputs of every column.
+pub(super) const VECTOR: usize = 4 * COLUMNS;
 
 /// The layout of one integer type, as constants for the kernels to specialise on.
 pub(super) trait Layout {
@@ -33,9 +36,9 @@ pub(super) trait Layout {
     const OFFSET: i32;
 
     /// Bytes of the planes of a group.
-    const PLANES: usize = Self::BITS * 32;
+    const PLANES: usize = Self::BITS * VECTOR;
     /// Bytes of the scales and minima at the head of a block.
-    const HEAD: usize = if Self::MINIMA { 32 } else { 16 };
+    const HEAD: usize = if Self::MINIMA { 4 * COLUMNS } else { 2 * COLUMNS };
 }
 
 macro_rules! layouts {
@@ -63,8 +66,8 @@ layouts! {
     Q6K, Q6_K, 6, false, 32;
 }
 
-/// Bytes of the sub-scales (and sub-minima) of a block of 256: eight columns of 8 + 8 bytes, or of 16.
-pub(super) const SUB_SCALES: usize = 128;
+/// Bytes of the sub-scales (and sub-minima) of a block of 256: 8 + 8 bytes a column, or 16.
+pub(super) const SUB_SCALES: usize = 16 * COLUMNS;
 
 /// Calls `$call` with the [`Layout`] of an integer weight type as its first type argument.
 macro_rules! for_layout {
@@ -108,7 +111,7 @@ macro_rules! for_layout {
 }
 pub(super) use for_layout;
 
-/// Bytes of a tile: eight columns of `width` inputs.
+/// Bytes of a tile: its columns of `width` inputs.
 pub(super) fn tile_bytes(kind: WeightType, width: usize) -> usize {
     fn block<L: Layout>() -> usize {
         match L::KIND.block_len() {

@@ -9,13 +9,11 @@
 
 mod activations;
 mod attention;
-#[cfg(target_arch = "x86_64")]
-mod avx2;
-#[cfg(target_arch = "x86_64")]
-mod avx512;
 mod blocks;
+mod disjoint;
 mod elementwise;
 mod isa;
+mod kv;
 mod lanes;
 mod layout;
 mod logits;
@@ -29,13 +27,14 @@ mod weight_type;
 mod x86;
 
 pub use activations::{Activations, FormatSet};
-pub use attention::{AttentionRow, KvShape, KvStore, PAGE_POSITIONS};
+pub use attention::AttentionRow;
 pub use blocks::dequantize_row;
-pub use elementwise::{RopePairs, add, rms_norm, rope, swiglu};
+pub use elementwise::{RopeAngles, RopePairs, rms_norm, swiglu};
 pub use isa::Isa;
+pub use kv::{KvPrecision, KvShape, KvSlot, KvStore, PAGE_POSITIONS};
 pub use logits::{LogitScan, exp_total, scan_logits};
 pub use mapping::MappedFile;
 pub use packed::{PackError, PackedMatrix};
 pub use pool::ThreadPool;
-pub use product::{Product, multiply};
+pub use product::{Out, Product, multiply};
 pub use weight_type::{ActivationFormat, WeightType};

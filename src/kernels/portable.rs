@@ -3,11 +3,11 @@
 use half::{bf16, f16};
 
 use super::activations::Activations;
-use super::layout::{COLUMNS, Layout, SUB_SCALES, for_layout};
+use super::layout::{COLUMNS, Layout, SUB_SCALES, VECTOR, for_layout};
 use super::packed::PackedMatrix;
 use super::weight_type::WeightType;
 
-/// The eight outputs of tile `tile` for activation row `row`.
+/// The outputs of tile `tile` for activation row `row`.
 pub(super) fn tile_row(
     matrix: &PackedMatrix,
     tile: usize,
@@ -49,12 +49,12 @@ fn floats(kind: WeightType, bytes: &[u8], input: &[f32]) -> [f32; COLUMNS] {
 fn code<L: Layout>(planes: &[u8], column: usize, input: usize) -> i32 {
     let (vector, lane) = (input / 4, 4 * column + input % 4);
     if L::BITS == 8 {
-        return i32::from(planes[32 * vector + lane]);
+        return i32::from(planes[VECTOR * vector + lane]);
     }
-    let low = planes[32 * (vector % 4) + lane] >> (vector / 4 * 4) & 15;
+    let low = planes[VECTOR * (vector % 4) + lane] >> (vector / 4 * 4) & 15;
     let high = match L::BITS {
-        5 => planes[128 + lane] >> vector & 1,
-        6 => planes[128 + 32 * (vector / 4) + lane] >> (vector % 4 * 2) & 3,
+        5 => planes[4 * VECTOR + lane] >> vector & 1,
+        6 => planes[(4 + vector / 4) * VECTOR + lane] >> (vector % 4 * 2) & 3,
         _ => 0,
     };
     i32::from(low | high << 4)
@@ -76,7 +76,7 @@ fn blocks32<L: Layout>(tile: &[u8], inputs: &Activations, row: usize) -> [f32; C
             let total = dot::<L>(&block[L::HEAD..], column, codes, 0) - L::OFFSET * quantized.sums[at];
             *sum = (total as f32 * half_at(block, column)).mul_add(quantized.scales[at], *sum);
             if L::MINIMA {
-                *sum = half_at(&block[16..], column).mul_add(quantized.scaled_sums[at], *sum);
+                *sum = half_at(&block[2 * COLUMNS..], column).mul_add(quantized.scaled_sums[at], *sum);
             }
         }
     }
@@ -94,7 +94,7 @@ fn blocks256<L: Layout>(tile: &[u8], inputs: &Activations, row: usize) -> [f32; 
         let (head, planes) = block.split_at(L::HEAD + SUB_SCALES);
         let sub = &head[L::HEAD..];
         let sub_value =
-            |column: usize, sub_block: usize| sub[sub_block / 2 * 16 + 2 * column + sub_block % 2];
+            |column: usize, sub_block: usize| sub[2 * (sub_block / 2 * COLUMNS + column) + sub_block % 2];
         for (column, sum) in sums.iter_mut().enumerate() {
             let mut total = 0;
             let mut correction = 0;
@@ -118,7 +118,7 @@ fn blocks256<L: Layout>(tile: &[u8], inputs: &Activations, row: usize) -> [f32; 
                     correction += i32::from(sub_value(column, 8 + group)) * sum32;
                 }
                 *sum = (total as f32 * weight_scale).mul_add(scale, *sum);
-                *sum = (correction as f32 * half_at(&block[16..], column)).mul_add(-scale, *sum);
+                *sum = (correction as f32 * half_at(&block[2 * COLUMNS..], column)).mul_add(-scale, *sum);
             } else {
                 *sum = ((total - L::OFFSET * correction) as f32 * weight_scale).mul_add(scale, *sum);
             }

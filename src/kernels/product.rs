@@ -1,76 +1,151 @@
 //! Matrix products: rows of activations times packed weights.
 
+use std::ops::Range;
+
 use super::activations::Activations;
+use super::disjoint::Disjoint;
 use super::isa::{Isa, Level};
 use super::layout::COLUMNS;
 use super::packed::PackedMatrix;
 use super::pool::ThreadPool;
 use super::portable;
 
-/// Activation rows that share one unpacking of a tile.
+/// Activation rows whose outputs of a tile are gathered before they are written.
 const ROW_BLOCK: usize = 8;
 
-/// One product of a call: `out[row, column] = sum of inputs[row, i] * matrix[column, i]`.
+/// One product of a call: `result[row, column] = sum of inputs[row, i] * matrix[column, i] + bias[column]`.
 pub struct Product<'a> {
     /// The weights.
     pub matrix: &'a PackedMatrix,
-    /// \[rows, outputs\].
-    pub out: &'a mut [f32],
+    /// The tiles of [`COLUMNS`] outputs to compute, which are then the columns of the result; `None` computes all.
+    pub tiles: Option<&'a [u32]>,
+    /// The input rows that take part.
+    pub rows: Range<usize>,
+    /// Added to each row.
+    pub bias: Option<&'a [f32]>,
+    /// Where the result goes.
+    pub out: Out<'a>,
 }
 
-/// Where a product writes, shared between threads that each fill tiles of their own.
-struct Target<'a> {
+/// What becomes of a result.
+pub enum Out<'a> {
+    /// It is written, \[rows, columns\].
+    Write(&'a mut [f32]),
+    /// Its row `i` is added to row `rows[i]` of `target`, \[.., columns\].
+    Add {
+        /// What is added to.
+        target: &'a mut [f32],
+        /// Row numbers of `target`.
+        rows: &'a [usize],
+    },
+}
+
+/// A product as the threads share it: each fills tiles of its own.
+struct Job<'a> {
     matrix: &'a PackedMatrix,
-    out: *mut f32,
+    tiles: Option<&'a [u32]>,
+    rows: Range<usize>,
+    bias: Option<&'a [f32]>,
+    out: Disjoint<'a, f32>,
+    add_to: Option<&'a [usize]>,
+    columns: usize,
     /// Tiles of the products before this one.
     first_tile: usize,
 }
 
-// SAFETY: threads write disjoint columns (each tile is claimed once), and nobody reads before the pool has joined.
-unsafe impl Sync for Target<'_> {}
+// === impl Product ===
 
-/// Multiplies all rows of `inputs` with each matrix, in one fork-join. Row `i` of the result has the same bits whatever other
-/// rows and products take part, on any number of threads and any instruction set.
+impl<'a> Product<'a> {
+    /// All outputs of `matrix` for `rows` rows, written to `out`.
+    pub fn all(matrix: &'a PackedMatrix, rows: usize, out: &'a mut [f32]) -> Self {
+        Self { matrix, tiles: None, rows: 0..rows, bias: None, out: Out::Write(out) }
+    }
+
+    /// Columns of the result.
+    fn columns(&self) -> usize {
+        self.tiles.map_or(self.matrix.outputs(), |tiles| tiles.len() * COLUMNS)
+    }
+
+    fn check(&self, inputs: &Activations) {
+        assert_eq!(self.matrix.width(), inputs.width(), "matrix and input widths differ");
+        assert!(self.rows.start <= self.rows.end && self.rows.end <= inputs.rows(), "rows outside the input");
+        let columns = self.columns();
+        assert!(self.bias.is_none_or(|bias| bias.len() == columns), "bias length");
+        match &self.out {
+            Out::Write(out) => assert_eq!(out.len(), self.rows.len() * columns, "output length"),
+            Out::Add { target, rows } => {
+                assert_eq!(rows.len(), self.rows.len(), "target rows");
+                assert!(rows.iter().all(|row| (row + 1) * columns <= target.len()), "row outside the target");
+            }
+        }
+    }
+}
+
+/// Runs the products, which share an input, in one fork-join. Row `i` of a result has the same bits whatever other rows and
+/// products take part, on any number of threads and any instruction set.
 ///
 /// `inputs` must hold the integer forms that the matrices need ([`Activations::quantize`]).
 ///
 /// # Panics
-/// If a matrix has another width than `inputs`, or an output another length than rows x outputs: a bug of the caller.
-pub fn multiply(pool: &mut ThreadPool, isa: Isa, inputs: &Activations, products: &mut [Product<'_>]) {
-    let rows = inputs.rows();
-    let mut tiles = 0;
-    let mut targets: [Option<Target<'_>>; 3] = [const { None }; 3];
-    assert!(products.len() <= targets.len(), "at most three products share an input");
-    for (target, product) in targets.iter_mut().zip(products.iter_mut()) {
-        assert_eq!(product.matrix.width(), inputs.width(), "matrix and input widths differ");
-        assert_eq!(product.out.len(), rows * product.matrix.outputs(), "output length");
-        *target = Some(Target { matrix: product.matrix, out: product.out.as_mut_ptr(), first_tile: tiles });
-        tiles += product.matrix.tiles();
-    }
-    let targets = &targets;
-    pool.run_ranges(tiles, 1, &|range| {
+/// If shapes don't agree: a bug of the caller.
+pub fn multiply<const N: usize>(
+    pool: &mut ThreadPool,
+    isa: Isa,
+    inputs: &Activations,
+    products: [Product<'_>; N],
+) {
+    let mut total = 0;
+    let jobs = products.map(|product| {
+        product.check(inputs);
+        let columns = product.columns();
+        let tiles = product.tiles.map_or(product.matrix.tiles(), <[u32]>::len);
+        let Product { matrix, tiles: chosen, rows, bias, out } = product;
+        let (out, add_to) = match out {
+            Out::Write(out) => (out, None),
+            Out::Add { target, rows } => (target, Some(rows)),
+        };
+        let first_tile = total;
+        total += tiles;
+        Job { matrix, tiles: chosen, rows, bias, out: Disjoint::new(out), add_to, columns, first_tile }
+    });
+    let jobs = &jobs;
+    pool.run_ranges(total, 1, &|range| {
+        let mut block = [[0.0; COLUMNS]; ROW_BLOCK];
         for tile in range {
-            let owner = targets.iter().flatten().rfind(|target| target.first_tile <= tile);
-            if let Some(target) = owner {
-                multiply_tile(isa, inputs, target, tile - target.first_tile);
+            // The last that starts here or before; one without tiles starts where its successor does.
+            if let Some(job) = jobs.iter().rfind(|job| job.first_tile <= tile) {
+                job.run(isa, inputs, tile - job.first_tile, &mut block);
             }
         }
     });
 }
 
-fn multiply_tile(isa: Isa, inputs: &Activations, target: &Target<'_>, tile: usize) {
-    let outputs = target.matrix.outputs();
-    let column = tile * COLUMNS;
-    let columns = COLUMNS.min(outputs - column);
-    let mut block = [[0.0_f32; COLUMNS]; ROW_BLOCK];
-    for row in (0..inputs.rows()).step_by(ROW_BLOCK) {
-        let block = &mut block[..ROW_BLOCK.min(inputs.rows() - row)];
-        tile_rows(isa, target.matrix, tile, inputs, row, block);
-        for (index, values) in block.iter().enumerate() {
-            let start = (row + index) * outputs + column;
-            // SAFETY: `out` has rows x outputs floats (asserted in `multiply`), and `start + columns` lies inside row
-            // `row + index`; these columns belong to this tile, which this thread alone has claimed.
-            unsafe { std::ptr::copy_nonoverlapping(values.as_ptr(), target.out.add(start), columns) };
+// === impl Job ===
+
+impl Job<'_> {
+    /// Computes the columns of the `index`-th tile, by way of `block`.
+    fn run(&self, isa: Isa, inputs: &Activations, index: usize, block: &mut [[f32; COLUMNS]; ROW_BLOCK]) {
+        let tile = self.tiles.map_or(index, |tiles| tiles[index] as usize);
+        let column = index * COLUMNS;
+        let columns = COLUMNS.min(self.columns - column);
+        let bias = self.bias.map(|bias| &bias[column..][..columns]);
+        for start in self.rows.clone().step_by(ROW_BLOCK) {
+            let block = &mut block[..ROW_BLOCK.min(self.rows.end - start)];
+            tile_rows(isa, self.matrix, tile, inputs, start, block);
+            for (offset, values) in block.iter_mut().enumerate() {
+                if let Some(bias) = bias {
+                    values.iter_mut().zip(bias).for_each(|(value, bias)| *value += bias);
+                }
+                let row = start - self.rows.start + offset;
+                let at = self.add_to.map_or(row, |rows| rows[row]) * self.columns + column;
+                // SAFETY: these columns belong to this tile, which this thread alone has claimed.
+                let out = unsafe { self.out.part(at..at + columns) };
+                match (self.add_to, <&mut [f32; COLUMNS]>::try_from(&mut *out)) {
+                    (Some(_), _) => out.iter_mut().zip(values).for_each(|(out, value)| *out += *value),
+                    (None, Ok(out)) => *out = *values,
+                    (None, Err(_)) => out.copy_from_slice(&values[..columns]),
+                }
+            }
         }
     }
 }

@@ -18,7 +18,7 @@ pub use config::{ModelConfig, ModelError, RopeConfig, SUPPORTED_ARCHITECTURES};
 pub use ids::{LayerIndex, TokenId};
 pub use pages::{PageLease, PagePool};
 pub use pass::{LogitsWanted, PassOutput, RowGroup, RowInput, SkipMask};
-pub use runner::Runner;
+pub use runner::{Runner, RunnerOptions};
 pub use weights::Weights;
 
 use crate::gguf::GgufFile;

@@ -7,7 +7,10 @@ use super::Model;
 use super::config::ModelConfig;
 use super::pass::{PassOutput, RowGroup, RowInput};
 use super::weights::{Attention, Layer, Linear, Mlp};
-use crate::kernels::{self, Activations, AttentionRow, Isa, KvStore, PAGE_POSITIONS, Product, ThreadPool};
+use crate::kernels::{
+    self, Activations, AttentionRow, FormatSet, Isa, KvPrecision, KvSlot, KvStore, Out, PAGE_POSITIONS,
+    Product, RopeAngles, RopePairs, ThreadPool,
+};
 
 /// Runs passes over one model. Owns the key/value pages, the threads and all scratch memory.
 pub struct Runner {
@@ -15,6 +18,19 @@ pub struct Runner {
     store: KvStore,
     compute: Compute,
     scratch: Scratch,
+}
+
+/// How a runner computes.
+#[derive(Clone, Copy, Debug)]
+pub struct RunnerOptions {
+    /// Key/value pages of [`PAGE_POSITIONS`] positions.
+    pub pages: usize,
+    /// Threads.
+    pub threads: usize,
+    /// Instruction set.
+    pub isa: Isa,
+    /// How keys and values are stored.
+    pub kv_precision: KvPrecision,
 }
 
 struct Compute {
@@ -38,14 +54,18 @@ struct Scratch {
     value: Vec<f32>,
     gate: Vec<f32>,
     up: Vec<f32>,
-    projected: Vec<f32>,
-    /// Cosines and sines of each row's position, \[rows, pairs\].
-    cosines: Vec<f32>,
-    sines: Vec<f32>,
+    angles: Angles,
     logits: Vec<f32>,
     logit_starts: Vec<usize>,
     saved: Vec<f32>,
     saved_starts: Vec<usize>,
+}
+
+/// Rotary angles of the rows, each \[rows, pairs\].
+#[derive(Default)]
+struct Angles {
+    cosines: Vec<f32>,
+    sines: Vec<f32>,
 }
 
 #[derive(Clone, Copy)]
@@ -60,12 +80,13 @@ struct Row {
 impl Runner {
     /// Prepares to run `model` with `pages` key/value pages on `threads` threads.
     pub fn new(model: Arc<Model>, pages: usize, threads: usize) -> Self {
-        Self::with_isa(model, pages, threads, Isa::detect())
+        Self::with_options(model, RunnerOptions { pages, threads, ..RunnerOptions::default() })
     }
 
-    /// As [`Runner::new`], with a given instruction set.
-    pub fn with_isa(model: Arc<Model>, pages: usize, threads: usize, isa: Isa) -> Self {
-        let store = KvStore::new(model.config().kv_shape(), pages);
+    /// Prepares to run `model`.
+    pub fn with_options(model: Arc<Model>, options: RunnerOptions) -> Self {
+        let RunnerOptions { pages, threads, isa, kv_precision } = options;
+        let store = KvStore::new(model.config().kv_shape(), kv_precision, pages);
         let compute = Compute { pool: ThreadPool::new(threads), isa };
         Self { model, store, compute, scratch: Scratch::default() }
     }
@@ -120,65 +141,55 @@ impl Runner {
         groups: &[RowGroup<'_>],
         layer: usize,
     ) {
-        let Self { store, compute, scratch, .. } = self;
+        let Self { store, compute: Compute { pool, isa }, scratch, .. } = self;
         let formats = weights.query.formats().union(weights.key.formats()).union(weights.value.formats());
-        scratch.norm_active(compute.isa, config, &weights.norm);
-        scratch.inputs.quantize(compute.isa, formats);
-        let rows = scratch.active.len();
-        let (query_width, kv_width) =
-            (config.query_heads * config.head_dim, config.kv_heads * config.head_dim);
-        scratch.query.resize(rows * query_width, 0.0);
-        scratch.key.resize(rows * kv_width, 0.0);
-        scratch.value.resize(rows * kv_width, 0.0);
-        compute.multiply(
-            &scratch.inputs,
-            &mut [
-                (&weights.query, &mut scratch.query),
-                (&weights.key, &mut scratch.key),
-                (&weights.value, &mut scratch.value),
-            ],
-        );
-        let pairs = config.rope.dimensions / 2;
-        for (index, &row) in scratch.active.iter().enumerate() {
-            let (cosines, sines) =
-                (&scratch.cosines[row * pairs..][..pairs], &scratch.sines[row * pairs..][..pairs]);
-            let query = &mut scratch.query[index * query_width..][..query_width];
-            kernels::rope(config.rope.pairs, query, config.head_dim, cosines, sines);
-            let key = &mut scratch.key[index * kv_width..][..kv_width];
-            kernels::rope(config.rope.pairs, key, config.head_dim, cosines, sines);
-            let Row { group, position, .. } = scratch.rows[row];
+        scratch.norm_active(pool, *isa, config, &weights.norm, formats);
+        let Scratch { inputs, inner, query, key, value, active, rows, angles, hidden, .. } = scratch;
+        let count = active.len();
+        let query_width = config.query_heads * config.head_dim;
+        query.resize(count * query_width, 0.0);
+        key.resize(count * config.kv_heads * config.head_dim, 0.0);
+        value.resize(count * config.kv_heads * config.head_dim, 0.0);
+        let products = [
+            weights.query.product(count, query),
+            weights.key.product(count, key),
+            weights.value.product(count, value),
+        ];
+        kernels::multiply(pool, *isa, inputs, products);
+        let angles = |row: usize| angles.of(row, config.rope.pairs, config.rope.dimensions / 2);
+        let slot = |index: usize| {
+            let Row { group, position, .. } = rows[active[index]];
             let page = groups[group].pages[position / PAGE_POSITIONS];
-            let value = &scratch.value[index * kv_width..][..kv_width];
-            store.write(compute.isa, layer, page, position % PAGE_POSITIONS, key, value);
-        }
-        let attending: Vec<AttentionRow<'_>> = scratch
-            .active
-            .iter()
-            .map(|&row| {
-                let Row { group, position, .. } = scratch.rows[row];
-                AttentionRow { pages: groups[group].pages, length: position + 1 }
-            })
-            .collect();
-        scratch.inner.reset(rows, query_width);
-        let out = scratch.inner.values_mut();
-        store.attend(&mut compute.pool, compute.isa, layer, &attending, &scratch.query, out);
-        scratch.project_and_add(compute, config, &weights.output);
+            KvSlot { page, slot: position % PAGE_POSITIONS, angles: angles(active[index]) }
+        };
+        store.write(pool, *isa, layer, slot, key, value);
+        let attending = |index: usize| {
+            let Row { group, position, .. } = rows[active[index]];
+            AttentionRow { pages: groups[group].pages, length: position + 1, angles: angles(active[index]) }
+        };
+        inner.reset(count, query_width);
+        store.attend(pool, *isa, layer, attending, query, inner.values_mut());
+        inner.quantize(pool, *isa, weights.output.formats());
+        kernels::multiply(pool, *isa, inner, [weights.output.product_added(hidden, active)]);
     }
 
     fn mlp(&mut self, config: &ModelConfig, weights: &Mlp) {
-        let Self { compute, scratch, .. } = self;
-        scratch.norm_active(compute.isa, config, &weights.norm);
-        scratch.inputs.quantize(compute.isa, weights.gate.formats().union(weights.up.formats()));
-        let rows = scratch.active.len();
-        scratch.gate.resize(rows * config.feed_forward, 0.0);
-        scratch.up.resize(rows * config.feed_forward, 0.0);
-        compute.multiply(
-            &scratch.inputs,
-            &mut [(&weights.gate, &mut scratch.gate), (&weights.up, &mut scratch.up)],
-        );
-        scratch.inner.reset(rows, config.feed_forward);
-        kernels::swiglu(compute.isa, &scratch.gate, &scratch.up, scratch.inner.values_mut());
-        scratch.project_and_add(compute, config, &weights.down);
+        let Self { compute: Compute { pool, isa }, scratch, .. } = self;
+        let (isa, width) = (*isa, config.feed_forward);
+        let formats = weights.gate.formats().union(weights.up.formats());
+        scratch.norm_active(pool, isa, config, &weights.norm, formats);
+        let Scratch { inputs, inner, gate, up, active, hidden, .. } = scratch;
+        let count = active.len();
+        gate.resize(count * width, 0.0);
+        up.resize(count * width, 0.0);
+        let products = [weights.gate.product(count, gate), weights.up.product(count, up)];
+        kernels::multiply(pool, isa, inputs, products);
+        inner.reset(count, width);
+        inner.fill(pool, isa, weights.down.formats(), |row, out| {
+            let part = row * width..(row + 1) * width;
+            kernels::swiglu(isa, &gate[part.clone()], &up[part], out);
+        });
+        kernels::multiply(pool, isa, inner, [weights.down.product_added(hidden, active)]);
     }
 
     fn head(&mut self, model: &Model, groups: &[RowGroup<'_>]) {
@@ -197,32 +208,42 @@ impl Runner {
         if scratch.active.is_empty() {
             return;
         }
-        scratch.norm_active(compute.isa, config, &weights.output_norm);
-        let format = weights.head.kind().activation_format();
-        scratch.inputs.quantize(compute.isa, kernels::FormatSet::default().with(format));
-        let product = Product { matrix: &weights.head, out: &mut scratch.logits };
-        kernels::multiply(&mut compute.pool, compute.isa, &scratch.inputs, &mut [product]);
+        let formats = FormatSet::default().with(weights.head.kind().activation_format());
+        scratch.norm_active(&mut compute.pool, compute.isa, config, &weights.output_norm, formats);
+        let product = Product::all(&weights.head, scratch.active.len(), &mut scratch.logits);
+        kernels::multiply(&mut compute.pool, compute.isa, &scratch.inputs, [product]);
     }
 }
 
-// === impl Compute ===
+// === impl RunnerOptions ===
 
-impl Compute {
-    /// Products that share an input, biases added.
-    fn multiply<const N: usize>(
-        &mut self,
-        inputs: &Activations,
-        products: &mut [(&Linear, &mut Vec<f32>); N],
-    ) {
-        let mut calls = products
-            .each_mut()
-            .map(|(linear, out)| Product { matrix: &linear.matrix, out: out.as_mut_slice() });
-        kernels::multiply(&mut self.pool, self.isa, inputs, &mut calls);
-        for (linear, out) in products {
-            if let Some(bias) = &linear.bias {
-                out.chunks_exact_mut(bias.len()).for_each(|row| kernels::add(row, bias));
-            }
-        }
+impl Default for RunnerOptions {
+    fn default() -> Self {
+        Self { pages: 0, threads: 1, isa: Isa::detect(), kv_precision: KvPrecision::default() }
+    }
+}
+
+// === impl Linear ===
+
+impl Linear {
+    /// The product for `rows` rows, written to `out`.
+    fn product<'a>(&'a self, rows: usize, out: &'a mut [f32]) -> Product<'a> {
+        Product { bias: self.bias.as_deref(), ..Product::all(&self.matrix, rows, out) }
+    }
+
+    /// The product, added to rows `rows` of `target`.
+    fn product_added<'a>(&'a self, target: &'a mut [f32], rows: &'a [usize]) -> Product<'a> {
+        let out = Out::Add { target, rows };
+        Product { matrix: &self.matrix, tiles: None, rows: 0..rows.len(), bias: self.bias.as_deref(), out }
+    }
+}
+
+// === impl Angles ===
+
+impl Angles {
+    fn of(&self, row: usize, pairs: RopePairs, count: usize) -> RopeAngles<'_> {
+        let part = row * count..(row + 1) * count;
+        RopeAngles { pairs, cosines: &self.cosines[part.clone()], sines: &self.sines[part] }
     }
 }
 
@@ -256,13 +277,13 @@ impl Scratch {
             }
         }
         self.saved.resize(saved * config.hidden, 0.0);
-        self.cosines.clear();
-        self.sines.clear();
+        self.angles.cosines.clear();
+        self.angles.sines.clear();
         for row in &self.rows {
             for frequency in model.rope_frequencies() {
                 let (sine, cosine) = (row.position as f64 * frequency).sin_cos();
-                self.cosines.push(cosine as f32);
-                self.sines.push(sine as f32);
+                self.angles.cosines.push(cosine as f32);
+                self.angles.sines.push(sine as f32);
             }
         }
     }
@@ -287,22 +308,20 @@ impl Scratch {
         self.active.extend((0..self.rows.len()).filter(|&index| runs(&self.rows[index])));
     }
 
-    /// Norms the hidden states of the active rows into `inputs`.
-    fn norm_active(&mut self, isa: Isa, config: &ModelConfig, weight: &[f32]) {
-        self.inputs.reset(self.active.len(), config.hidden);
-        for (index, &row) in self.active.iter().enumerate() {
-            let state = &self.hidden[row * config.hidden..][..config.hidden];
-            kernels::rms_norm(isa, state, weight, config.norm_epsilon, self.inputs.row_mut(index));
-        }
-    }
-
-    /// Multiplies `inner` and adds the result to the hidden states of the active rows.
-    fn project_and_add(&mut self, compute: &mut Compute, config: &ModelConfig, linear: &Linear) {
-        self.inner.quantize(compute.isa, linear.formats());
-        self.projected.resize(self.active.len() * config.hidden, 0.0);
-        compute.multiply(&self.inner, &mut [(linear, &mut self.projected)]);
-        for (&row, projected) in self.active.iter().zip(self.projected.chunks_exact(config.hidden)) {
-            kernels::add(&mut self.hidden[row * config.hidden..][..config.hidden], projected);
-        }
+    /// Norms the hidden states of the active rows into `inputs` and quantises them.
+    fn norm_active(
+        &mut self,
+        pool: &mut ThreadPool,
+        isa: Isa,
+        config: &ModelConfig,
+        weight: &[f32],
+        formats: FormatSet,
+    ) {
+        let Self { inputs, hidden, active, .. } = self;
+        inputs.reset(active.len(), config.hidden);
+        inputs.fill(pool, isa, formats, |index, out| {
+            let state = &hidden[active[index] * config.hidden..][..config.hidden];
+            kernels::rms_norm(isa, state, weight, config.norm_epsilon, out);
+        });
     }
 }

@@ -1,7 +1,7 @@
 //! Teacher-forced passes over a model, and the bits they give.
 
 use skipstone::model::{
-    LogitsWanted, Model, PageLease, PagePool, RowGroup, RowInput, Runner, SkipMask, TokenId,
+    LogitsWanted, Model, PageLease, PagePool, RowGroup, RowInput, Runner, RunnerOptions, SkipMask, TokenId,
 };
 use std::sync::Arc;
 
@@ -17,7 +17,10 @@ pub fn bits(logits: &[f32]) -> Bits {
 /// A runner and pages for `positions` positions.
 pub fn runner(model: &Arc<Model>, isa: Isa, threads: usize, positions: usize) -> (Runner, PagePool) {
     let pages = PagePool::pages_for(positions);
-    (Runner::with_isa(model.clone(), pages, threads, isa), PagePool::new(pages))
+    {
+        let options = RunnerOptions { pages, threads, isa, ..RunnerOptions::default() };
+        (Runner::with_options(model.clone(), options), PagePool::new(pages))
+    }
 }
 
 /// A group of rows of one stream.
