@@ -90,7 +90,7 @@ fn verified(
         for (offset, row) in inputs(part).iter().enumerate() {
             let row = std::slice::from_ref(row);
             let output = runner.run(&[drafted(group(lease, position + offset, row), mask)]);
-            states.push(output.saved(0, 0).to_vec());
+            states.push(output.saved(0, 0, 0).to_vec());
         }
         if fault == Fault::State {
             states[0][0] += 0.01;
@@ -229,8 +229,8 @@ fn first_touched(model: &Arc<Model>, count: usize, random: &mut Random) -> Optio
             .map(|index| {
                 let group = &groups[index];
                 let logits = (0..group.rows.len()).flat_map(|row| bits(output.logits(index - from, row)));
-                let states = (0..group.rows.len()).filter(|_| group.save_before.is_some());
-                logits.chain(states.flat_map(|row| bits(output.saved(index - from, row)))).collect()
+                let states = (0..group.rows.len()).filter(|_| !group.save_before.is_empty());
+                logits.chain(states.flat_map(|row| bits(output.saved(index - from, 0, row)))).collect()
             })
             .collect()
     };

@@ -160,10 +160,10 @@ fn prefill(runner: &mut Runner, pages: &[u32], tokens: usize) -> f64 {
         .sum()
 }
 
-fn pass(runner: &mut Runner, pages: &[u32], position: usize, count: usize, logits: LogitsWanted) -> f64 {
+fn pass(runner: &mut Runner, pages: &[u32], position: usize, count: usize, logits: LogitsWanted<'_>) -> f64 {
     let vocabulary = runner.model().config().vocabulary;
     let token = |row: usize| TokenId(((100 + (position + row) % 1000) % vocabulary) as u32);
     let rows: Vec<RowInput<'_>> = (0..count).map(|row| RowInput::Token(token(row))).collect();
-    let group = RowGroup { pages, position, rows: &rows, skip: None, save_before: None, logits };
+    let group = RowGroup { pages, position, rows: &rows, skip: None, bridges: &[], save_before: &[], logits };
     runner.run(std::slice::from_ref(&group)).seconds
 }

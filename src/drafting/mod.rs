@@ -2,10 +2,12 @@
 
 #![forbid(unsafe_code)]
 
+mod ngram;
 mod plan;
 mod skip_set;
 mod unified;
 
-pub use plan::DraftPlan;
+pub use ngram::NgramProposer;
+pub use plan::{DraftPlan, PlanError};
 pub use skip_set::{SkipSet, SkipSetError};
 pub use unified::unified;

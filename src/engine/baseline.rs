@@ -83,7 +83,8 @@ fn median(runner: &mut Runner, lease: &PageLease, position: usize, rows: usize) 
         position,
         rows: &rows,
         skip: None,
-        save_before: None,
+        bridges: &[],
+        save_before: &[],
         logits: LogitsWanted::All,
     };
     let mut seconds: Vec<f64> =

@@ -217,7 +217,8 @@ impl Stream {
             position,
             rows,
             skip: plan.map(DraftPlan::mask),
-            save_before: plan.map(DraftPlan::exact_until),
+            bridges: plan.map_or(&[], DraftPlan::bridges),
+            save_before: plan.map_or(&[], DraftPlan::entry),
             logits,
         }
     }
@@ -261,7 +262,8 @@ impl Stream {
     fn draft(&mut self, answer: &Answer<'_>) {
         let Some(current) = &self.plan else { return };
         record::sublayers_skipped(current.plan.skip_set(), 1);
-        let (state, logits) = (answer.output.saved(answer.group, 0), answer.output.logits(answer.group, 0));
+        let (state, logits) =
+            (answer.output.saved(answer.group, 0, 0), answer.output.logits(answer.group, 0));
         let chooser = Chooser { sampler: &mut self.sampler, history: &mut self.history };
         self.cycle.extend(&current.plan, state, logits, chooser);
     }

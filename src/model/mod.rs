@@ -5,7 +5,9 @@
 
 #![forbid(unsafe_code)]
 
+mod bridge;
 mod config;
+mod draft_head;
 mod ids;
 mod pages;
 mod pass;
@@ -14,7 +16,9 @@ mod weights;
 
 use std::sync::Arc;
 
+pub use bridge::{Bridge, BridgeError};
 pub use config::{ModelConfig, ModelError, RopeConfig, SUPPORTED_ARCHITECTURES};
+pub use draft_head::{DraftHead, DraftVocabulary};
 pub use ids::{LayerIndex, TokenId};
 pub use pages::{PageLease, PagePool};
 pub use pass::{LogitsWanted, PassOutput, RowGroup, RowInput, SkipMask};

@@ -1,5 +1,9 @@
 //! What one pass over the model is asked to do, and what it answers.
 
+use std::sync::Arc;
+
+use super::bridge::Bridge;
+use super::draft_head::DraftHead;
 use super::ids::TokenId;
 
 /// Rows of one stream that go through the model together: a prefill chunk, a plain step, a draft step or a verify.
@@ -13,10 +17,12 @@ pub struct RowGroup<'a> {
     pub rows: &'a [RowInput<'a>],
     /// Sublayers that these rows don't run; `None` runs all.
     pub skip: Option<&'a SkipMask>,
-    /// Keep the hidden states that enter this sublayer, for a later entry there.
-    pub save_before: Option<usize>,
+    /// Bridges that these rows take where a skipped run begins.
+    pub bridges: &'a [Arc<Bridge>],
+    /// Keep the hidden states that enter these sublayers, for a later entry there or to learn from; ascending.
+    pub save_before: &'a [usize],
     /// Which rows want logits.
-    pub logits: LogitsWanted,
+    pub logits: LogitsWanted<'a>,
 }
 
 /// Where a row enters the model.
@@ -35,33 +41,44 @@ pub enum RowInput<'a> {
 }
 
 /// Which rows of a group go through the head.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum LogitsWanted {
+#[derive(Clone, Copy, Debug)]
+pub enum LogitsWanted<'a> {
     /// None: a prefill chunk that is not the last.
     None,
     /// The last row.
     Last,
     /// Every row: a verify.
     All,
+    /// The last row, over some tokens only.
+    Draft(DraftHead<'a>),
 }
 
 /// The sublayers that a row does not run, by index.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct SkipMask(Vec<bool>);
+pub struct SkipMask {
+    skipped: Vec<bool>,
+    first: Option<usize>,
+}
 
 /// The answer of a pass. Borrowed from the runner, which reuses the memory.
 #[derive(Clone, Copy, Debug)]
 pub struct PassOutput<'a> {
     pub(super) logits: &'a [f32],
-    pub(super) vocabulary: usize,
-    /// First logits row of each group.
-    pub(super) logit_starts: &'a [usize],
+    /// Where each group's logits lie.
+    pub(super) logit_rows: &'a [LogitRows],
     pub(super) saved: &'a [f32],
     pub(super) hidden: usize,
-    /// First saved row of each group.
-    pub(super) saved_starts: &'a [usize],
+    /// First saved row and rows of each group.
+    pub(super) saved_rows: &'a [(usize, usize)],
     /// Time of the whole pass, in seconds.
     pub seconds: f64,
+}
+
+/// The logits of one group, in the memory of all.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct LogitRows {
+    pub(super) start: usize,
+    pub(super) width: usize,
 }
 
 // === impl SkipMask ===
@@ -69,32 +86,38 @@ pub struct PassOutput<'a> {
 impl SkipMask {
     /// A mask from one flag for each sublayer.
     pub fn new(skipped: Vec<bool>) -> Self {
-        Self(skipped)
+        let first = skipped.iter().position(|&skipped| skipped);
+        Self { skipped, first }
     }
 
     /// Whether sublayer `index` is skipped.
     pub fn skips(&self, index: usize) -> bool {
-        self.0.get(index).copied().unwrap_or(false)
+        self.skipped.get(index).copied().unwrap_or(false)
     }
 
     /// The first sublayer that is skipped: until there a draft is exact.
     pub fn first_skipped(&self) -> Option<usize> {
-        self.0.iter().position(|&skipped| skipped)
+        self.first
+    }
+
+    /// The same as a list: the place where a draft's states are saved for its verify.
+    pub fn entry(&self) -> &[usize] {
+        self.first.as_slice()
     }
 
     /// Sublayers that are skipped.
     pub fn count(&self) -> usize {
-        self.0.iter().filter(|&&skipped| skipped).count()
+        self.skipped.iter().filter(|&&skipped| skipped).count()
     }
 }
 
 // === impl LogitsWanted ===
 
-impl LogitsWanted {
-    /// Rows that want logits, out of `rows`.
-    pub fn rows(self, rows: usize) -> std::ops::Range<usize> {
+impl LogitsWanted<'_> {
+    /// Rows that want logits over the whole vocabulary, out of `rows`.
+    pub(super) fn full_rows(self, rows: usize) -> std::ops::Range<usize> {
         match self {
-            Self::None => rows..rows,
+            Self::None | Self::Draft(_) => rows..rows,
             Self::Last => rows.saturating_sub(1)..rows,
             Self::All => 0..rows,
         }
@@ -104,13 +127,15 @@ impl LogitsWanted {
 // === impl PassOutput ===
 
 impl<'a> PassOutput<'a> {
-    /// Logits row `row` of group `group`, counting only the rows that wanted logits.
+    /// Logits row `row` of group `group`, counting only the rows that wanted logits. Over the whole vocabulary, or as wide as the draft head.
     pub fn logits(&self, group: usize, row: usize) -> &'a [f32] {
-        &self.logits[(self.logit_starts[group] + row) * self.vocabulary..][..self.vocabulary]
+        let LogitRows { start, width } = self.logit_rows[group];
+        &self.logits[start + row * width..][..width]
     }
 
-    /// The hidden state that row `row` of group `group` had before the group's `save_before`.
-    pub fn saved(&self, group: usize, row: usize) -> &'a [f32] {
-        &self.saved[(self.saved_starts[group] + row) * self.hidden..][..self.hidden]
+    /// The hidden state that row `row` of group `group` had before the `place`-th sublayer of the group's `save_before`.
+    pub fn saved(&self, group: usize, place: usize, row: usize) -> &'a [f32] {
+        let (start, rows) = self.saved_rows[group];
+        &self.saved[(start + place * rows + row) * self.hidden..][..self.hidden]
     }
 }

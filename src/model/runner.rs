@@ -4,8 +4,9 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::Model;
+use super::bridge::Bridge;
 use super::config::ModelConfig;
-use super::pass::{PassOutput, RowGroup, RowInput};
+use super::pass::{LogitRows, LogitsWanted, PassOutput, RowGroup, RowInput};
 use super::weights::{Attention, Layer, Linear, Mlp};
 use crate::kernels::{
     self, Activations, AttentionRow, FormatSet, Isa, KvPrecision, KvSlot, KvStore, Out, PAGE_POSITIONS,
@@ -56,9 +57,11 @@ struct Scratch {
     up: Vec<f32>,
     angles: Angles,
     logits: Vec<f32>,
-    logit_starts: Vec<usize>,
+    logit_rows: Vec<LogitRows>,
     saved: Vec<f32>,
-    saved_starts: Vec<usize>,
+    saved_rows: Vec<(usize, usize)>,
+    /// Groups whose bridge at the current sublayer is applied.
+    bridged: Vec<bool>,
 }
 
 /// Rotary angles of the rows, each \[rows, pairs\].
@@ -109,6 +112,7 @@ impl Runner {
         self.scratch.enter(&model, groups);
         for sublayer in 0..config.sublayers() {
             self.scratch.save(config, groups, sublayer);
+            self.bridge(config, groups, sublayer);
             self.scratch.choose_active(groups, sublayer);
             if self.scratch.active.is_empty() {
                 continue;
@@ -125,11 +129,10 @@ impl Runner {
         let scratch = &self.scratch;
         PassOutput {
             logits: &scratch.logits,
-            vocabulary: config.vocabulary,
-            logit_starts: &scratch.logit_starts,
+            logit_rows: &scratch.logit_rows,
             saved: &scratch.saved,
             hidden: config.hidden,
-            saved_starts: &scratch.saved_starts,
+            saved_rows: &scratch.saved_rows,
             seconds: started.elapsed().as_secs_f64(),
         }
     }
@@ -192,26 +195,85 @@ impl Runner {
         kernels::multiply(pool, isa, inner, [weights.down.product_added(hidden, active)]);
     }
 
-    fn head(&mut self, model: &Model, groups: &[RowGroup<'_>]) {
-        let Self { compute, scratch, .. } = self;
-        let (config, weights) = (model.config(), model.weights());
-        scratch.active.clear();
-        scratch.logit_starts.clear();
-        let mut first_row = 0;
-        for group in groups {
-            scratch.logit_starts.push(scratch.active.len());
-            let wanted = group.logits.rows(group.rows.len());
-            scratch.active.extend(wanted.map(|row| first_row + row));
-            first_row += group.rows.len();
+    /// Applies the bridges that begin at `sublayer`, each once for all groups that take it.
+    fn bridge(&mut self, config: &ModelConfig, groups: &[RowGroup<'_>], sublayer: usize) {
+        let Self { compute: Compute { pool, isa }, scratch, .. } = self;
+        fn at<'a>(group: &RowGroup<'a>, sublayer: usize) -> Option<&'a Bridge> {
+            group.bridges.iter().map(|bridge| &**bridge).find(|bridge| bridge.span().start == sublayer)
         }
-        scratch.logits.resize(scratch.active.len() * config.vocabulary, 0.0);
+        let takes = |group: &RowGroup<'_>, bridge: &Bridge| {
+            at(group, sublayer).is_some_and(|other| std::ptr::eq(other, bridge))
+        };
+        scratch.bridged.clear();
+        scratch.bridged.resize(groups.len(), false);
+        for first in 0..groups.len() {
+            let Some(bridge) = at(&groups[first], sublayer).filter(|_| !scratch.bridged[first]) else {
+                continue;
+            };
+            for (index, group) in groups.iter().enumerate().skip(first) {
+                scratch.bridged[index] |= takes(group, bridge);
+            }
+            scratch.active.clear();
+            for (index, row) in scratch.rows.iter().enumerate() {
+                if takes(&groups[row.group], bridge) && row.first_sublayer <= sublayer {
+                    scratch.active.push(index);
+                }
+            }
+            let Scratch { inputs, inner, hidden, active, .. } = scratch;
+            let width = config.hidden;
+            let Some((down, up)) = bridge.maps() else {
+                for &row in active.iter() {
+                    let state = &mut hidden[row * width..][..width];
+                    state.iter_mut().zip(bridge.bias()).for_each(|(value, bias)| *value += bias);
+                }
+                continue;
+            };
+            let none = FormatSet::default();
+            inputs.reset(active.len(), width);
+            inputs.fill(pool, *isa, none, |index, out| {
+                out.copy_from_slice(&hidden[active[index] * width..][..width]);
+            });
+            inner.reset(active.len(), down.outputs());
+            kernels::multiply(pool, *isa, inputs, [Product::all(down, active.len(), inner.values_mut())]);
+            let out = Out::Add { target: hidden, rows: active };
+            let bias = Some(bridge.bias());
+            let up = Product { matrix: up, tiles: None, rows: 0..active.len(), bias, out };
+            kernels::multiply(pool, *isa, inner, [up]);
+        }
+    }
+
+    fn head(&mut self, model: &Model, groups: &[RowGroup<'_>]) {
+        let Self { compute: Compute { pool, isa }, scratch, .. } = self;
+        let (config, weights) = (model.config(), model.weights());
+        let full_rows = scratch.choose_logits(config, groups);
         if scratch.active.is_empty() {
             return;
         }
         let formats = FormatSet::default().with(weights.head.kind().activation_format());
-        scratch.norm_active(&mut compute.pool, compute.isa, config, &weights.output_norm, formats);
-        let product = Product::all(&weights.head, scratch.active.len(), &mut scratch.logits);
-        kernels::multiply(&mut compute.pool, compute.isa, &scratch.inputs, [product]);
+        scratch.norm_active(pool, *isa, config, &weights.output_norm, formats);
+        let Scratch { inputs, logits, logit_rows, .. } = scratch;
+        let (full, _) = logits.split_at_mut(full_rows * config.vocabulary);
+        kernels::multiply(pool, *isa, inputs, [Product::all(&weights.head, full_rows, full)]);
+        let mut row = full_rows;
+        for (group, &LogitRows { start, .. }) in groups.iter().zip(logit_rows.iter()) {
+            let LogitsWanted::Draft(head) = group.logits else { continue };
+            let (shared, extra) =
+                logits[start..][..head.width()].split_at_mut(head.vocabulary.tokens().len());
+            let rows = row..row + 1;
+            row += 1;
+            let product = |matrix, tiles, out| Product {
+                matrix,
+                tiles,
+                rows: rows.clone(),
+                bias: None,
+                out: Out::Write(out),
+            };
+            let products = [
+                product(head.vocabulary.matrix(), None, shared),
+                product(&weights.head, Some(head.extra_tiles), extra),
+            ];
+            kernels::multiply(pool, *isa, inputs, products);
+        }
     }
 }
 
@@ -254,13 +316,13 @@ impl Scratch {
     fn enter(&mut self, model: &Model, groups: &[RowGroup<'_>]) {
         let config = model.config();
         self.rows.clear();
-        self.saved_starts.clear();
+        self.saved_rows.clear();
         let count: usize = groups.iter().map(|group| group.rows.len()).sum();
         self.hidden.resize(count * config.hidden, 0.0);
         let mut saved = 0;
         for (index, group) in groups.iter().enumerate() {
-            self.saved_starts.push(saved);
-            saved += if group.save_before.is_some() { group.rows.len() } else { 0 };
+            self.saved_rows.push((saved, group.rows.len()));
+            saved += group.save_before.len() * group.rows.len();
             for (offset, input) in group.rows.iter().enumerate() {
                 let state = &mut self.hidden[self.rows.len() * config.hidden..][..config.hidden];
                 let first_sublayer = match *input {
@@ -290,14 +352,41 @@ impl Scratch {
 
     fn save(&mut self, config: &ModelConfig, groups: &[RowGroup<'_>], sublayer: usize) {
         let mut first_row = 0;
-        for (index, group) in groups.iter().enumerate() {
-            let length = group.rows.len() * config.hidden;
-            if group.save_before == Some(sublayer) {
+        for (group, &(start, rows)) in groups.iter().zip(&self.saved_rows) {
+            let length = rows * config.hidden;
+            if let Some(place) = group.save_before.iter().position(|&place| place == sublayer) {
                 let states = &self.hidden[first_row * config.hidden..][..length];
-                self.saved[self.saved_starts[index] * config.hidden..][..length].copy_from_slice(states);
+                self.saved[(start + place * rows) * config.hidden..][..length].copy_from_slice(states);
             }
+            first_row += rows;
+        }
+    }
+
+    /// Makes the rows that want logits the active ones, those over the whole vocabulary first, and lays out the logits. Returns how many want
+    /// the whole vocabulary.
+    fn choose_logits(&mut self, config: &ModelConfig, groups: &[RowGroup<'_>]) -> usize {
+        self.active.clear();
+        self.logit_rows.clear();
+        let mut first_row = 0;
+        for group in groups {
+            let (start, width) = (self.active.len() * config.vocabulary, config.vocabulary);
+            self.logit_rows.push(LogitRows { start, width });
+            let wanted = group.logits.full_rows(group.rows.len());
+            self.active.extend(wanted.map(|row| first_row + row));
             first_row += group.rows.len();
         }
+        let full_rows = self.active.len();
+        let (mut start, mut first_row) = (full_rows * config.vocabulary, 0);
+        for (group, place) in groups.iter().zip(&mut self.logit_rows) {
+            first_row += group.rows.len();
+            if let LogitsWanted::Draft(head) = group.logits {
+                *place = LogitRows { start, width: head.width() };
+                self.active.push(first_row - 1);
+                start += head.width();
+            }
+        }
+        self.logits.resize(start, 0.0);
+        full_rows
     }
 
     fn choose_active(&mut self, groups: &[RowGroup<'_>], sublayer: usize) {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::config::{ModelConfig, ModelError};
 use super::ids::TokenId;
 use crate::gguf::{GgufFile, TensorInfo};
-use crate::kernels::{FormatSet, PackedMatrix, WeightType, dequantize_row};
+use crate::kernels::{FormatSet, PackError, PackedMatrix, WeightType, dequantize_row};
 
 /// Everything that a pass reads.
 pub struct Weights {
@@ -18,6 +18,8 @@ pub struct Weights {
     pub(super) output_norm: Vec<f32>,
     /// \[vocabulary, hidden\].
     pub(super) head: PackedMatrix,
+    /// Where the head lies in the file.
+    head_tensor: TensorInfo,
     /// Divisors of the rotary frequencies, one for each pair, if the file has them.
     pub(super) rope_factors: Option<Vec<f32>>,
 }
@@ -88,6 +90,7 @@ impl Weights {
         let tied = file.manifest().tensor("output.weight").is_none();
         let head_name = if tied { "token_embd.weight" } else { "output.weight" };
         let head = loader.matrix(head_name, hidden, vocabulary)?;
+        let head_tensor = loader.tensor(head_name, &[hidden, vocabulary])?.clone();
         let pairs = config.rope.dimensions / 2;
         let rope_factors = match file.manifest().tensor("rope_freqs.weight") {
             Some(_) => Some(loader.vector("rope_freqs.weight", pairs)?),
@@ -95,7 +98,7 @@ impl Weights {
         };
         let embedding = loader.tensor("token_embd.weight", &[hidden, vocabulary])?.clone();
         let embedding_kind = weight_type(&embedding)?;
-        Ok(Self { embedding, embedding_kind, layers, output_norm, head, rope_factors, file })
+        Ok(Self { embedding, embedding_kind, layers, output_norm, head, head_tensor, rope_factors, file })
     }
 
     /// Writes the embedding of a token, \[hidden\]. The token is below the vocabulary size.
@@ -103,6 +106,23 @@ impl Weights {
         let row_bytes = self.embedding_kind.row_bytes(out.len());
         let row = &self.file.bytes_of(&self.embedding)[token.index() * row_bytes..][..row_bytes];
         dequantize_row(self.embedding_kind, row, out);
+    }
+
+    /// Packs the rows of `tokens` of the head, which are below the vocabulary size, from the file.
+    pub(super) fn pack_head_rows(
+        &self,
+        tokens: &[TokenId],
+        threads: usize,
+    ) -> Result<PackedMatrix, PackError> {
+        let (kind, width) = (self.head.kind(), self.head.width());
+        let row_bytes = kind.row_bytes(width);
+        let rows = self.file.bytes_of(&self.head_tensor);
+        let chosen: Vec<u8> = tokens
+            .iter()
+            .flat_map(|token| &rows[token.index() * row_bytes..][..row_bytes])
+            .copied()
+            .collect();
+        PackedMatrix::pack(kind, tokens.len(), width, &chosen, threads)
     }
 
     /// Bytes that a pass over all layers and the whole head reads.

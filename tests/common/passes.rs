@@ -17,10 +17,8 @@ pub fn bits(logits: &[f32]) -> Bits {
 /// A runner and pages for `positions` positions.
 pub fn runner(model: &Arc<Model>, isa: Isa, threads: usize, positions: usize) -> (Runner, PagePool) {
     let pages = PagePool::pages_for(positions);
-    {
-        let options = RunnerOptions { pages, threads, isa, ..RunnerOptions::default() };
-        (Runner::with_options(model.clone(), options), PagePool::new(pages))
-    }
+    let options = RunnerOptions { pages, threads, isa, ..RunnerOptions::default() };
+    (Runner::with_options(model.clone(), options), PagePool::new(pages))
 }
 
 /// A group of rows of one stream.
@@ -30,14 +28,15 @@ pub fn group<'a>(lease: &'a PageLease, position: usize, rows: &'a [RowInput<'a>]
         position,
         rows,
         skip: None,
-        save_before: None,
+        bridges: &[],
+        save_before: &[],
         logits: LogitsWanted::All,
     }
 }
 
 /// The same rows through a draft plan that skips `mask`, their states kept for a late entry.
 pub fn drafted<'a>(group: RowGroup<'a>, mask: &'a SkipMask) -> RowGroup<'a> {
-    RowGroup { skip: Some(mask), save_before: mask.first_skipped(), ..group }
+    RowGroup { skip: Some(mask), save_before: mask.entry(), ..group }
 }
 
 pub fn inputs(tokens: &[TokenId]) -> Vec<RowInput<'static>> {

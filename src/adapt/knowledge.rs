@@ -1,0 +1,146 @@
+//! What all streams have learned together: how good each plan's drafts and n-gram matches are, and what they cost.
+
+use super::acceptance::{Acceptance, BINS, Tally, confidence_bin};
+
+/// Bins of an n-gram proposal: by the length of the match, and whether the token is the first of its run.
+pub const NGRAM_BINS: usize = 12;
+
+/// How much one measurement moves a cost.
+const COST_WEIGHT: f64 = 0.05;
+
+/// What one more draft step leaves of the older ones in the histogram of confidences.
+const HISTOGRAM_DECAY: f64 = 0.995;
+
+/// Shared by the streams of an engine.
+#[derive(Clone, Debug)]
+pub struct Knowledge {
+    plans: Vec<PlanKnowledge>,
+    pub(super) ngram: Acceptance<NGRAM_BINS>,
+}
+
+/// What is known about one plan.
+#[derive(Clone, Debug)]
+pub struct PlanKnowledge {
+    /// Acceptance by confidence.
+    pub(super) acceptance: Acceptance<BINS>,
+    /// How often each confidence comes up, summing to about 1.
+    pub(super) confidences: [f64; BINS],
+    /// Draft step / plain step.
+    pub(super) cost: f64,
+}
+
+/// One stream's own counts.
+#[derive(Clone, Debug)]
+pub struct StreamTallies {
+    pub(super) plans: Vec<[Tally; BINS]>,
+    pub(super) ngram: [Tally; NGRAM_BINS],
+}
+
+// === impl Knowledge ===
+
+impl Knowledge {
+    /// What is known at start: one entry for each plan.
+    pub fn new(plans: Vec<PlanKnowledge>) -> Self {
+        // Longer matches are right more often; within a run the tokens after the first hang on it.
+        let first = [0.35_f64, 0.5, 0.6, 0.7, 0.75, 0.8];
+        let prior = std::array::from_fn(|bin| if bin < 6 { first[bin] } else { first[bin - 6].max(0.75) });
+        Self { plans, ngram: Acceptance::new(prior) }
+    }
+
+    /// Plans that it knows.
+    pub fn plans(&self) -> usize {
+        self.plans.len()
+    }
+
+    /// Plan `index`.
+    pub fn plan(&self, index: usize) -> &PlanKnowledge {
+        &self.plans[index]
+    }
+
+    /// Empty counts of a new stream.
+    pub fn stream(&self) -> StreamTallies {
+        StreamTallies {
+            plans: vec![[Tally::default(); BINS]; self.plans.len()],
+            ngram: [Tally::default(); NGRAM_BINS],
+        }
+    }
+
+    /// Takes in a draft step of plan `index`: its confidence and its cost in plain steps.
+    pub fn observe_step(&mut self, index: usize, confidence: f32, cost: f64) {
+        let plan = &mut self.plans[index];
+        for share in &mut plan.confidences {
+            *share *= HISTOGRAM_DECAY;
+        }
+        plan.confidences[confidence_bin(confidence)] += 1.0 - HISTOGRAM_DECAY;
+        // A step that took several times as long was interrupted.
+        if cost < 3.0 * plan.cost {
+            plan.cost += COST_WEIGHT * (cost - plan.cost);
+        }
+    }
+
+    /// Takes in what became of a token that plan `index` drafted.
+    pub fn observe_drafted(&mut self, own: &mut StreamTallies, index: usize, confidence: f32, accepted: bool) {
+        let acceptance = &mut self.plans[index].acceptance;
+        acceptance.observe(&mut own.plans[index], confidence_bin(confidence), accepted);
+    }
+
+    /// Takes in what became of a token that an n-gram match proposed.
+    pub fn observe_ngram(&mut self, own: &mut StreamTallies, bin: usize, accepted: bool) {
+        self.ngram.observe(&mut own.ngram, bin, accepted);
+    }
+}
+
+// === impl PlanKnowledge ===
+
+impl PlanKnowledge {
+    /// A plan whose draft step costs `cost` plain steps and of which nothing else is known: drafts are taken to be right as often as they
+    /// are sure, somewhat less at the sure end.
+    pub fn unknown(cost: f64) -> Self {
+        let middle = |bin: usize| (bin as f64 + 0.5) / BINS as f64;
+        Self::new(cost, std::array::from_fn(|bin| 0.9 * middle(bin)), [1.0 / BINS as f64; BINS])
+    }
+
+    /// A plan that was measured: the cost of its draft step in plain steps, acceptance by confidence, and how often each confidence comes up.
+    pub fn new(cost: f64, acceptance: [f64; BINS], confidences: [f64; BINS]) -> Self {
+        let total: f64 = confidences.iter().sum();
+        Self { acceptance: Acceptance::new(acceptance), confidences: confidences.map(|share| share / total), cost }
+    }
+}
+
+/// The bin of a token that follows an n-gram match of `length` tokens, the `place`-th of its run.
+pub fn ngram_bin(length: usize, place: usize) -> usize {
+    let by_length = match length {
+        0..=2 => 0,
+        3 => 1,
+        4 => 2,
+        5..=6 => 3,
+        7..=9 => 4,
+        _ => 5,
+    };
+    if place == 0 { by_length } else { 6 + by_length }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn costs_follow_steps_and_ignore_interruptions() {
+        let mut knowledge = Knowledge::new(vec![PlanKnowledge::unknown(0.5)]);
+        for _ in 0..200 {
+            knowledge.observe_step(0, 0.95, 0.6);
+        }
+        assert!((knowledge.plan(0).cost - 0.6).abs() < 1e-3);
+        knowledge.observe_step(0, 0.95, 60.0);
+        assert!((knowledge.plan(0).cost - 0.6).abs() < 1e-3);
+        let histogram = knowledge.plan(0).confidences;
+        assert!(histogram[9] > 0.6 && (histogram.iter().sum::<f64>() - 1.0).abs() < 1e-9, "{histogram:?}");
+    }
+
+    #[test]
+    fn bins_rise_with_the_match() {
+        let bins: Vec<usize> = [1, 2, 3, 4, 5, 6, 7, 9, 10, 99].map(|length| ngram_bin(length, 0)).to_vec();
+        assert_eq!(bins, [0, 0, 1, 2, 3, 3, 4, 4, 5, 5]);
+        assert_eq!(ngram_bin(99, 3), NGRAM_BINS - 1);
+    }
+}
