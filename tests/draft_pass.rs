@@ -6,8 +6,8 @@ mod common;
 
 use std::sync::Arc;
 
-use common::passes::{bits, drafted, forced, group, inputs, runner};
 use common::engine::prompt;
+use common::passes::{bits, drafted, forced, group, inputs, runner};
 use common::tiny_model::TinyModel;
 use common::weights::Random;
 use skipstone::drafting::SkipSet;

@@ -123,7 +123,7 @@ fn any_plan_alone_and_in_any_company() {
         }
         for (index, prompt) in prompts.iter().enumerate() {
             let cap = Some(DRAFT_LENGTHS[index % 4]);
-            let adaptive = Speculation::Adaptive { max_draft_tokens: cap };
+            let adaptive = Speculation::adaptive(cap);
             cases.push((format!("adaptive {cap:?}, prompt {prompt:?}"), request(prompt, 60, adaptive)));
             cases.push((format!("off, prompt {prompt:?}"), request(prompt, 40, Speculation::Off)));
         }

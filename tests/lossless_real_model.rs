@@ -85,7 +85,7 @@ fn drafts_change_nothing_alone_or_in_mixed_batches() {
             .enumerate()
             .map(|(index, (id, prompt))| {
                 let length = [1, 3, 8][(index + round) % 3];
-                let adaptive = Speculation::Adaptive { max_draft_tokens: Some(length) };
+                let adaptive = Speculation::adaptive(Some(length));
                 let speculation = match (round, index % 6) {
                     (2, 4) => Speculation::Off,
                     (1.., 5) => adaptive,

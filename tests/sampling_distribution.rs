@@ -128,8 +128,9 @@ struct Stream {
 fn run(case: &Case, draws: usize) -> (Vec<Stream>, f64) {
     let set = |(attention, mlp)| SkipSet::new(attention, mlp, LAYERS).unwrap();
     let cap = Some(case.max_draft_tokens);
-    let speculation = case.skip.map_or(Speculation::Adaptive { max_draft_tokens: cap }, |skip| {
-        Speculation::Static { skip_set: Some(set(skip)), max_draft_tokens: cap }
+    let speculation = case.skip.map_or(Speculation::adaptive(cap), |skip| Speculation::Static {
+        skip_set: Some(set(skip)),
+        max_draft_tokens: cap,
     });
     let engine = start(
         &MODEL,

@@ -260,5 +260,5 @@ async fn unset_fields_take_the_servers_defaults() {
     assert_eq!(request.stop.max_new_tokens, CONTEXT - 2, "what is left of the context");
     assert_eq!(request.sampling.settings().temperature, 0.0);
     assert_eq!(request.deadline, None);
-    assert_eq!(request.speculation, skipstone::engine::Speculation::Adaptive { max_draft_tokens: None });
+    assert_eq!(request.speculation, skipstone::engine::Speculation::adaptive(None));
 }

@@ -251,7 +251,7 @@ fn switching_drafts_off_and_on_leaves_no_trace() {
     // Hardly a draft is accepted, so every stream folds after its first cycles and probes again later.
     let bad = SkipSet::new(&[1, 2, 3, 4], &[1, 2, 3, 4], layers).unwrap();
     let engine = start(&MODEL, EngineOptions { default_skip_set: bad, ..options(&MODEL) });
-    let adaptive = Speculation::Adaptive { max_draft_tokens: Some(8) };
+    let adaptive = Speculation::adaptive(Some(8));
     for prompt in prompts(4) {
         let plain = generate(&engine, request(&prompt, 400, Speculation::Off)).unwrap();
         let outcome = generate(&engine, request(&prompt, 400, adaptive.clone())).unwrap();

@@ -86,7 +86,10 @@ mod tests {
             all.observe(&mut first, 0, true);
         }
         assert!(all.pooled(0) > 0.97 && all.of_stream(&first, 0) > 0.97);
-        assert!((all.of_stream(&second, 0) - all.pooled(0)).abs() < 1e-12, "another stream has the pool only");
+        assert!(
+            (all.of_stream(&second, 0) - all.pooled(0)).abs() < 1e-12,
+            "another stream has the pool only"
+        );
         assert_eq!(all.pooled(1), 0.5, "another bin has seen nothing");
         for _ in 0..40 {
             all.observe(&mut first, 0, false);

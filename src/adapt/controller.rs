@@ -74,6 +74,14 @@ struct Forecast {
     cost: f64,
 }
 
+// === impl Allowed ===
+
+impl Default for Allowed {
+    fn default() -> Self {
+        Self { plans: true, ngram: true }
+    }
+}
+
 // === impl Forecast ===
 
 impl Forecast {
@@ -203,7 +211,11 @@ impl Controller {
 
     /// The rate that a step is measured against.
     fn rate(&self, knowledge: &Knowledge, costs: &Costs) -> f64 {
-        if self.is_folded() || !self.allowed.plans { 1.0 } else { self.best_plan(knowledge, costs, 8).1.max(1.0) }
+        if self.is_folded() || !self.allowed.plans {
+            1.0
+        } else {
+            self.best_plan(knowledge, costs, 8).1.max(1.0)
+        }
     }
 
     /// The plan with the best forecast, and its rate.
@@ -219,7 +231,14 @@ impl Controller {
     }
 
     /// A cycle of `plan`, stopped against `rate`.
-    fn forecast(&self, knowledge: &Knowledge, costs: &Costs, plan: usize, limit: usize, rate: f64) -> Forecast {
+    fn forecast(
+        &self,
+        knowledge: &Knowledge,
+        costs: &Costs,
+        plan: usize,
+        limit: usize,
+        rate: f64,
+    ) -> Forecast {
         // The chain survives with `survival` where it is still being drafted, which has probability `reached`.
         let (mut survival, mut reached) = (1.0, 1.0);
         let mut forecast = Forecast { tokens: 1.0, cost: costs.rows[1] };

@@ -1,6 +1,9 @@
 //! What all streams have learned together: how good each plan's drafts and n-gram matches are, and what they cost.
 
+use std::sync::Arc;
+
 use super::acceptance::{Acceptance, BINS, Tally, confidence_bin};
+use crate::drafting::DraftPlan;
 
 /// Bins of an n-gram proposal: by the length of the match, and whether the token is the first of its run.
 pub const NGRAM_BINS: usize = 12;
@@ -27,6 +30,17 @@ pub struct PlanKnowledge {
     pub(super) confidences: [f64; BINS],
     /// Draft step / plain step.
     pub(super) cost: f64,
+}
+
+/// A plan that streams may bet on, and what is known about it.
+#[derive(Clone, Debug)]
+pub struct FrontierPlan {
+    /// Names it in logs and statistics.
+    pub name: String,
+    /// The plan.
+    pub plan: Arc<DraftPlan>,
+    /// What is known at start.
+    pub knowledge: PlanKnowledge,
 }
 
 /// One stream's own counts.
@@ -79,7 +93,13 @@ impl Knowledge {
     }
 
     /// Takes in what became of a token that plan `index` drafted.
-    pub fn observe_drafted(&mut self, own: &mut StreamTallies, index: usize, confidence: f32, accepted: bool) {
+    pub fn observe_drafted(
+        &mut self,
+        own: &mut StreamTallies,
+        index: usize,
+        confidence: f32,
+        accepted: bool,
+    ) {
         let acceptance = &mut self.plans[index].acceptance;
         acceptance.observe(&mut own.plans[index], confidence_bin(confidence), accepted);
     }
@@ -103,7 +123,11 @@ impl PlanKnowledge {
     /// A plan that was measured: the cost of its draft step in plain steps, acceptance by confidence, and how often each confidence comes up.
     pub fn new(cost: f64, acceptance: [f64; BINS], confidences: [f64; BINS]) -> Self {
         let total: f64 = confidences.iter().sum();
-        Self { acceptance: Acceptance::new(acceptance), confidences: confidences.map(|share| share / total), cost }
+        Self {
+            acceptance: Acceptance::new(acceptance),
+            confidences: confidences.map(|share| share / total),
+            cost,
+        }
     }
 }
 

@@ -10,4 +10,4 @@ mod knowledge;
 pub use acceptance::{BINS, confidence_bin};
 pub use controller::{Allowed, Bet, Controller, Costs, MAX_ROWS, Match};
 pub use fold::Fold;
-pub use knowledge::{Knowledge, PlanKnowledge, StreamTallies, ngram_bin};
+pub use knowledge::{FrontierPlan, Knowledge, PlanKnowledge, StreamTallies, ngram_bin};

@@ -71,7 +71,7 @@ pub(super) fn speculation_of(
     let max_draft_tokens = Some(settings.max_draft_tokens);
     Ok(match settings.mode {
         SpeculationMode::Off => Speculation::Off,
-        SpeculationMode::Adaptive => Speculation::Adaptive { max_draft_tokens },
+        SpeculationMode::Adaptive => Speculation::adaptive(max_draft_tokens),
         SpeculationMode::Static => {
             let skip_set = SkipSet::new(&settings.skip_attention, &settings.skip_mlp, layer_count)?;
             Speculation::Static { skip_set: (!skip_set.is_empty()).then_some(skip_set), max_draft_tokens }
@@ -225,7 +225,7 @@ mod tests {
         let skip_set = |mlp: &[u32]| Some(SkipSet::new(&[], mlp, 8).unwrap());
         for (mode, skip_mlp, expected) in [
             (SpeculationMode::Off, &[3][..], Speculation::Off),
-            (SpeculationMode::Adaptive, &[], Speculation::Adaptive { max_draft_tokens }),
+            (SpeculationMode::Adaptive, &[], Speculation::adaptive(max_draft_tokens)),
             (SpeculationMode::Static, &[], Speculation::Static { skip_set: None, max_draft_tokens }),
             (
                 SpeculationMode::Static,

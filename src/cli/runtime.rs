@@ -143,6 +143,7 @@ fn engine_options(
         event_buffer: engine.event_buffer,
         kv_cache_tokens: kv_cache_tokens(engine, context_length)?,
         default_skip_set,
+        frontier: Vec::new(),
         max_draft_tokens: speculation.max_draft_tokens,
         confidence_threshold: speculation.confidence_threshold as f32,
     })

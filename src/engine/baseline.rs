@@ -1,5 +1,6 @@
 //! The measured time of plain decoding: what every speedup is a ratio to.
 
+use crate::adapt::Costs;
 use crate::model::{LogitsWanted, PageLease, PagePool, RowGroup, RowInput, Runner, TokenId};
 
 /// How much one measurement moves the estimate.
@@ -11,10 +12,10 @@ const REPEATS: usize = 3;
 /// Context of the longer measurement, in positions: far enough for the slope to show.
 const LONG_CONTEXT: usize = 512;
 
-/// Batch sizes measured: 1, 2, 4, ... 64 streams.
-const BATCHES: usize = 7;
+/// Rows measured; between them the curve is taken to be straight.
+const ROWS: [usize; 12] = [1, 2, 3, 4, 5, 6, 7, 8, 12, 16, 32, 64];
 
-/// Seconds of a plain step: a line over the context length, times a curve over the number of streams that share the step. Kept up to date.
+/// Seconds of a plain step: a line over the context length, times a curve over the number of rows that share the step. Kept up to date.
 ///
 /// A stream in a batch is compared with plain decoding *in that batch*: what batching saves is not drafting's merit.
 #[derive(Clone, Copy, PartialEq, Debug)]
@@ -23,8 +24,8 @@ pub struct PlainStep {
     base: f64,
     /// For each position of context.
     slope: f64,
-    /// A step of `2^i` streams against a step of one.
-    batch: [f64; BATCHES],
+    /// A pass over `ROWS[i]` rows against a pass over one.
+    curve: [f64; ROWS.len()],
 }
 
 // === impl PlainStep ===
@@ -33,20 +34,19 @@ impl PlainStep {
     /// Measures plain steps at a short and at a long context, and of up to `max_streams` streams. The cache's contents don't matter
     /// for the time.
     pub fn measure(runner: &mut Runner, pages: &PagePool, max_streams: usize) -> Self {
-        let mut step =
-            Self { base: 0.0, slope: 0.0, batch: std::array::from_fn(|index| f64::from(1 << index)) };
+        let mut step = Self { base: 0.0, slope: 0.0, curve: ROWS.map(|rows| rows as f64) };
         let long = LONG_CONTEXT.min(runner.model().config().context_length);
         let Some(lease) = pages.lease(long) else { return step };
         median(runner, &lease, 0, 1); // the first passes fault the weights in
         step.base = median(runner, &lease, 0, 1);
         step.slope = ((median(runner, &lease, long - 1, 1) - step.base) / long as f64).max(0.0);
-        for index in 1..BATCHES {
-            let (streams, before) = (1 << index, step.batch[index - 1]);
-            step.batch[index] = if streams < 2 * max_streams {
+        for index in 1..ROWS.len() {
+            let (rows, before) = (ROWS[index], step.curve[index - 1]);
+            step.curve[index] = if rows <= 8 || rows < 2 * max_streams {
                 // Rows of one stream cost what rows of several do, but for the context each reads.
-                (median(runner, &lease, 0, streams) / step.base).max(before)
+                (median(runner, &lease, 0, rows) / step.base).max(before)
             } else {
-                2.0 * before
+                before * rows as f64 / ROWS[index - 1] as f64
             };
         }
         step
@@ -54,13 +54,24 @@ impl PlainStep {
 
     /// Seconds that plain decoding spends on each of `streams` streams in a step at `context` positions.
     pub fn seconds(&self, context: usize, streams: usize) -> f64 {
-        let alone = self.base + self.slope * context as f64;
-        let place = (streams.max(1) as f64).log2();
-        let index = (place as usize).min(BATCHES - 2);
-        let (low, high) = (f64::from(1 << index), f64::from(1 << (index + 1)));
-        let share = (streams.max(1) as f64 - low) / (high - low);
-        let factor = self.batch[index] + share * (self.batch[index + 1] - self.batch[index]);
-        alone * factor / streams.max(1) as f64
+        let streams = streams.max(1);
+        (self.base + self.slope * context as f64) * self.rows(streams) / streams as f64
+    }
+
+    /// A pass over `rows` rows against a pass over one.
+    pub fn rows(&self, rows: usize) -> f64 {
+        let rows = rows.max(1);
+        let above = ROWS.iter().position(|&measured| measured > rows).unwrap_or(ROWS.len() - 1);
+        let (low, high) = (ROWS[above - 1] as f64, ROWS[above] as f64);
+        let share = (rows as f64 - low) / (high - low);
+        self.curve[above - 1] + share * (self.curve[above] - self.curve[above - 1])
+    }
+
+    /// What rows cost a stream now, in steps of its own, while other streams have `others` rows in the pass: a share of the pass.
+    pub fn costs(&self, others: usize) -> Costs {
+        let share = |rows: usize| self.rows(others + rows) * rows as f64 / (others + rows) as f64;
+        let unit = share(1);
+        Costs { rows: std::array::from_fn(|rows| if rows == 0 { 0.0 } else { share(rows) / unit }) }
     }
 
     /// Takes in a plain step of one stream that had the machine to itself.
@@ -97,8 +108,11 @@ fn median(runner: &mut Runner, lease: &PageLease, position: usize, rows: usize) 
 mod tests {
     use super::*;
 
-    const STEP: PlainStep =
-        PlainStep { base: 0.010, slope: 0.00001, batch: [1.0, 1.2, 1.6, 2.4, 4.0, 8.0, 16.0] };
+    const STEP: PlainStep = PlainStep {
+        base: 0.010,
+        slope: 0.00001,
+        curve: [1.0, 1.2, 1.4, 1.6, 1.8, 2.0, 2.2, 2.4, 3.2, 4.0, 8.0, 16.0],
+    };
 
     #[test]
     fn follows_steps_and_ignores_interruptions() {

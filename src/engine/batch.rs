@@ -2,7 +2,7 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use super::baseline::PlainStep;
+use super::bets::Betting;
 use super::event::GenerationError;
 use super::stream::{Answer, Stream, Work};
 use crate::model::{PassOutput, RowGroup, RowInput, Runner};
@@ -14,12 +14,14 @@ pub(super) fn step(
     runner: &mut Runner,
     streams: &mut [&mut Stream],
     prefill_tokens: usize,
-    baseline: &mut PlainStep,
+    betting: &mut Betting,
 ) -> bool {
     let mut budget = prefill_tokens;
     let mut jobs: Vec<(usize, Work)> = Vec::with_capacity(streams.len());
-    for (index, stream) in streams.iter().enumerate() {
-        if let Some(work) = stream.next_work(budget) {
+    let decoding = streams.iter().filter(|stream| stream.is_decoding()).count();
+    let costs = betting.baseline.costs(decoding.saturating_sub(1));
+    for (index, stream) in streams.iter_mut().enumerate() {
+        if let Some(work) = stream.next_work(budget, betting, &costs) {
             if let Work::Prefill { tokens } = work {
                 budget -= tokens;
             }
@@ -29,11 +31,11 @@ pub(super) fn step(
     if jobs.is_empty() {
         return false;
     }
-    if !attempt(runner, streams, &jobs, baseline) {
+    if !attempt(runner, streams, &jobs, betting) {
         // Some member broke the pass. Keys and values are written in place, so running it again is harmless: alone, only the
         // culprit fails.
         for job in jobs {
-            if !attempt(runner, streams, &[job], baseline) {
+            if !attempt(runner, streams, &[job], betting) {
                 let message = "the pass failed on this request; it was not the fault of others".to_owned();
                 streams[job.0].fail(GenerationError::Internal(message));
             }
@@ -47,7 +49,7 @@ fn attempt(
     runner: &mut Runner,
     streams: &mut [&mut Stream],
     jobs: &[(usize, Work)],
-    baseline: &mut PlainStep,
+    betting: &mut Betting,
 ) -> bool {
     let (hidden, sublayers) = (runner.model().config().hidden, runner.model().config().sublayers());
     let rows: Vec<Vec<RowInput<'_>>> =
@@ -65,6 +67,7 @@ fn attempt(
     drop(groups);
     drop(rows);
     if let [(index, Work::Plain)] = jobs {
+        let baseline = &mut betting.baseline;
         baseline.observe(streams[*index].context(), output.seconds);
         record::plain_step_seconds(baseline.seconds(streams[*index].context(), 1));
     }
@@ -72,9 +75,10 @@ fn attempt(
     for (group, (&(index, work), weight)) in jobs.iter().zip(weights).enumerate() {
         let stream = &mut *streams[index];
         let seconds = output.seconds * weight / total;
-        let plain_seconds = baseline.seconds(stream.context(), decoding);
-        let answer = Answer { output, group, seconds, plain_seconds };
-        let outcome = catch_unwind(AssertUnwindSafe(|| stream.apply(work, &answer)));
+        let plain_seconds = betting.baseline.seconds(stream.context(), decoding);
+        let costs = betting.baseline.costs(decoding.saturating_sub(1));
+        let answer = Answer { output, group, seconds, plain_seconds, costs };
+        let outcome = catch_unwind(AssertUnwindSafe(|| stream.apply(work, &answer, betting)));
         let error = match outcome {
             Ok(Ok(())) => continue,
             Ok(Err(error)) => error,

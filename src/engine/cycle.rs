@@ -5,8 +5,7 @@ use std::sync::Arc;
 use crate::drafting::DraftPlan;
 use crate::model::{RowInput, TokenId};
 use crate::sampling::{
-    Distribution, Proposal, ProposalDistribution, RandomStream, Sampler, SamplingError, TokenHistory,
-    Verdict, top_probability,
+    Distribution, Proposal, ProposalDistribution, RandomStream, Sampler, SamplingError, TokenHistory, Verdict,
 };
 
 /// The chain drafted so far, after the last committed token.
@@ -19,23 +18,43 @@ pub(super) struct Cycle {
     fed: usize,
     /// Draws made for drafts, over the stream's whole life: the counter of their random numbers.
     draws: u64,
-    /// Whether the draft ended early, unsure of its next token.
-    unsure: bool,
+    /// Whether the chain is to be verified as it is.
+    closed: bool,
 }
 
 struct Drafted {
     token: TokenId,
-    /// What it was drawn from.
-    distribution: Distribution,
+    /// What it was drawn from; `None` for a token of an n-gram match.
+    distribution: Option<Distribution>,
+    origin: Origin,
+}
+
+/// Where a drafted token comes from, and what was known about it before it was judged.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub(super) enum Origin {
+    /// A draft step of the stream's plan.
+    Plan {
+        /// The highest probability of the step.
+        confidence: f32,
+    },
+    /// An n-gram match.
+    Ngram {
+        /// Length of the match.
+        matched: usize,
+        /// Tokens of the match before this one.
+        place: usize,
+    },
 }
 
 /// What a verify pass confirmed.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Debug)]
 pub(super) struct Confirmed {
     /// Accepted drafts, then the bonus token or the replacement of the first rejected draft. At least one.
     pub(super) tokens: Vec<TokenId>,
     /// How many of them were drafted.
     pub(super) accepted: usize,
+    /// Where the chain's tokens came from, rejected and unjudged ones included.
+    pub(super) origins: Vec<Origin>,
 }
 
 /// What choosing tokens needs of a stream.
@@ -53,14 +72,34 @@ impl Cycle {
         self.drafted.len()
     }
 
-    /// Whether the next step verifies: the chain is full, or the draft is unsure.
+    /// Whether the next step verifies: the chain is full or closed.
     pub(super) fn wants_verify(&self, limit: usize) -> bool {
-        self.unsure || self.drafted.len() >= limit
+        self.closed || self.drafted.len() >= limit
     }
 
     /// Whether nothing is drafted yet.
     pub(super) fn is_idle(&self) -> bool {
-        self.fed == 0
+        self.fed == 0 && self.drafted.is_empty()
+    }
+
+    /// The drafted tokens.
+    pub(super) fn tokens(&self) -> impl Iterator<Item = TokenId> {
+        self.drafted.iter().map(|drafted| drafted.token)
+    }
+
+    /// Ends drafting: what there is will be verified.
+    pub(super) fn close(&mut self) {
+        self.closed = true;
+    }
+
+    /// Appends the tokens of an n-gram match of `matched` tokens, and ends drafting: no draft step has seen them.
+    pub(super) fn append_match(&mut self, tokens: &[TokenId], matched: usize) {
+        self.drafted.extend(tokens.iter().enumerate().map(|(place, &token)| Drafted {
+            token,
+            distribution: None,
+            origin: Origin::Ngram { matched, place },
+        }));
+        self.closed = true;
     }
 
     /// The token that the next draft step feeds.
@@ -68,17 +107,14 @@ impl Cycle {
         self.drafted.last().map_or(committed, |drafted| drafted.token)
     }
 
-    /// Takes in a draft step: the hidden state it saved and the logits it gave.
-    pub(super) fn extend(&mut self, plan: &DraftPlan, state: &[f32], logits: &[f32], chooser: Chooser<'_>) {
+    /// Takes in the hidden state that a draft step saved.
+    pub(super) fn feed(&mut self, state: &[f32]) {
         self.states.extend_from_slice(state);
         self.fed += 1;
-        // Judged before the draw, and by the most likely token whichever is drawn: to drop a token because it itself turned out unlikely
-        // would favour the likely ones.
-        let (_, confidence) = top_probability(logits);
-        if confidence < plan.confidence_threshold {
-            self.unsure = true;
-            return;
-        }
+    }
+
+    /// Draws a token from a draft step's logits, of which `confidence` is the highest probability.
+    pub(super) fn draw(&mut self, logits: &[f32], confidence: f32, chooser: Chooser<'_>) {
         let Chooser { sampler, history } = chooser;
         let before = history.generated().len();
         self.drafted.iter().for_each(|drafted| history.push(drafted.token));
@@ -86,25 +122,27 @@ impl Cycle {
         history.truncate(before);
         // A draft that went astray is no fault of the stream: plain decoding might never have come here.
         let Ok(distribution) = distribution else {
-            self.unsure = true;
+            self.closed = true;
             return;
         };
         // A position may be drafted again after a rejection, under a plan that depends on the first draft: each draw gets a
         // random number of its own.
         let token = sampler.draw(&distribution, RandomStream::Draft, self.draws);
         self.draws += 1;
-        self.drafted.push(Drafted { token, distribution });
+        let origin = Origin::Plan { confidence };
+        self.drafted.push(Drafted { token, distribution: Some(distribution), origin });
     }
 
-    /// The rows of the verify pass: the last committed token and the drafted ones. Those that the draft fed enter late.
-    pub(super) fn verify_rows<'a>(&'a self, plan: &DraftPlan, hidden: usize) -> Vec<RowInput<'a>> {
-        let first = plan.exact_until();
-        let mut rows: Vec<RowInput<'a>> =
-            self.states.chunks_exact(hidden).map(|state| RowInput::Hidden { first, state }).collect();
-        if let Some(last) = self.drafted.last().filter(|_| rows.len() == self.drafted.len()) {
-            rows.push(RowInput::Token(last.token));
-        }
-        rows
+    /// The rows of the verify pass: the `committed` token and the drafted ones. Those that the draft fed enter late.
+    pub(super) fn verify_rows(&self, committed: TokenId, entry: usize, hidden: usize) -> Vec<RowInput<'_>> {
+        let fed = self.states.chunks_exact(hidden).map(|state| RowInput::Hidden { first: entry, state });
+        let tokens = std::iter::once(committed).chain(self.tokens()).map(RowInput::Token);
+        fed.chain(tokens.skip(self.fed)).collect()
+    }
+
+    /// Draft steps run.
+    pub(super) fn fed(&self) -> usize {
+        self.fed
     }
 
     /// Judges the chain by the full model's logits and starts afresh. `logits(i)` is the row after `i` drafted
@@ -117,12 +155,19 @@ impl Cycle {
     ) -> Result<Confirmed, SamplingError> {
         let Chooser { sampler, history } = chooser;
         let before = history.generated().len();
-        let mut confirmed = Confirmed { tokens: Vec::with_capacity(self.drafted.len() + 1), accepted: 0 };
+        let mut confirmed = Confirmed {
+            tokens: Vec::with_capacity(self.drafted.len() + 1),
+            accepted: 0,
+            origins: self.drafted.iter().map(|drafted| drafted.origin).collect(),
+        };
         let mut judge = || -> Result<(), SamplingError> {
             for (index, drafted) in self.drafted.iter().enumerate() {
                 let target = sampler.distribution(logits(index), history)?;
-                let source = ProposalDistribution::Sampled(&drafted.distribution);
-                let proposal = Proposal { token: drafted.token, distribution: source };
+                let distribution = drafted
+                    .distribution
+                    .as_ref()
+                    .map_or(ProposalDistribution::Deterministic, ProposalDistribution::Sampled);
+                let proposal = Proposal { token: drafted.token, distribution };
                 match sampler.verify(&target, &proposal, (position + index) as u64) {
                     Verdict::Accepted => {
                         confirmed.tokens.push(drafted.token);
@@ -151,7 +196,7 @@ impl Cycle {
         self.drafted.clear();
         self.states.clear();
         self.fed = 0;
-        self.unsure = false;
+        self.closed = false;
     }
 
     /// Position of the next row to feed, after `computed` positions that are final.

@@ -9,6 +9,7 @@
 mod account;
 mod baseline;
 mod batch;
+mod bets;
 mod cycle;
 mod event;
 mod handle;

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use crate::adapt::FrontierPlan;
 use crate::drafting::SkipSet;
 
 /// Sizes and limits of an engine.
@@ -23,6 +24,8 @@ pub struct EngineOptions {
     pub kv_cache_tokens: usize,
     /// What a stream skips that names no skip set of its own.
     pub default_skip_set: SkipSet,
+    /// The plans that adaptive streams bet on, the best first; empty is the plan of `default_skip_set` alone.
+    pub frontier: Vec<FrontierPlan>,
     /// Cap on the draft length of a stream that names none.
     pub max_draft_tokens: usize,
     /// Draft probability below which drafting stops.

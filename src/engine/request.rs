@@ -2,6 +2,7 @@
 
 use std::time::Instant;
 
+use crate::adapt::Allowed;
 use crate::drafting::SkipSet;
 use crate::model::TokenId;
 use crate::sampling::SamplingParams;
@@ -69,5 +70,16 @@ pub enum Speculation {
     Adaptive {
         /// Cap on the draft length; `None` takes the server's default.
         max_draft_tokens: Option<usize>,
+        /// What it may bet on.
+        allowed: Allowed,
     },
+}
+
+// === impl Speculation ===
+
+impl Speculation {
+    /// The server chooses among everything it has.
+    pub fn adaptive(max_draft_tokens: Option<usize>) -> Self {
+        Self::Adaptive { max_draft_tokens, allowed: Allowed::default() }
+    }
 }

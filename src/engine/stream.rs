@@ -6,7 +6,8 @@ use std::time::Instant;
 use tokio::sync::mpsc;
 
 use super::account::{Account, Gap, StepTime};
-use super::cycle::{Chooser, Confirmed, CurrentPlan, Cycle};
+use super::bets::{Bets, Betting};
+use super::cycle::{Chooser, Confirmed, CurrentPlan, Cycle, Origin};
 use super::event::{
     CommittedToken, Delta, Event, FinishReason, Finished, GenerationError, PlanSummary, Started, Usage,
 };
@@ -15,10 +16,10 @@ use super::options::EngineOptions;
 use super::outbox::Outbox;
 use super::output_text::OutputText;
 use super::request::{Speculation, ValidRequest};
-use crate::adapt::Fold;
+use crate::adapt::{Bet, Costs};
 use crate::drafting::DraftPlan;
-use crate::model::{LogitsWanted, PageLease, PassOutput, RowGroup, RowInput, TokenId};
-use crate::sampling::{Sampler, SamplingError, TokenHistory, log_probabilities};
+use crate::model::{DraftHead, LogitsWanted, PageLease, PassOutput, RowGroup, RowInput, TokenId};
+use crate::sampling::{Sampler, SamplingError, TokenHistory, log_probabilities, top_probability};
 use crate::telemetry::record::{self, DraftCycle, DraftSource, Phase};
 use crate::text::TextModel;
 
@@ -45,12 +46,21 @@ pub(super) struct Stream {
     history: TokenHistory,
     text: OutputText,
     plan: Option<CurrentPlan>,
-    fold: Option<Fold>,
+    bets: Option<Bets>,
+    /// Tiles of the head for tokens of the stream that the draft vocabulary lacks.
+    extra_tiles: Vec<u32>,
+    /// A draft's logits over the whole vocabulary.
+    draft_logits: Vec<f32>,
     cycle: Cycle,
     /// Seconds spent on the current cycle.
     cycle_seconds: f64,
     account: Account,
+    /// Tokens drafted in a cycle at most.
+    max_draft_tokens: usize,
 }
+
+/// Tiles of the head that a draft step reads beside the draft vocabulary, at most.
+const MAX_EXTRA_TILES: usize = 96;
 
 /// What a stream wants of the next pass.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -77,6 +87,8 @@ pub(super) struct Answer<'a> {
     pub(super) seconds: f64,
     /// Seconds that plain decoding would take for a token of this stream in such a pass.
     pub(super) plain_seconds: f64,
+    /// What rows of such a pass cost the stream.
+    pub(super) costs: Costs,
 }
 
 // === impl Work ===
@@ -101,19 +113,26 @@ impl Stream {
         lease: PageLease,
         text: &TextModel,
         options: &EngineOptions,
+        betting: &Betting,
     ) -> Self {
         let Pending { request, events, cancel, submitted } = pending;
-        let plan = |skip_set: &Option<_>, cap: Option<usize>| {
-            let skip_set = skip_set.as_ref().unwrap_or(&options.default_skip_set).clone();
-            let cap = cap.unwrap_or(options.max_draft_tokens);
-            let plan = Arc::new(DraftPlan::new(skip_set, cap, options.confidence_threshold));
-            Some(CurrentPlan { plan, revision: 1 })
-        };
-        let (plan, fold) = match &request.speculation {
+        let (plan, bets) = match &request.speculation {
             Speculation::Off => (None, None),
-            Speculation::Static { skip_set, max_draft_tokens } => (plan(skip_set, *max_draft_tokens), None),
-            Speculation::Adaptive { max_draft_tokens } => {
-                (plan(&None, *max_draft_tokens), Some(Fold::default()))
+            Speculation::Static { skip_set, max_draft_tokens } => {
+                let skip_set = skip_set.as_ref().unwrap_or(&options.default_skip_set).clone();
+                let cap = max_draft_tokens.unwrap_or(options.max_draft_tokens);
+                (Some(Arc::new(DraftPlan::new(skip_set, cap, options.confidence_threshold))), None)
+            }
+            Speculation::Adaptive { allowed, .. } => {
+                let plan = betting.frontier.first().map(|frontier| Arc::clone(&frontier.plan));
+                (plan, Some(Bets::new(betting, *allowed, &request.prompt)))
+            }
+        };
+        let plan = plan.map(|plan| CurrentPlan { plan, revision: 1 });
+        let max_draft_tokens = match &request.speculation {
+            Speculation::Off => 0,
+            Speculation::Static { max_draft_tokens, .. } | Speculation::Adaptive { max_draft_tokens, .. } => {
+                max_draft_tokens.unwrap_or(options.max_draft_tokens)
             }
         };
         let mut stream = Self {
@@ -129,9 +148,13 @@ impl Stream {
             account: Account::new(submitted),
             cancel,
             plan,
-            fold,
+            bets,
+            extra_tiles: Vec::new(),
+            draft_logits: Vec::new(),
+            max_draft_tokens,
             request,
         };
+        (0..stream.tokens.len()).for_each(|index| stream.add_extra_tile(stream.tokens[index]));
         record::queue_time(stream.account.queue().as_secs_f64());
         let started = Started { prompt_tokens: stream.request.prompt.len(), plan: stream.plan_summary() };
         stream.outbox.push(Ok(Event::Started(started)));
@@ -164,8 +187,14 @@ impl Stream {
         self.outbox.fail(error);
     }
 
-    /// What the stream wants next, given how many prompt tokens the pass still has room for.
-    pub(super) fn next_work(&self, prefill_budget: usize) -> Option<Work> {
+    /// What the stream wants next, given how many prompt tokens the pass still has room for, and what rows cost now. An adaptive stream
+    /// places the bet of its next cycle here.
+    pub(super) fn next_work(
+        &mut self,
+        prefill_budget: usize,
+        betting: &Betting,
+        costs: &Costs,
+    ) -> Option<Work> {
         if self.is_finished() {
             return None;
         }
@@ -174,18 +203,48 @@ impl Stream {
             let tokens = prompt_left.min(prefill_budget);
             return (tokens > 0).then_some(Work::Prefill { tokens });
         }
-        let Some(current) = &self.plan else { return Some(Work::Plain) };
-        if self.cycle.is_idle() && self.fold.as_ref().is_some_and(|fold| !fold.drafts()) {
+        let limit = self.draft_limit();
+        if limit == 0 {
             return Some(Work::Plain);
         }
+        if let Some(bets) = self.bets.as_mut().filter(|_| self.cycle.is_idle()) {
+            match bets.begin(betting, costs, limit, &mut self.cycle) {
+                Bet::Plain => return Some(Work::Plain),
+                Bet::Ngram(_) => return Some(Work::Verify),
+                Bet::Plan(index) => self.take_plan(&betting.frontier[index].plan),
+            }
+        }
+        Some(if self.cycle.wants_verify(limit) {
+            Work::Verify
+        } else if self.plan.is_some() {
+            Work::Draft
+        } else {
+            Work::Plain
+        })
+    }
+
+    /// Tokens that a cycle may draft now.
+    fn draft_limit(&self) -> usize {
         // The verify commits one token more than it accepts.
         let left = self.request.stop.max_new_tokens - self.generated();
-        let limit = current.plan.max_draft_tokens.min(left.saturating_sub(1));
-        Some(match limit {
-            0 => Work::Plain,
-            _ if self.cycle.wants_verify(limit) => Work::Verify,
-            _ => Work::Draft,
-        })
+        self.max_draft_tokens.min(left.saturating_sub(1))
+    }
+
+    /// Makes `plan` the stream's plan. Plans of one frontier share their draft vocabulary, so the stream's extra tiles stay right.
+    fn take_plan(&mut self, plan: &Arc<DraftPlan>) {
+        if let Some(current) = self.plan.as_mut().filter(|current| !Arc::ptr_eq(&current.plan, plan)) {
+            current.plan = Arc::clone(plan);
+            current.revision += 1;
+        }
+    }
+
+    /// Makes sure that drafts can say `token`.
+    fn add_extra_tile(&mut self, token: TokenId) {
+        let vocabulary = self.plan.as_ref().and_then(|current| current.plan.vocabulary());
+        let Some(tile) = vocabulary.and_then(|vocabulary| vocabulary.extra_tile(token)) else { return };
+        if self.extra_tiles.len() < MAX_EXTRA_TILES && !self.extra_tiles.contains(&tile) {
+            self.extra_tiles.push(tile);
+        }
     }
 
     /// The rows of `work`.
@@ -196,8 +255,11 @@ impl Stream {
                 self.tokens[self.computed..][..tokens].iter().map(|&token| RowInput::Token(token)).collect()
             }
             (Work::Draft, _) => vec![RowInput::Token(self.cycle.next_input(committed))],
-            (Work::Verify, Some(current)) => self.cycle.verify_rows(&current.plan, hidden),
-            (Work::Plain | Work::Verify, _) => vec![RowInput::Token(committed)],
+            (Work::Verify, plan) => {
+                let entry = plan.as_ref().map_or(0, |current| current.plan.exact_until());
+                self.cycle.verify_rows(committed, entry, hidden)
+            }
+            (Work::Plain, _) => vec![RowInput::Token(committed)],
         }
     }
 
@@ -208,7 +270,10 @@ impl Stream {
             Work::Prefill { tokens } if self.computed + tokens < self.request.prompt.len() => {
                 (self.computed, LogitsWanted::None)
             }
-            Work::Draft => (self.cycle.next_position(self.computed), LogitsWanted::Last),
+            Work::Draft => {
+                let logits = self.draft_head().map_or(LogitsWanted::Last, LogitsWanted::Draft);
+                (self.cycle.next_position(self.computed), logits)
+            }
             Work::Prefill { .. } | Work::Plain => (self.computed, LogitsWanted::Last),
             Work::Verify => (self.computed, LogitsWanted::All),
         };
@@ -223,8 +288,19 @@ impl Stream {
         }
     }
 
+    /// The part of the head that drafts use, if not all of it.
+    fn draft_head(&self) -> Option<DraftHead<'_>> {
+        let vocabulary = self.plan.as_ref()?.plan.vocabulary()?;
+        Some(DraftHead { vocabulary, extra_tiles: &self.extra_tiles })
+    }
+
     /// Takes in the answer to `work`.
-    pub(super) fn apply(&mut self, work: Work, answer: &Answer<'_>) -> Result<(), GenerationError> {
+    pub(super) fn apply(
+        &mut self,
+        work: Work,
+        answer: &Answer<'_>,
+        betting: &mut Betting,
+    ) -> Result<(), GenerationError> {
         let time = StepTime { spent_seconds: answer.seconds, plain_seconds: answer.plain_seconds };
         record::phase_seconds(work.phase(), answer.seconds);
         match work {
@@ -239,13 +315,13 @@ impl Stream {
             }
             Work::Draft => {
                 self.spend(time);
-                self.draft(answer);
+                self.draft(answer, betting);
             }
             Work::Plain | Work::Verify => {
                 self.spend(time);
                 let drafted = self.cycle.len();
                 let confirmed = self.judge(answer)?;
-                self.settle(&confirmed, drafted, time);
+                self.settle(&confirmed, time, betting);
                 // The last token is not fed yet; all before it now have the full model's keys and values.
                 self.computed += confirmed.tokens.len();
                 self.commit(confirmed, drafted, answer);
@@ -259,13 +335,41 @@ impl Stream {
         self.cycle_seconds += time.spent_seconds;
     }
 
-    fn draft(&mut self, answer: &Answer<'_>) {
-        let Some(current) = &self.plan else { return };
+    fn draft(&mut self, answer: &Answer<'_>, betting: &mut Betting) {
+        let Some(current) = self.plan.clone() else { return };
         record::sublayers_skipped(current.plan.skip_set(), 1);
-        let (state, logits) =
-            (answer.output.saved(answer.group, 0, 0), answer.output.logits(answer.group, 0));
+        self.cycle.feed(answer.output.saved(answer.group, 0, 0));
+        let answered = answer.output.logits(answer.group, 0);
+        let logits = match current.plan.vocabulary() {
+            Some(vocabulary) => {
+                self.draft_logits.clear();
+                self.draft_logits.resize(answer.output.vocabulary, f32::NEG_INFINITY);
+                DraftHead { vocabulary, extra_tiles: &self.extra_tiles }
+                    .scatter(answered, &mut self.draft_logits);
+                &self.draft_logits
+            }
+            None => answered,
+        };
+        // Judged before the draw, and by the most likely token whichever is drawn: to drop a token because it itself turned out unlikely
+        // would favour the likely ones.
+        let (_, confidence) = top_probability(logits);
+        let keeps = match &mut self.bets {
+            Some(bets) => {
+                bets.observe_step(betting, confidence, answer.seconds / answer.plain_seconds);
+                bets.keeps(betting, &answer.costs, &self.cycle, confidence)
+            }
+            None => confidence >= current.plan.confidence_threshold,
+        };
+        if !keeps {
+            self.cycle.close();
+            return;
+        }
         let chooser = Chooser { sampler: &mut self.sampler, history: &mut self.history };
-        self.cycle.extend(&current.plan, state, logits, chooser);
+        self.cycle.draw(logits, confidence, chooser);
+        let limit = self.draft_limit();
+        if let Some(bets) = &mut self.bets {
+            bets.go_on(betting, &answer.costs, limit, &mut self.cycle);
+        }
     }
 
     fn judge(&mut self, answer: &Answer<'_>) -> Result<Confirmed, GenerationError> {
@@ -275,16 +379,25 @@ impl Stream {
     }
 
     /// Books a cycle that committed tokens.
-    fn settle(&mut self, confirmed: &Confirmed, drafted: usize, time: StepTime) {
+    fn settle(&mut self, confirmed: &Confirmed, time: StepTime, betting: &mut Betting) {
         self.account.earn(confirmed.tokens.len(), time);
-        self.account.count_drafts(drafted, confirmed.accepted);
-        record::draft_cycle(&DraftCycle {
-            source: DraftSource::LayerSkip,
-            drafted,
-            accepted: confirmed.accepted,
-        });
-        if let Some(fold) = &mut self.fold {
-            fold.observe(confirmed.tokens.len(), time.plain_seconds, self.cycle_seconds);
+        self.account.count_drafts(confirmed.origins.len(), confirmed.accepted);
+        let from = |source: DraftSource| {
+            let is_from = |origin: &Origin| {
+                matches!(
+                    (source, origin),
+                    (DraftSource::LayerSkip, Origin::Plan { .. })
+                        | (DraftSource::Ngram, Origin::Ngram { .. })
+                )
+            };
+            let count = |origins: &[Origin]| origins.iter().filter(|origin| is_from(origin)).count();
+            let accepted = count(&confirmed.origins[..confirmed.accepted]);
+            DraftCycle { source, drafted: count(&confirmed.origins), accepted }
+        };
+        record::draft_cycle(&from(DraftSource::LayerSkip));
+        record::draft_cycle(&from(DraftSource::Ngram));
+        if let Some(bets) = &mut self.bets {
+            bets.finish(betting, confirmed, time.plain_seconds, self.cycle_seconds);
         }
         self.cycle_seconds = 0.0;
     }
@@ -309,11 +422,16 @@ impl Stream {
             delta.tokens.push(committed);
             self.tokens.push(token);
             self.history.push(token);
+            self.add_extra_tile(token);
             let generated = self.generated();
             reason = self.text.push(token, generated, &mut delta.text);
             if reason.is_some() {
                 break;
             }
+        }
+        if let Some(bets) = &mut self.bets {
+            let from = self.tokens.len() - delta.tokens.len();
+            bets.commit(&self.tokens[from..]);
         }
         let now = Instant::now();
         match self.account.mark_tokens(now) {
@@ -368,6 +486,11 @@ impl Stream {
         })
     }
 
+    /// Whether it is past its prompt and not done.
+    pub(super) fn is_decoding(&self) -> bool {
+        !self.is_finished() && self.generated() > 0
+    }
+
     /// Context of the next step, in positions.
     pub(super) fn context(&self) -> usize {
         self.computed
@@ -377,7 +500,7 @@ impl Stream {
     pub(super) fn cost_weight(&self, work: Work, rows: usize, sublayers: usize) -> f64 {
         let skipped = match (work, &self.plan) {
             (Work::Draft, Some(current)) => current.plan.mask().count(),
-            (Work::Verify, Some(current)) => current.plan.exact_until(),
+            (Work::Verify, Some(current)) if self.cycle.fed() > 0 => current.plan.exact_until(),
             _ => 0,
         };
         // The head costs about as much as four sublayers.

@@ -9,12 +9,15 @@ use std::time::{Duration, Instant};
 
 use super::baseline::PlainStep;
 use super::batch;
+use super::bets::Betting;
 use super::event::GenerationError;
 use super::handle::{CancelFlag, GenerationStream, Submit, SubmitError};
 use super::options::EngineOptions;
 use super::outbox::{Delivery, Outbox};
 use super::request::ValidRequest;
 use super::stream::{Pending, Stream};
+use crate::adapt::{FrontierPlan, PlanKnowledge};
+use crate::drafting::DraftPlan;
 use crate::model::{Model, PagePool, Runner};
 use crate::telemetry::record;
 use crate::text::TextModel;
@@ -44,7 +47,7 @@ struct Worker {
     pages: PagePool,
     text: Arc<TextModel>,
     options: EngineOptions,
-    baseline: PlainStep,
+    betting: Betting,
     commands: Receiver<Pending>,
     waiting: VecDeque<Pending>,
     running: Vec<Stream>,
@@ -67,11 +70,15 @@ impl Engine {
         let (commands, receiver) = sync_channel(options.max_waiting.max(1));
         let shared = Arc::new(Shared::default());
         let (max_waiting, event_buffer) = (options.max_waiting, options.event_buffer);
+        let frontier = match options.frontier.is_empty() {
+            true => vec![default_plan(&runner, &options)],
+            false => options.frontier.clone(),
+        };
         let mut worker = Worker {
             runner,
             pages,
             text,
-            baseline,
+            betting: Betting::new(frontier, baseline),
             commands: receiver,
             waiting: VecDeque::new(),
             running: Vec::with_capacity(options.max_streams),
@@ -140,7 +147,7 @@ impl Worker {
                 }
             }
             let budget = self.options.prefill_tokens_per_step;
-            let worked = batch::step(&mut self.runner, &mut ready, budget, &mut self.baseline);
+            let worked = batch::step(&mut self.runner, &mut ready, budget, &mut self.betting);
             for stream in ready {
                 stream.outbox.flush(now);
             }
@@ -232,7 +239,7 @@ impl Worker {
             }
             match lease {
                 Some(lease) => {
-                    let stream = Stream::admit(pending, lease, &self.text, &self.options);
+                    let stream = Stream::admit(pending, lease, &self.text, &self.options, &self.betting);
                     self.running.push(stream);
                     self.shared.running.store(self.running.len(), Ordering::Release);
                 }
@@ -255,4 +262,18 @@ impl Worker {
         record::waiting(self.waiting.len());
         record::kv_usage(self.pages.leased() as f64 / self.pages.total().max(1) as f64);
     }
+}
+
+/// The plan that adaptive streams start from where nothing was calibrated.
+fn default_plan(runner: &Runner, options: &EngineOptions) -> FrontierPlan {
+    let plan = DraftPlan::new(
+        options.default_skip_set.clone(),
+        options.max_draft_tokens,
+        options.confidence_threshold,
+    );
+    let weights = runner.model().weights();
+    let skipped = (0..runner.model().config().sublayers()).filter(|&index| plan.mask().skips(index));
+    let skipped_bytes: usize = skipped.map(|index| weights.sublayer_bytes(index)).sum();
+    let cost = 1.0 - skipped_bytes as f64 / weights.bytes() as f64;
+    FrontierPlan { name: "default".to_owned(), plan: Arc::new(plan), knowledge: PlanKnowledge::unknown(cost) }
 }

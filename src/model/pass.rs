@@ -64,6 +64,8 @@ pub struct SkipMask {
 #[derive(Clone, Copy, Debug)]
 pub struct PassOutput<'a> {
     pub(super) logits: &'a [f32],
+    /// Tokens of the model.
+    pub vocabulary: usize,
     /// Where each group's logits lie.
     pub(super) logit_rows: &'a [LogitRows],
     pub(super) saved: &'a [f32],

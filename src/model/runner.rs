@@ -129,6 +129,7 @@ impl Runner {
         let scratch = &self.scratch;
         PassOutput {
             logits: &scratch.logits,
+            vocabulary: config.vocabulary,
             logit_rows: &scratch.logit_rows,
             saved: &scratch.saved,
             hidden: config.hidden,

@@ -172,10 +172,10 @@ pub(super) fn speculation(
             Speculation::Static { skip_set: skip_set.or(default), max_draft_tokens: cap.or(max_draft_tokens) }
         }
         (wire::SpeculationMode::Static, _) => Speculation::Static { skip_set, max_draft_tokens: cap },
-        (_, Speculation::Adaptive { max_draft_tokens }) => {
-            Speculation::Adaptive { max_draft_tokens: cap.or(max_draft_tokens) }
+        (_, Speculation::Adaptive { max_draft_tokens, allowed }) => {
+            Speculation::Adaptive { max_draft_tokens: cap.or(max_draft_tokens), allowed }
         }
-        (wire::SpeculationMode::Adaptive, _) => Speculation::Adaptive { max_draft_tokens: cap },
+        (wire::SpeculationMode::Adaptive, _) => Speculation::adaptive(cap),
     }
 }
 

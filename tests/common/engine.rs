@@ -33,6 +33,7 @@ pub fn options(loaded: &Loaded) -> EngineOptions {
         event_buffer: 1024,
         kv_cache_tokens: 4096,
         default_skip_set: SkipSet::empty(loaded.model.config().layers),
+        frontier: Vec::new(),
         max_draft_tokens: 4,
         confidence_threshold: 0.0,
     }

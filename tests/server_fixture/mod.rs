@@ -67,7 +67,7 @@ pub struct Fixture {
 pub fn options() -> ServerOptions {
     ServerOptions {
         limits: Limits { drain: Duration::from_secs(5), ..Limits::default() },
-        default_speculation: Speculation::Adaptive { max_draft_tokens: None },
+        default_speculation: Speculation::adaptive(None),
         default_sampling: SamplingSettings::default(),
         reflection: true,
         readiness: Readiness::default(),
