@@ -2,10 +2,14 @@
 
 #![forbid(unsafe_code)]
 
+mod machine;
 mod peer;
+mod record;
 mod rows;
 
+pub use machine::{Machine, fork_join_seconds, peak_resident_bytes};
 pub use peer::{Peer, PeerError};
+pub use record::{RowRecord, append_csv, today};
 pub use rows::{RowCurve, RowPoint, RowReport, RowsBench};
 
 /// The median of measurements; they are reordered. Zero for none.

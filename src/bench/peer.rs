@@ -66,12 +66,12 @@ impl Peer {
         &self.name
     }
 
-    /// Clears the cache and evaluates `tokens` tokens; the seconds that took.
+    /// Clears the cache and evaluates `tokens` tokens, after one that wakes the threads; the seconds that took.
     pub fn context(&mut self, tokens: usize) -> Result<f64, PeerError> {
         self.ask(&format!("context {tokens}"))
     }
 
-    /// One pass over `rows` tokens after the context, logits for each; the seconds that took.
+    /// Two passes over `rows` tokens after the context, logits for each; the seconds of the second.
     pub fn rows(&mut self, rows: usize) -> Result<f64, PeerError> {
         self.ask(&format!("rows {rows}"))
     }

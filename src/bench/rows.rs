@@ -1,4 +1,10 @@
 //! The verify slope: what a pass over r rows costs against a plain step. Whether drafting can pay at all is decided here.
+//!
+//! Two engines alternate, so that both see the same machine. So that neither sees the other, the threads of one are left time to
+//! go to sleep before the other's turn, and each turn is an untimed pass, which wakes threads and fills caches, and then the
+//! timed one.
+
+use std::time::Duration;
 
 use serde::Serialize;
 
@@ -49,8 +55,18 @@ pub struct RowPoint {
 pub struct RowReport {
     /// The model's file name.
     pub model: String,
+    /// Bytes of the model's file.
+    pub model_bytes: u64,
+    /// What it took to load it and pack the weights, in seconds.
+    pub load_seconds: f64,
+    /// The most memory this process held at a time, and the same over the file's size; `None` where the system does not tell.
+    pub peak_resident_bytes: Option<u64>,
+    /// See above.
+    pub peak_resident_ratio: Option<f64>,
     /// Threads of each engine.
     pub threads: usize,
+    /// Median cost of forking an empty job to these threads and joining them, in microseconds.
+    pub fork_join_microseconds: f64,
     /// Positions before the rows.
     pub context: usize,
     /// Instruction set of our kernels.
@@ -71,7 +87,7 @@ impl RowsBench {
         (self.context + most).max(self.prefill).next_multiple_of(PAGE_POSITIONS)
     }
 
-    /// Measures `runner`, which has [`RowsBench::capacity`] positions, and the peer in turn.
+    /// Measures `runner`, which has [`RowsBench::capacity`] positions, and the peer in turn. Each time is that of a second pass in a row.
     ///
     /// # Errors
     /// If the peer fails.
@@ -89,7 +105,10 @@ impl RowsBench {
         let pages: Vec<u32> = (0..PagePool::pages_for(self.capacity()) as u32).collect();
         if self.prefill > 0 {
             for _ in 0..self.repeats.div_ceil(4) {
+                rest(&peer);
+                pass(runner, &pages, 0, 1, LogitsWanted::None);
                 ours.prefill.push(prefill(runner, &pages, self.prefill));
+                rest(&peer);
                 if let Some(peer) = peer.as_deref_mut() {
                     theirs.prefill.push(peer.context(self.prefill)?);
                 }
@@ -102,7 +121,10 @@ impl RowsBench {
         // The first round warms both up and is not counted.
         for round in 0..=self.repeats {
             for (index, &count) in counts.iter().enumerate() {
+                rest(&peer);
+                pass(runner, &pages, self.context, count, LogitsWanted::All);
                 let seconds = pass(runner, &pages, self.context, count, LogitsWanted::All);
+                rest(&peer);
                 let peer_seconds = peer.as_deref_mut().map(|peer| peer.rows(count)).transpose()?;
                 if round > 0 {
                     ours.rows[index].push(seconds);
@@ -142,6 +164,17 @@ impl Times {
             rows: points.collect(),
             prefill_tokens_per_second: prefill_seconds.map(|seconds| prefill as f64 / seconds),
         }
+    }
+}
+
+/// How long an engine rests while the other has its turn: the threads of GNU OpenMP, which llama.cpp uses, spin for some
+/// milliseconds after a pass, ours for less. (Telling them not to spin would be unfair: it triples llama.cpp's plain step.)
+const REST: Duration = Duration::from_millis(20);
+
+/// Waits until the threads of the engine that had its turn sleep.
+fn rest(peer: &Option<&mut Peer>) {
+    if peer.is_some() {
+        std::thread::sleep(REST);
     }
 }
 

@@ -1,20 +1,29 @@
 //! `skipstone bench rows`: what a pass over r rows costs against one row.
 
+use std::fs;
 use std::io::{self, Write};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Instant;
 
-use anyhow::ensure;
+use anyhow::{Context, ensure};
 use clap::{Args, ValueEnum};
 
 use super::super::model_cache;
 use super::super::options::{ConfigOptions, ModelOptions};
-use crate::bench::{Peer, RowCurve, RowReport, RowsBench};
+use crate::bench::{
+    Machine, Peer, RowCurve, RowRecord, RowReport, RowsBench, append_csv, fork_join_seconds,
+    peak_resident_bytes, today,
+};
 use crate::gguf::GgufFile;
 use crate::kernels::Isa;
-use crate::model::{Model, PagePool, Runner};
+use crate::model::{Model, PagePool, Runner, RunnerOptions};
 
 /// Time passes over several rows: the verify slope
+///
+/// With a peer, the engines take turns in one run, on as many threads each. A turn is an untimed pass, which wakes the threads and fills
+/// the caches, and then the timed one; before it, the other engine's threads get 20 ms to go to sleep. Medians are reported.
 #[derive(Args, Debug)]
 pub(super) struct Rows {
     #[command(flatten)]
@@ -39,6 +48,12 @@ pub(super) struct Rows {
     /// The Python interpreter that has the peer
     #[arg(long, value_name = "PATH", default_value = "python3", env = "SKIPSTONE_PYTHON")]
     python: String,
+    /// Run our kernels on this instruction set [default: the best of this CPU]
+    #[arg(long, value_name = "NAME", value_parser = instruction_set)]
+    instruction_set: Option<Isa>,
+    /// Append the results to this CSV file
+    #[arg(long, value_name = "FILE")]
+    csv: Option<PathBuf>,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -66,8 +81,14 @@ impl Rows {
         ensure!(bench.rows.iter().all(|rows| (1..=512).contains(rows)), "--rows takes counts from 1 to 512");
         ensure!(bench.context > 0 && bench.repeats > 0, "--context and --repeats must be at least 1");
         let threads = settings.engine.thread_count().get();
+        let isa = self.instruction_set.unwrap_or_else(Isa::detect);
+        let fork_join_microseconds = fork_join_seconds(threads) * 1e6;
+        let started = Instant::now();
         let model = Arc::new(Model::load(Arc::new(GgufFile::open(&path)?), threads, &mut |_, _| {})?);
-        let mut runner = Runner::new(model, PagePool::pages_for(bench.capacity()), threads);
+        let load_seconds = started.elapsed().as_secs_f64();
+        let pages = PagePool::pages_for(bench.capacity());
+        let mut runner =
+            Runner::with_options(model, RunnerOptions { pages, threads, isa, ..RunnerOptions::default() });
         let mut peer = match self.peer {
             Some(PeerName::LlamaCpp) => {
                 Some(Peer::llama_cpp(&self.python, &path, threads, bench.capacity())?)
@@ -75,14 +96,25 @@ impl Rows {
             None => None,
         };
         let (ours, peer) = bench.run(&mut runner, peer.as_mut())?;
+        let model_bytes = fs::metadata(&path)?.len();
+        let peak_resident_bytes = peak_resident_bytes();
         let report = RowReport {
             model: path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default(),
+            model_bytes,
+            load_seconds,
+            peak_resident_bytes,
+            peak_resident_ratio: peak_resident_bytes.map(|peak| peak as f64 / model_bytes as f64),
             threads,
+            fork_join_microseconds,
             context: bench.context,
-            instruction_set: Isa::detect().name().to_owned(),
+            instruction_set: isa.name().to_owned(),
             ours,
             peer,
         };
+        if let Some(csv) = &self.csv {
+            append_csv(csv, &RowRecord::all(&report, &Machine::this(), &today()))
+                .with_context(|| format!("can't write {}", csv.display()))?;
+        }
         let mut stdout = io::stdout().lock();
         if self.json {
             writeln!(stdout, "{}", serde_json::to_string(&report)?)?;
@@ -93,9 +125,24 @@ impl Rows {
     }
 }
 
+/// The instruction set that is called `name`.
+fn instruction_set(name: &str) -> Result<Isa, String> {
+    let available = Isa::available();
+    available.iter().copied().find(|isa| isa.name() == name).ok_or_else(|| {
+        let names: Vec<&str> = available.iter().map(|isa| isa.name()).collect();
+        format!("this CPU has {}", names.join(", "))
+    })
+}
+
 fn print_table(out: &mut impl Write, report: &RowReport) -> io::Result<()> {
-    let RowReport { model, threads, context, instruction_set, ours, peer } = report;
+    let RowReport { model, threads, context, instruction_set, ours, peer, .. } = report;
     writeln!(out, "{model}, {threads} threads, context {context}, {instruction_set}")?;
+    let (gigabytes, load) = (report.model_bytes as f64 / 1e9, report.load_seconds);
+    write!(out, "file {gigabytes:.2} GB, loaded in {load:.2} s")?;
+    if let (Some(peak), Some(ratio)) = (report.peak_resident_bytes, report.peak_resident_ratio) {
+        write!(out, ", peak memory {:.2} GB ({ratio:.2} x the file)", peak as f64 / 1e9)?;
+    }
+    writeln!(out, ", fork-join {:.2} us", report.fork_join_microseconds)?;
     write!(out, "{:>5} {:>10} {:>6} {:>6}", "rows", "ms", "v", "GB/s")?;
     if let Some(peer) = peer {
         write!(out, "  | {:>10} {:>6}  ours / theirs   {}", "ms", "v", peer.name)?;
