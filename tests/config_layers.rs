@@ -4,7 +4,7 @@
 
 use std::fs;
 
-use skipstone::config::{DEFAULT_TOML, Flag, Layers, SpeculationMode};
+use skipstone::config::{DEFAULT_TOML, Flag, KvCachePrecision, Layers, SpeculationMode};
 use skipstone::telemetry::LogFormat;
 
 fn environment(variables: &[(&str, &str)]) -> Vec<(String, String)> {
@@ -38,12 +38,14 @@ fn later_layers_win_and_are_named() {
     layers.flags = vec![
         Flag::new("server.listen", "127.0.0.1:1003", "the flag --listen"),
         Flag::new("speculation.mode", "static", "the flag --speculation"),
+        Flag::new("engine.kv_cache_precision", "f32", "the flag --set"),
     ];
     let configuration = layers.load().unwrap();
     let settings = configuration.settings();
     assert_eq!(settings.server.listen.port(), 1003);
     assert_eq!(settings.server.max_new_tokens_default, 11);
     assert_eq!((settings.engine.max_streams, settings.engine.max_waiting), (5, 4));
+    assert_eq!(settings.engine.kv_cache_precision, KvCachePrecision::F32);
     assert_eq!(settings.log.format, LogFormat::Json);
     assert_eq!(settings.speculation.mode, SpeculationMode::Static);
     assert_eq!(settings.speculation.skip_mlp, [3, 4]);
@@ -92,6 +94,7 @@ fn wrong_types_and_values_name_key_layer_and_remedy() {
             "many",
             "engine.max_streams in the flag --set: invalid type: found string \"many\"",
         ),
+        ("engine.kv_cache_precision", "f8", "engine.kv_cache_precision in the flag --set: "),
         ("engine.max_streams", "-1", "engine.max_streams in the flag --set: "),
         ("engine.max_streams", "0", "engine.max_streams = 0 in the flag --set: must be 1 to 256"),
         ("speculation.mode", "fast", "expected `one of `off`, `static`, `adaptive`"),

@@ -11,7 +11,7 @@ use common::tiny_model::{Loaded, TinyModel};
 use common::weights::Random;
 use skipstone::drafting::SkipSet;
 use skipstone::engine::{EngineOptions, FinishReason, GenerationError, Speculation, ValidRequest};
-use skipstone::kernels::{Isa, WeightType};
+use skipstone::kernels::{Isa, KvPrecision, WeightType};
 use skipstone::model::TokenId;
 
 const DRAFT_LENGTHS: [usize; 4] = [1, 3, 8, 16];
@@ -191,6 +191,38 @@ fn drafts_that_stop_early() {
         let short = lengths.filter(|delta| delta.drafted < 6).count();
         assert!(short > cases.len(), "threshold {confidence_threshold} hardly stopped a draft");
     }
+}
+
+/// A cache of single precision: other bits than one of half precision, and lossless as well.
+#[test]
+fn a_cache_of_single_precision() {
+    let (name, loaded) = models().swap_remove(0);
+    let config = loaded.model.config();
+    let mut random = Random(31);
+    let cases: Vec<Case> = skip_sets(config.layers)
+        .into_iter()
+        .take(16)
+        .map(|set| {
+            let mut request = request(&prompt(20, config.vocabulary, &mut random), 40, fixed(&set, 4));
+            request.output.logprobs = true;
+            (format!("{set:?}, prompt {:?}", request.prompt), request)
+        })
+        .collect();
+    let single = EngineOptions { kv_precision: KvPrecision::F32, ..options(&loaded) };
+    let run = |options: &EngineOptions, speculates: bool| {
+        let request = |(_, request): &Case| if speculates { request.clone() } else { plain(request) };
+        generate_all(&start(&loaded, options.clone()), cases.iter().map(request))
+    };
+    let (drafted, undrafted) = (run(&single, true), run(&single, false));
+    let different = differences(&cases, &said(&undrafted), &said(&drafted));
+    assert!(different.is_empty(), "{name}: {different:#?}");
+    let logprobs = |outcomes: &[Result<Outcome, GenerationError>]| -> Vec<Option<u32>> {
+        let deltas = outcomes.iter().flatten().flat_map(|outcome| &outcome.deltas);
+        deltas.flat_map(|delta| &delta.tokens).map(|token| token.logprob.map(f32::to_bits)).collect()
+    };
+    assert!(logprobs(&undrafted).iter().all(Option::is_some), "log-probabilities were asked for");
+    assert_eq!(logprobs(&drafted), logprobs(&undrafted));
+    assert_ne!(logprobs(&undrafted), logprobs(&run(&options(&loaded), false)), "the precision has no effect");
 }
 
 /// A draft that skips nothing is the full model, so every drafted token is accepted and each cycle yields one more.

@@ -9,11 +9,11 @@ use tokio::net::TcpListener;
 use super::load_progress::LoadProgress;
 use super::model_cache;
 use super::request::speculation_of;
-use crate::config::{EngineSettings, ServerSettings, Settings};
+use crate::config::{EngineSettings, KvCachePrecision, ServerSettings, Settings};
 use crate::drafting::{SkipSet, unified};
 use crate::engine::{Engine, EngineOptions, GenerationStream, Submit, ValidRequest};
 use crate::gguf::GgufFile;
-use crate::kernels::PAGE_POSITIONS;
+use crate::kernels::{KvPrecision, PAGE_POSITIONS};
 use crate::model::{Model, TokenId};
 use crate::server::{self, Limits, ServedModel, ServerOptions};
 use crate::telemetry::Readiness;
@@ -142,11 +142,20 @@ fn engine_options(
         stall_timeout: engine.stall_timeout(),
         event_buffer: engine.event_buffer,
         kv_cache_tokens: kv_cache_tokens(engine, context_length)?,
+        kv_precision: kv_precision(engine),
         default_skip_set,
         frontier: Vec::new(),
         max_draft_tokens: speculation.max_draft_tokens,
         confidence_threshold: speculation.confidence_threshold as f32,
     })
+}
+
+/// How the kernels store keys and values.
+pub(super) fn kv_precision(engine: &EngineSettings) -> KvPrecision {
+    match engine.kv_cache_precision {
+        KvCachePrecision::F16 => KvPrecision::F16,
+        KvCachePrecision::F32 => KvPrecision::F32,
+    }
 }
 
 /// Positions of the cache. A stream leases its whole context and the longest draft at once, in whole pages; a cache

@@ -16,8 +16,8 @@ pub use effective::{Configuration, EffectiveValue};
 pub use error::{ConfigError, ConfigErrors};
 pub use layers::{Flag, Layers};
 pub use settings::{
-    EngineSettings, LogSettings, MetricsSettings, ModelSettings, Reflection, SamplingDefaults,
-    ServerSettings, Settings, SpeculationMode, SpeculationSettings,
+    EngineSettings, KvCachePrecision, LogSettings, MetricsSettings, ModelSettings, Reflection,
+    SamplingDefaults, ServerSettings, Settings, SpeculationMode, SpeculationSettings,
 };
 
 /// The built-in defaults: every key there is, with a comment each.

@@ -62,8 +62,20 @@ pub struct EngineSettings {
     /// Positions of the key-value cache; `None`: `max_streams` times the context length.
     #[serde(deserialize_with = "zero_is_unset")]
     pub kv_cache_tokens: Option<NonZeroUsize>,
+    /// How keys and values are stored.
+    pub kv_cache_precision: KvCachePrecision,
     /// Messages held for a slow reader.
     pub event_buffer: usize,
+}
+
+/// How keys and values are stored.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum KvCachePrecision {
+    /// Two bytes a number.
+    F16,
+    /// Four bytes a number.
+    F32,
 }
 
 /// How the server drafts unless a request says otherwise.

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use crate::adapt::FrontierPlan;
 use crate::drafting::SkipSet;
+use crate::kernels::KvPrecision;
 
 /// Sizes and limits of an engine.
 #[derive(Clone, Debug)]
@@ -22,6 +23,8 @@ pub struct EngineOptions {
     pub event_buffer: usize,
     /// Positions of the key/value cache.
     pub kv_cache_tokens: usize,
+    /// How keys and values are stored.
+    pub kv_precision: KvPrecision,
     /// What a stream skips that names no skip set of its own.
     pub default_skip_set: SkipSet,
     /// The plans that adaptive streams bet on, the best first; empty is the plan of `default_skip_set` alone.

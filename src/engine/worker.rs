@@ -18,7 +18,7 @@ use super::request::ValidRequest;
 use super::stream::{Pending, Stream};
 use crate::adapt::{FrontierPlan, PlanKnowledge};
 use crate::drafting::DraftPlan;
-use crate::model::{Model, PagePool, Runner};
+use crate::model::{Model, PagePool, Runner, RunnerOptions};
 use crate::telemetry::record;
 use crate::text::TextModel;
 
@@ -63,7 +63,10 @@ impl Engine {
     /// If the system refuses a thread.
     pub fn start(model: Arc<Model>, text: Arc<TextModel>, options: EngineOptions) -> std::io::Result<Self> {
         let total_pages = PagePool::pages_for(options.kv_cache_tokens);
-        let mut runner = Runner::new(model, total_pages, options.threads);
+        let (threads, kv_precision) = (options.threads, options.kv_precision);
+        let runner_options =
+            RunnerOptions { pages: total_pages, threads, kv_precision, ..RunnerOptions::default() };
+        let mut runner = Runner::with_options(model, runner_options);
         let pages = PagePool::new(total_pages);
         let baseline = PlainStep::measure(&mut runner, &pages, options.max_streams);
         record::plain_step_seconds(baseline.seconds(0, 1));

@@ -13,6 +13,7 @@ use skipstone::engine::{
     Delta, Engine, EngineOptions, Event, FinishReason, Finished, GenerationError, GenerationStream,
     OutputOptions, Speculation, StopCriteria, Submit, ValidRequest,
 };
+use skipstone::kernels::KvPrecision;
 use skipstone::model::TokenId;
 use skipstone::sampling::{SamplingParams, SamplingSettings};
 
@@ -32,6 +33,7 @@ pub fn options(loaded: &Loaded) -> EngineOptions {
         stall_timeout: PATIENCE,
         event_buffer: 1024,
         kv_cache_tokens: 4096,
+        kv_precision: KvPrecision::F16,
         default_skip_set: SkipSet::empty(loaded.model.config().layers),
         frontier: Vec::new(),
         max_draft_tokens: 4,

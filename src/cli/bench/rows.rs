@@ -12,6 +12,7 @@ use clap::{Args, ValueEnum};
 
 use super::super::model_cache;
 use super::super::options::{ConfigOptions, ModelOptions};
+use super::super::runtime::kv_precision;
 use crate::bench::{
     Machine, Peer, RowCurve, RowRecord, RowReport, RowsBench, append_csv, fork_join_seconds,
     peak_resident_bytes, today,
@@ -87,8 +88,8 @@ impl Rows {
         let model = Arc::new(Model::load(Arc::new(GgufFile::open(&path)?), threads, &mut |_, _| {})?);
         let load_seconds = started.elapsed().as_secs_f64();
         let pages = PagePool::pages_for(bench.capacity());
-        let mut runner =
-            Runner::with_options(model, RunnerOptions { pages, threads, isa, ..RunnerOptions::default() });
+        let kv_precision = kv_precision(&settings.engine);
+        let mut runner = Runner::with_options(model, RunnerOptions { pages, threads, isa, kv_precision });
         let mut peer = match self.peer {
             Some(PeerName::LlamaCpp) => {
                 Some(Peer::llama_cpp(&self.python, &path, threads, bench.capacity())?)
