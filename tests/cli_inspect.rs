@@ -40,6 +40,15 @@ fn the_default_model_is_described() {
     assert_eq!(sum(&json["parts"]), bytes);
     assert!(bytes < file_bytes && bytes > file_bytes / 10 * 9, "{bytes} of {file_bytes}");
     assert_eq!(json["blocks"].as_array().unwrap().len(), 60);
+    // Seven matrices a layer, and the head that is tied to the embedding.
+    let packing = json["packing"].as_array().unwrap();
+    let tensors: u64 = packing.iter().map(|packing| packing["tensors"].as_u64().unwrap()).sum();
+    assert_eq!(tensors, 30 * 7 + 1, "{packing:?}");
+    for packing in packing {
+        let (bytes, packed) =
+            (packing["bytes"].as_u64().unwrap(), packing["packed"]["bytes"].as_u64().unwrap());
+        assert!(packed >= bytes && packed < bytes / 8 * 9, "{packing}");
+    }
     assert!(sum(&json["blocks"]) < bytes);
 }
 

@@ -87,6 +87,14 @@ impl PackedMatrix {
         Ok(Self { kind, outputs, width, tile_bytes, data, start })
     }
 
+    /// Output columns of a tile.
+    pub const COLUMNS_PER_TILE: usize = COLUMNS;
+
+    /// Bytes in memory of `outputs` columns of `width` inputs; `width` is a multiple of [`WeightType::block_len`].
+    pub fn packed_bytes(kind: WeightType, outputs: usize, width: usize) -> usize {
+        outputs.div_ceil(COLUMNS) * tile_bytes(kind, width)
+    }
+
     /// How the weights were stored; the packed form keeps their exact values.
     pub fn kind(&self) -> WeightType {
         self.kind

@@ -111,6 +111,16 @@ impl WeightType {
     }
 }
 
+impl fmt::Display for ActivationFormat {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(match self {
+            Self::Float => "32-bit floats",
+            Self::Block32 => "8 bits, a scale for each 32",
+            Self::Block256 => "8 bits, a scale for each 256",
+        })
+    }
+}
+
 impl fmt::Display for WeightType {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.write_str(self.name())

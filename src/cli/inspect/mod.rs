@@ -1,5 +1,6 @@
 //! `skipstone inspect`: what a model file holds, and where its bytes are.
 
+mod packing;
 mod survey;
 mod table;
 
@@ -16,7 +17,7 @@ use super::options::ConfigOptions;
 use crate::config::Flag;
 use crate::gguf::GgufFile;
 
-/// Print what a model file holds: architecture, sublayers, bytes by part
+/// Print what a model file holds: architecture, sublayers, bytes by part, packed form
 #[derive(Args, Debug)]
 pub(super) struct Inspect {
     /// Model file (GGUF); without it, the default model if `skipstone fetch` has fetched it

@@ -5,6 +5,7 @@ use std::path::Path;
 
 use serde::Serialize;
 
+use super::packing::PackingSurvey;
 use crate::gguf::{Manifest, Metadata, TensorInfo};
 
 /// What `inspect --json` prints.
@@ -29,6 +30,7 @@ pub(super) struct Survey {
     pub(super) bytes: u64,
     pub(super) parts: Vec<PartSurvey>,
     pub(super) blocks: Vec<SublayerSurvey>,
+    pub(super) packing: Vec<PackingSurvey>,
 }
 
 /// One kind of weights.
@@ -99,6 +101,7 @@ impl Survey {
             bytes,
             parts: parts(tensors, bytes),
             blocks: blocks(tensors),
+            packing: PackingSurvey::all(tensors),
             architecture,
         }
     }

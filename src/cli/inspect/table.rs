@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use super::packing::{PackedForm, PackingSurvey};
 use super::survey::{Part, PartSurvey, Survey};
 
 /// Prints a survey.
@@ -47,8 +48,27 @@ impl fmt::Display for Table<'_> {
         }
         writeln!(formatter)?;
         writeln!(formatter, "{:<12} {:>7} {:>12} {:>7}  types", "part", "tensors", "bytes", "share")?;
-        survey.parts.iter().try_for_each(|part| write_part(formatter, part))
+        survey.parts.iter().try_for_each(|part| write_part(formatter, part))?;
+        writeln!(formatter)?;
+        let header = ["matrices", "tensors", "bytes", "in memory"];
+        writeln!(formatter, "{:<12} {:>7} {:>12} {:>12}  form", header[0], header[1], header[2], header[3])?;
+        survey.packing.iter().try_for_each(|packing| write_packing(formatter, packing))
     }
+}
+
+fn write_packing(formatter: &mut fmt::Formatter<'_>, survey: &PackingSurvey) -> fmt::Result {
+    let PackingSurvey { kind, tensors, bytes, packed } = survey;
+    let bytes = Bytes(*bytes).to_string();
+    write!(formatter, "{kind:<12} {tensors:>7} {bytes:>12} ")?;
+    let Some(packed) = packed else {
+        return writeln!(formatter, "{:>12}  no kernel: can't be loaded", "-");
+    };
+    let PackedForm { columns_per_tile, activations, bytes, instruction_set } = packed;
+    let bytes = Bytes(*bytes).to_string();
+    writeln!(
+        formatter,
+        "{bytes:>12}  tiles of {columns_per_tile} columns, {instruction_set}, inputs: {activations}"
+    )
 }
 
 fn write_part(formatter: &mut fmt::Formatter<'_>, part: &PartSurvey) -> fmt::Result {
@@ -81,16 +101,23 @@ impl fmt::Display for Bytes {
 mod tests {
     use super::super::survey::testing::survey;
     use super::*;
+    use crate::kernels::Isa;
 
     #[test]
     fn the_table_names_facts_and_parts() {
         let table = Table(&survey()).to_string();
+        // Five matrices of two inputs, each a tile of sixteen columns.
+        let isa = Isa::detect().name();
+        let packing = format!(
+            "F32                5        120 B        640 B  tiles of 16 columns, {isa}, inputs: 32-bit floats"
+        );
         for line in [
             "architecture         llama",
             "layers               2 (4 sublayers; none can be skipped)",
             "attention heads      not stated",
             "attention          4         48 B  32.4 %  F32",
             "MLP                2         48 B  32.4 %  F32",
+            &packing,
         ] {
             assert!(table.lines().any(|found| found == line), "no {line:?} in\n{table}");
         }
