@@ -28,6 +28,14 @@ serve *arguments:
 chat *arguments:
     cargo run --release -- chat {{arguments}}
 
+# Micro benches of the kernels, each checked before it is measured
+bench-kernels *arguments:
+    cargo bench --locked --bench kernels -- {{arguments}}
+
+# The kernels' tests under valgrind, which knows AVX2 but not AVX-512. Slow: PROPTEST_CASES limits the random ones
+valgrind *arguments:
+    scripts/valgrind {{arguments}}
+
 # Licences, advisories and bans of the dependencies
 deny:
     cargo deny check

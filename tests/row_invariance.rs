@@ -109,7 +109,7 @@ fn check_attention_shape(shape: KvShape, precision: KvPrecision) {
             angles: UNTURNED,
         };
         store.write(&mut ThreadPool::new(2), isa, 1, slot, &mut keys, &values);
-        let attend = |first: usize, queries: &[f32], threads| {
+        let mut attend = |first: usize, queries: &[f32], threads| {
             let (mut queries, mut out) = (queries.to_vec(), vec![0.0; queries.len()]);
             let mut pool = ThreadPool::new(threads);
             store.attend(&mut pool, isa, 1, |index| row(first + index), &mut queries, &mut out);

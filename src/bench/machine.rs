@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::fs;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
 use super::median;
@@ -40,15 +41,23 @@ pub fn peak_resident_bytes() -> Option<u64> {
     Some(kilobytes * 1024)
 }
 
-/// Median seconds to fork an empty job to `threads` threads and join them, one after the other as in a pass.
+/// Median seconds to fork a job to `threads` threads, see each of them start on it, and join them; job after job, as in a pass.
 pub fn fork_join_seconds(threads: usize) -> f64 {
     /// Enough for a steady median: some milliseconds in all.
     const JOBS: usize = 2001;
     let mut pool = ThreadPool::new(threads);
+    let threads = pool.threads();
     let mut times: Vec<f64> = (0..JOBS)
         .map(|_| {
             let started = Instant::now();
-            pool.run(threads, &|_| {});
+            let arrived = AtomicUsize::new(0);
+            // Without waiting for the others, the first thread would take all the chunks before a second one notices.
+            pool.run(threads, &|_| {
+                arrived.fetch_add(1, Ordering::AcqRel);
+                while arrived.load(Ordering::Acquire) < threads {
+                    std::hint::spin_loop();
+                }
+            });
             started.elapsed().as_secs_f64()
         })
         .collect();

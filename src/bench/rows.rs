@@ -65,7 +65,7 @@ pub struct RowReport {
     pub peak_resident_ratio: Option<f64>,
     /// Threads of each engine.
     pub threads: usize,
-    /// Median cost of forking an empty job to these threads and joining them, in microseconds.
+    /// Median cost of a job for these threads that has no work, from fork to join, in microseconds.
     pub fork_join_microseconds: f64,
     /// Positions before the rows.
     pub context: usize,

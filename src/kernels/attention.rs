@@ -3,8 +3,6 @@
 //! A row attends to positions in ascending order with fixed groupings, so its bits depend on its own position and the pages'
 //! contents, never on the batch.
 
-use std::cell::RefCell;
-
 use super::disjoint::Disjoint;
 use super::elementwise::{RopeAngles, exp, rope};
 use super::isa::Isa;
@@ -35,7 +33,7 @@ impl KvStore {
     /// # Panics
     /// If a row sees more positions than its pages hold: a bug of the caller.
     pub fn attend<'a>(
-        &self,
+        &mut self,
         pool: &mut ThreadPool,
         isa: Isa,
         layer: usize,
@@ -43,9 +41,10 @@ impl KvStore {
         queries: &mut [f32],
         out: &mut [f32],
     ) {
-        match self.data() {
-            KvData::Half(data) => attend(self.shape(), data, pool, isa, layer, row, queries, out),
-            KvData::Single(data) => attend(self.shape(), data, pool, isa, layer, row, queries, out),
+        let Self { shape, data, scores } = self;
+        match data {
+            KvData::Half(data) => attend(*shape, data, pool, isa, layer, row, queries, scores, out),
+            KvData::Single(data) => attend(*shape, data, pool, isa, layer, row, queries, scores, out),
         }
     }
 }
@@ -59,18 +58,25 @@ fn attend<'a, E: KvElement>(
     layer: usize,
     row: impl Fn(usize) -> AttentionRow<'a> + Sync,
     queries: &mut [f32],
+    scores: &mut Vec<f32>,
     out: &mut [f32],
 ) {
-    thread_local! {
-        static SCORES: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
-    }
     let group = shape.query_heads / shape.kv_heads;
     let task_elements = group * shape.head_dim;
     let tasks = queries.len() / task_elements;
     assert!(queries.len().is_multiple_of(shape.kv_heads * task_elements), "queries");
     assert_eq!(out.len(), queries.len(), "output");
+    let longest = (0..tasks / shape.kv_heads).map(|index| row(index).length).max().unwrap_or(0);
+    // Whole cache lines, so that threads don't share one.
+    let thread_scores = (group * longest.next_multiple_of(8)).next_multiple_of(16);
+    if scores.len() < pool.threads() * thread_scores {
+        scores.resize(pool.threads() * thread_scores, 0.0);
+    }
+    let scores = Disjoint::new(scores);
     let (queries, out) = (Disjoint::new(queries), Disjoint::new(out));
-    pool.run_ranges(tasks, 1, &|range| {
+    pool.run_ranges_numbered(tasks, 1, &|thread, range| {
+        // SAFETY: each thread has a part of its own, and runs one range at a time.
+        let scores = unsafe { scores.part(thread * thread_scores..(thread + 1) * thread_scores) };
         for task in range {
             let (row, kv_head) = (row(task / shape.kv_heads), task % shape.kv_heads);
             assert!(row.length > 0 && row.length <= row.pages.len() * PAGE_POSITIONS);
@@ -78,12 +84,10 @@ fn attend<'a, E: KvElement>(
             // SAFETY: tasks have parts of their own, and each is claimed by one thread.
             let (queries, out) = unsafe { (queries.part(part.clone()), out.part(part)) };
             rope(row.angles, queries, shape.head_dim);
-            SCORES.with_borrow_mut(|scores| {
-                let padded = row.length.next_multiple_of(8);
-                scores.resize(group * padded, 0.0);
-                let pages = Pages { shape, data, layer, kv_head, pages: row.pages };
-                isa.run(AttendHeads { pages, length: row.length, queries, scores, padded, out });
-            });
+            let padded = row.length.next_multiple_of(8);
+            let scores = &mut scores[..group * padded];
+            let pages = Pages { shape, data, layer, kv_head, pages: row.pages };
+            isa.run(AttendHeads { pages, length: row.length, queries, scores, padded, out });
         }
     });
 }

@@ -38,8 +38,10 @@ pub enum KvPrecision {
 
 /// The keys and values of all streams.
 pub struct KvStore {
-    shape: KvShape,
-    data: KvData,
+    pub(super) shape: KvShape,
+    pub(super) data: KvData,
+    /// Attention scores, a part for each thread.
+    pub(super) scores: Vec<f32>,
 }
 
 /// Untouched pages cost no memory: the system zeroes an allocation lazily.
@@ -91,16 +93,12 @@ impl KvStore {
             KvPrecision::F16 => KvData::Half(vec![0; elements]),
             KvPrecision::F32 => KvData::Single(vec![0.0; elements]),
         };
-        Self { shape, data }
+        Self { shape, data, scores: Vec::new() }
     }
 
     /// The sizes.
     pub fn shape(&self) -> KvShape {
         self.shape
-    }
-
-    pub(super) fn data(&self) -> &KvData {
-        &self.data
     }
 
     /// Turns the keys of all rows by their positions, in place, and writes keys and values, each \[rows, kv heads, head dim\], of one layer. `slot` tells where

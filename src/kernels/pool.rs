@@ -40,7 +40,8 @@ struct Shared {
 
 #[derive(Clone, Copy)]
 struct Job {
-    run: *const (dyn Fn(usize) + Sync),
+    /// Called with the thread's number and the chunk's.
+    run: *const (dyn Fn(usize, usize) + Sync),
     chunks: usize,
 }
 
@@ -66,14 +67,15 @@ impl ThreadPool {
             panicked: AtomicBool::new(false),
             stop: AtomicBool::new(false),
         });
-        let handles: Vec<JoinHandle<()>> = (1..threads)
-            .filter_map(|index| {
-                let shared = Arc::clone(&shared);
-                let builder = std::thread::Builder::new().name(format!("kernel-{index}"));
-                // A machine that refuses a thread runs with fewer: slower, not wrong.
-                builder.spawn(move || work(&shared)).ok()
-            })
-            .collect();
+        let mut handles: Vec<JoinHandle<()>> = Vec::with_capacity(threads);
+        for _ in 1..threads {
+            let shared = Arc::clone(&shared);
+            // The caller is number 0.
+            let number = handles.len() + 1;
+            let builder = std::thread::Builder::new().name(format!("kernel-{number}"));
+            // A machine that refuses a thread runs with fewer: slower, not wrong.
+            handles.extend(builder.spawn(move || work(&shared, number)));
+        }
         let threads = handles.iter().map(|handle| handle.thread().clone()).collect();
         Self { shared, threads, handles }
     }
@@ -87,16 +89,23 @@ impl ThreadPool {
     ///
     /// # Panics
     /// If a chunk panicked.
-    #[expect(clippy::panic, reason = "a panic of a chunk goes on in the caller, which isolates it")]
     pub fn run(&mut self, chunks: usize, body: &(dyn Fn(usize) + Sync)) {
+        self.run_numbered(chunks, &|_, chunk| body(chunk));
+    }
+
+    /// [`ThreadPool::run`] whose `body` is also told which thread runs it: first a number below [`ThreadPool::threads`], then the chunk. No two calls
+    /// with the same number overlap.
+    #[expect(clippy::panic, reason = "a panic of a chunk goes on in the caller, which isolates it")]
+    fn run_numbered(&mut self, chunks: usize, body: &(dyn Fn(usize, usize) + Sync)) {
         if self.handles.is_empty() || chunks <= 1 {
-            (0..chunks).for_each(body);
+            (0..chunks).for_each(|chunk| body(0, chunk));
             return;
         }
         let shared = &*self.shared;
         // SAFETY: only the lifetime is erased. The pointer is dereferenced by workers inside the job only, and
         // `close` below waits until none is, before `body` can go out of scope, even when a chunk panics.
-        let run: *const (dyn Fn(usize) + Sync) = unsafe { std::mem::transmute(std::ptr::from_ref(body)) };
+        let run: *const (dyn Fn(usize, usize) + Sync) =
+            unsafe { std::mem::transmute(std::ptr::from_ref(body)) };
         // SAFETY: `&mut self` excludes another `run`; the last one left `generation` even and `inside` zero, and a
         // worker that enters late sees the even generation and leaves without looking at the job.
         unsafe { *shared.job.get() = Some(Job { run, chunks }) };
@@ -108,7 +117,7 @@ impl ThreadPool {
         if shared.parked.load(Ordering::SeqCst) > 0 {
             self.threads.iter().for_each(Thread::unpark);
         }
-        claim_chunks(shared, chunks, body);
+        claim_chunks(shared, chunks, |chunk| body(0, chunk));
         while shared.done.load(Ordering::Acquire) < chunks && !shared.panicked.load(Ordering::Relaxed) {
             std::hint::spin_loop();
         }
@@ -120,9 +129,22 @@ impl ThreadPool {
 
     /// Splits `0..items` into ranges of at least `grain` items, a few for each thread, and runs `body` on each.
     pub fn run_ranges(&mut self, items: usize, grain: usize, body: &(dyn Fn(Range<usize>) + Sync)) {
+        self.run_ranges_numbered(items, grain, &|_, range| body(range));
+    }
+
+    /// [`ThreadPool::run_ranges`] whose `body` is also told which thread runs it: a number below [`ThreadPool::threads`]. No two calls with the
+    /// same number overlap, so that threads can have scratch memory of their own.
+    pub fn run_ranges_numbered(
+        &mut self,
+        items: usize,
+        grain: usize,
+        body: &(dyn Fn(usize, Range<usize>) + Sync),
+    ) {
         // Four claims a thread even out threads of unequal speed; more would only cost atomics.
         let chunk = items.div_ceil(self.threads() * 4).max(grain).max(1);
-        self.run(items.div_ceil(chunk), &|index| body(index * chunk..((index + 1) * chunk).min(items)));
+        self.run_numbered(items.div_ceil(chunk), &|thread, index| {
+            body(thread, index * chunk..((index + 1) * chunk).min(items));
+        });
     }
 }
 
@@ -155,7 +177,7 @@ impl Drop for OpenJob<'_> {
 
 // === workers ===
 
-fn claim_chunks(shared: &Shared, chunks: usize, body: &(dyn Fn(usize) + Sync)) {
+fn claim_chunks(shared: &Shared, chunks: usize, body: impl Fn(usize)) {
     loop {
         let index = shared.next.fetch_add(1, Ordering::Relaxed);
         if index >= chunks {
@@ -166,7 +188,7 @@ fn claim_chunks(shared: &Shared, chunks: usize, body: &(dyn Fn(usize) + Sync)) {
     }
 }
 
-fn work(shared: &Shared) {
+fn work(shared: &Shared, number: usize) {
     let mut seen = 0;
     let mut spins = 0;
     while !shared.stop.load(Ordering::Relaxed) {
@@ -174,7 +196,7 @@ fn work(shared: &Shared) {
         if generation != seen && generation % 2 == 1 {
             seen = generation;
             spins = 0;
-            enter(shared, generation);
+            enter(shared, generation, number);
         } else if spins < SPINS_BEFORE_PARK {
             spins += 1;
             std::hint::spin_loop();
@@ -190,7 +212,7 @@ fn work(shared: &Shared) {
     }
 }
 
-fn enter(shared: &Shared, generation: u64) {
+fn enter(shared: &Shared, generation: u64, number: usize) {
     shared.inside.fetch_add(1, Ordering::SeqCst);
     if shared.generation.load(Ordering::SeqCst) == generation {
         // SAFETY: this thread counted itself in and then saw the job still open, so `close` has yet to pass its wait for
@@ -200,7 +222,7 @@ fn enter(shared: &Shared, generation: u64) {
             // SAFETY: as above.
             let body = unsafe { &*job.run };
             let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-                claim_chunks(shared, job.chunks, body);
+                claim_chunks(shared, job.chunks, |chunk| body(number, chunk));
             }));
             if outcome.is_err() {
                 shared.panicked.store(true, Ordering::SeqCst);
@@ -239,6 +261,21 @@ mod tests {
                 sum.fetch_add(range.sum::<usize>(), Ordering::Relaxed);
             });
             assert_eq!(sum.into_inner(), (0..items).sum::<usize>());
+        }
+    }
+
+    #[test]
+    fn calls_with_the_same_number_never_overlap() {
+        for threads in [1, 2, 4] {
+            let mut pool = ThreadPool::new(threads);
+            let busy: Vec<AtomicBool> = (0..threads).map(|_| AtomicBool::new(false)).collect();
+            for _ in 0..200 {
+                pool.run_ranges_numbered(64, 1, &|thread, range| {
+                    assert!(!busy[thread].swap(true, Ordering::SeqCst), "two calls with number {thread}");
+                    std::hint::black_box(range.sum::<usize>());
+                    busy[thread].store(false, Ordering::SeqCst);
+                });
+            }
         }
     }
 

@@ -66,6 +66,12 @@ impl Weights {
         let (hidden, vocabulary) = (config.hidden, config.vocabulary);
         let query = config.query_heads * config.head_dim;
         let kv = config.kv_heads * config.head_dim;
+        // Small models tie the head to the embedding.
+        let tied = file.manifest().tensor("output.weight").is_none();
+        let head_name = if tied { "token_embd.weight" } else { "output.weight" };
+        // The largest matrix first: while it is packed both its forms are in memory, and nothing else should be.
+        let head = loader.matrix(head_name, hidden, vocabulary)?;
+        let head_tensor = loader.tensor(head_name, &[hidden, vocabulary])?.clone();
         let mut layers = Vec::with_capacity(config.layers);
         for index in 0..config.layers {
             let name = |part: &str| format!("blk.{index}.{part}");
@@ -86,11 +92,6 @@ impl Weights {
             });
         }
         let output_norm = loader.vector("output_norm.weight", hidden)?;
-        // Small models tie the head to the embedding.
-        let tied = file.manifest().tensor("output.weight").is_none();
-        let head_name = if tied { "token_embd.weight" } else { "output.weight" };
-        let head = loader.matrix(head_name, hidden, vocabulary)?;
-        let head_tensor = loader.tensor(head_name, &[hidden, vocabulary])?.clone();
         let pairs = config.rope.dimensions / 2;
         let rope_factors = match file.manifest().tensor("rope_freqs.weight") {
             Some(_) => Some(loader.vector("rope_freqs.weight", pairs)?),
