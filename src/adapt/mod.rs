@@ -1,13 +1,24 @@
-//! What is learned while serving.
+//! What is learned: when to fold, the bridges that stand in for skipped sublayers, and the profile that keeps it all.
 
 #![forbid(unsafe_code)]
 
 mod acceptance;
+mod bridge_fit;
 mod controller;
 mod fold;
 mod knowledge;
+mod moments;
+mod profile;
+mod profile_check;
+mod profile_file;
 
 pub use acceptance::{BINS, confidence_bin};
+pub use bridge_fit::{BridgeFit, BridgeFitError, BridgeWeights};
 pub use controller::{Allowed, Bet, Controller, Costs, MAX_ROWS, Match};
 pub use fold::Fold;
 pub use knowledge::{FrontierPlan, Knowledge, PlanKnowledge, StreamTallies, ngram_bin};
+pub use moments::{Moments, MomentsShapeError};
+pub use profile::{
+    AcceptanceCount, AcceptancePrior, BridgeKind, Measurement, Profile, ProfileBridge, ProfileError,
+    ProfilePlan, ProfiledModel,
+};

@@ -3,6 +3,8 @@
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
+use sha2::{Digest, Sha256};
+
 use super::{GgufError, Manifest, TensorInfo};
 use crate::kernels::MappedFile;
 
@@ -41,6 +43,20 @@ impl GgufFile {
     /// The checked header.
     pub fn manifest(&self) -> &Manifest {
         &self.manifest
+    }
+
+    /// What tells this model from others: the SHA-256, in lower-case hexadecimal, of everything before the tensor data (metadata and tensor
+    /// table) and of all vectors (norms and biases), which tell tunings of one model apart. Reads little of the file.
+    pub fn fingerprint(&self) -> String {
+        let bytes = self.map.bytes();
+        let tensors = self.manifest.tensors();
+        let starts = tensors.iter().filter_map(range_of).map(|range| range.start);
+        let header = bytes.get(..starts.min().unwrap_or(bytes.len()));
+        let mut hash = Sha256::new_with_prefix(header.unwrap_or_default());
+        for vector in tensors.iter().filter(|tensor| tensor.dims.len() == 1) {
+            hash.update(self.bytes_of(vector));
+        }
+        hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
     }
 
     /// The data of a tensor of this file, `byte_len` bytes in the layout of its type; empty for a tensor of another
@@ -89,6 +105,26 @@ mod tests {
         stranger.offset = u64::MAX - 1;
         assert_eq!(file.bytes_of(&stranger), [0_u8; 0]);
         file.release(&stranger);
+    }
+
+    #[test]
+    fn the_fingerprint_tells_models_apart() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("model.gguf");
+        let fingerprint = |name: &str, norm: u8, weight: u8| {
+            let bytes = GgufBuilder::new()
+                .metadata("general.name", name)
+                .tensor("norm", &[4], TensorType::I8, vec![1, 2, 3, norm])
+                .tensor("matrix", &[4, 2], TensorType::I8, vec![weight; 8])
+                .build();
+            std::fs::write(&path, bytes).unwrap();
+            GgufFile::open(&path).unwrap().fingerprint()
+        };
+        let first = fingerprint("a", 1, 1);
+        assert_eq!(first.len(), 64);
+        assert_eq!(first, fingerprint("a", 1, 2), "matrices are not read");
+        assert_ne!(first, fingerprint("b", 1, 1));
+        assert_ne!(first, fingerprint("a", 2, 1));
     }
 
     #[test]
