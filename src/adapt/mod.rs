@@ -6,6 +6,7 @@ mod acceptance;
 mod bridge_fit;
 mod controller;
 mod fold;
+mod frontier;
 mod knowledge;
 mod moments;
 mod profile;
@@ -16,6 +17,7 @@ pub use acceptance::{BINS, confidence_bin};
 pub use bridge_fit::{BridgeFit, BridgeFitError, BridgeWeights};
 pub use controller::{Allowed, Bet, Controller, Costs, MAX_ROWS, Match};
 pub use fold::Fold;
+pub use frontier::{FrontierError, frontier};
 pub use knowledge::{FrontierPlan, Knowledge, PlanKnowledge, StreamTallies, ngram_bin};
 pub use moments::{Moments, MomentsShapeError};
 pub use profile::{

@@ -14,6 +14,7 @@ mod load_progress;
 mod model_cache;
 mod options;
 mod outcome;
+mod profile_source;
 mod prompts;
 mod request;
 mod runtime;

@@ -8,7 +8,9 @@ use tokio::net::TcpListener;
 
 use super::load_progress::LoadProgress;
 use super::model_cache;
+use super::profile_source;
 use super::request::speculation_of;
+use crate::adapt;
 use crate::config::{EngineSettings, KvCachePrecision, ServerSettings, Settings};
 use crate::drafting::{SkipSet, unified};
 use crate::engine::{Engine, EngineOptions, GenerationStream, Submit, ValidRequest};
@@ -97,12 +99,18 @@ fn start(
 ) -> anyhow::Result<Runtime> {
     let file = Arc::new(GgufFile::open(path)?);
     let text = Arc::new(TextModel::from_gguf(&file)?);
+    let fingerprint = file.fingerprint();
     let threads = settings.engine.thread_count().get();
     progress.stage(&format!("preparing the weights on {threads} threads"));
     let model = Arc::new(Model::load(file, threads, &mut |done, total| progress.bytes(done, total))?);
     let (layer_count, vocabulary) = (model.config().layers, model.config().vocabulary);
     let context_length = context_length(settings, model.config().context_length)?;
-    let options = engine_options(settings, &model, context_length)?;
+    let mut options = engine_options(settings, &model, context_length)?;
+    if let Some(profile) =
+        profile_source::of_model(settings.speculation.profile.as_deref(), path, &fingerprint)?
+    {
+        options.frontier = adapt::frontier(&profile, &model, options.max_draft_tokens, threads)?;
+    }
     progress.stage("starting the engine");
     let engine = Arc::new(Engine::start(model, Arc::clone(&text), options)?);
     Ok(Runtime { text, engine, name, layer_count, vocabulary, context_length })

@@ -91,8 +91,11 @@ pub struct SpeculationSettings {
     pub skip_attention: Vec<u32>,
     /// Layers whose MLP a static draft skips; checked against the model when it is loaded.
     pub skip_mlp: Vec<u32>,
-    /// Draft probability below which drafting stops; 0: never.
+    /// Draft probability below which a static draft stops; 0: never.
     pub confidence_threshold: f64,
+    /// The profile to draft by; `None`: the one beside the model file, else the built-in one of the default model.
+    #[serde(deserialize_with = "empty_is_unset")]
+    pub profile: Option<PathBuf>,
 }
 
 /// Whether and how to draft.
