@@ -6,6 +6,7 @@
 
 pub mod adapt;
 pub mod bench;
+pub mod calibrate;
 pub mod cli;
 pub mod config;
 pub mod drafting;

@@ -63,7 +63,7 @@ fn a_pass_of_a_known_shape_allocates_nothing() {
         let prefill = RowGroup { logits: LogitsWanted::Last, ..group(&lease, CONTEXT - 64, &rows) };
         let plain = group(&lease, CONTEXT, &rows[..1]);
         let draft = drafted(plain.clone(), &mask);
-        let verify = RowGroup { save_before: Some(5), ..group(&lease, CONTEXT, &entered) };
+        let verify = RowGroup { save_before: &[5], ..group(&lease, CONTEXT, &entered) };
         let all = [prefill, plain, draft, verify];
         for (shape, groups) in [
             ("prefill chunk", &all[..1]),

@@ -99,7 +99,7 @@ pub struct Measurement {
     pub kind: BridgeKind,
     /// Seconds of a draft step / seconds of a plain step.
     pub cost: f64,
-    /// Acceptance of the first drafted token, 0 to 1.
+    /// Share of the drafted tokens that were accepted, each given that all before were; 0 to 1.
     pub acceptance: f64,
 }
 
@@ -230,9 +230,10 @@ impl ProfilePlan {
         }
     }
 
-    /// Acceptance of the first drafted token, 0 to 1.
+    /// Share of the drafted tokens that were accepted, each given that all before were; 0 to 1.
     pub fn acceptance(&self) -> f64 {
-        self.prior.positions.first().map_or(0.0, AcceptanceCount::rate)
+        let sum = |of: fn(&AcceptanceCount) -> f64| self.prior.positions.iter().map(of).sum();
+        AcceptanceCount { drafted: sum(|count| count.drafted), accepted: sum(|count| count.accepted) }.rate()
     }
 }
 

@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 mod bench;
+mod calibrate;
 mod chat;
 mod completions;
 mod config;
@@ -15,6 +16,7 @@ mod model_cache;
 mod options;
 mod outcome;
 mod profile_source;
+mod profile;
 mod prompts;
 mod request;
 mod runtime;
@@ -44,6 +46,8 @@ enum Command {
     Chat(chat::Chat),
     Inspect(inspect::Inspect),
     Bench(bench::Bench),
+    Calibrate(calibrate::Calibrate),
+    Profile(profile::Profile),
     Fetch(fetch::Fetch),
     Config(config::Config),
     Healthcheck(healthcheck::Healthcheck),
@@ -61,6 +65,8 @@ impl CommandLine {
             Command::Chat(command) => command.run(),
             Command::Inspect(command) => command.run(),
             Command::Bench(command) => command.run(),
+            Command::Calibrate(command) => command.run(),
+            Command::Profile(command) => command.run(),
             Command::Fetch(command) => command.run(),
             Command::Config(command) => command.run(),
             Command::Healthcheck(command) => command.run(),
@@ -94,6 +100,8 @@ mod tests {
             "chat".to_owned(),
             "serve --model m.gguf --listen 127.0.0.1:0 --metrics-listen 127.0.0.1:0".to_owned(),
             "inspect --model m.gguf --json".to_owned(),
+            "calibrate --model m.gguf --tokens 4096 --out m.profile --threads 2".to_owned(),
+            "profile show --svg m.svg m.profile".to_owned(),
             "fetch".to_owned(),
             format!("fetch hub:a/b/c.gguf@main --output models --sha256 {}", "0".repeat(64)),
             "config check --config a.toml".to_owned(),

@@ -220,6 +220,7 @@ mod tests {
             skip_attention: vec![],
             skip_mlp: skip_mlp.to_vec(),
             confidence_threshold: 0.0,
+            profile: None,
         };
         let max_draft_tokens = Some(5);
         let skip_set = |mlp: &[u32]| Some(SkipSet::new(&[], mlp, 8).unwrap());

@@ -1,0 +1,140 @@
+//! What a draft step costs, measured in plain steps.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use super::CalibrationError;
+use super::candidate::Candidate;
+use super::evaluate::CHAIN;
+use crate::model::{
+    Bridge, DraftHead, DraftVocabulary, LogitsWanted, PageLease, PagePool, RowGroup, RowInput, Runner,
+    SkipMask, TokenId,
+};
+
+/// Context that passes are timed at, in positions.
+const CONTEXT: usize = 256;
+
+/// Measurements of each kind, interleaved; the median counts.
+const REPEATS: usize = 15;
+
+/// Shares of a plain step, and what passes over several rows cost.
+#[derive(Clone, Debug)]
+pub(super) struct CostModel {
+    /// One attention sublayer / a plain step.
+    attention: f64,
+    /// One MLP sublayer / a plain step.
+    mlp: f64,
+    /// The whole head / a plain step.
+    head: f64,
+    /// A byte of a bridge / a plain step.
+    byte: f64,
+    /// A pass over r rows / a pass over one; entry 0 is not used.
+    pub(super) rows: [f64; CHAIN + 2],
+}
+
+/// One way to make a pass over rows at the end of the context.
+#[derive(Clone, Copy)]
+struct Way<'a> {
+    rows: usize,
+    skip: Option<&'a SkipMask>,
+    bridges: &'a [Arc<Bridge>],
+    logits: LogitsWanted<'a>,
+}
+
+/// Pages that measuring needs.
+pub(super) fn pages() -> usize {
+    PagePool::pages_for(CONTEXT + CHAIN + 1)
+}
+
+// === impl CostModel ===
+
+impl CostModel {
+    pub(super) fn measure(runner: &mut Runner, pool: &PagePool) -> Result<Self, CalibrationError> {
+        let lease = pool.lease(CONTEXT + CHAIN + 1).ok_or(CalibrationError::Pages)?;
+        let sublayers = runner.model().config().sublayers();
+        let inner: Range<usize> = 2..sublayers.saturating_sub(2);
+        let without = |parity: usize| {
+            SkipMask::new((0..sublayers).map(|s| inner.contains(&s) && s % 2 == parity).collect())
+        };
+        let (no_attention, no_mlp) = (without(0), without(1));
+        let plain = Way { rows: 1, skip: None, bridges: &[], logits: LogitsWanted::All };
+        let mut ways = vec![
+            plain,
+            Way { logits: LogitsWanted::None, ..plain },
+            Way { skip: Some(&no_attention), ..plain },
+            Way { skip: Some(&no_mlp), ..plain },
+        ];
+        ways.extend((2..CHAIN + 2).map(|rows| Way { rows, ..plain }));
+        let seconds = time(runner, &lease, &ways);
+        let share = |way: usize| (1.0 - seconds[way] / seconds[0]).clamp(0.0, 1.0);
+        let layers = (inner.len() / 2).max(1) as f64;
+        let mut rows = [1.0; CHAIN + 2];
+        for (count, ratio) in rows.iter_mut().enumerate().skip(2) {
+            *ratio = (seconds[count + 2] / seconds[0]).max(1.0);
+        }
+        let byte = 1.0 / runner.model().weights().bytes() as f64;
+        Ok(Self { attention: share(2) / layers, mlp: share(3) / layers, head: share(1), byte, rows })
+    }
+
+    /// The estimated cost of a draft step with a head over `vocabulary_share` of the vocabulary.
+    pub(super) fn estimate(&self, candidate: &Candidate, hidden: usize, vocabulary_share: f64) -> f64 {
+        let sublayer = |sublayer: usize| if sublayer.is_multiple_of(2) { self.attention } else { self.mlp };
+        let skipped: f64 = candidate.skipped().into_iter().map(sublayer).sum();
+        let bridges = candidate.gaps.iter().filter_map(|gap| gap.bridge.as_ref());
+        let bytes: usize = bridges.map(|bridge| 4 * hidden * (bridge.rank() + 1)).sum();
+        (1.0 - skipped - self.head * (1.0 - vocabulary_share) + self.byte * bytes as f64).max(0.01)
+    }
+}
+
+/// The measured cost of a draft step, interleaved with plain steps.
+pub(super) fn measure_draft(
+    runner: &mut Runner,
+    pool: &PagePool,
+    candidate: &Candidate,
+    vocabulary: Option<&DraftVocabulary>,
+) -> Result<f64, CalibrationError> {
+    let lease = pool.lease(CONTEXT + CHAIN + 1).ok_or(CalibrationError::Pages)?;
+    let (hidden, sublayers) = (runner.model().config().hidden, runner.model().config().sublayers());
+    let (mask, bridges) = (candidate.mask(sublayers), candidate.bridges(hidden)?);
+    let plain = Way { rows: 1, skip: None, bridges: &[], logits: LogitsWanted::All };
+    let head = |vocabulary| LogitsWanted::Draft(DraftHead { vocabulary, extra_tiles: &[] });
+    let draft = Way {
+        rows: 1,
+        skip: Some(&mask),
+        bridges: &bridges,
+        logits: vocabulary.map_or(LogitsWanted::All, head),
+    };
+    let seconds = time(runner, &lease, &[plain, draft]);
+    Ok(seconds[1] / seconds[0])
+}
+
+/// Median seconds of each way, measured in turn. What the cache holds doesn't matter for the time.
+fn time(runner: &mut Runner, lease: &PageLease, ways: &[Way<'_>]) -> Vec<f64> {
+    let mut seconds = vec![Vec::with_capacity(REPEATS); ways.len()];
+    // The first round warms up and is not counted.
+    for round in 0..=REPEATS {
+        for (way, seconds) in ways.iter().zip(&mut seconds) {
+            let rows = vec![RowInput::Token(TokenId(1)); way.rows];
+            let group = RowGroup {
+                pages: lease.pages(),
+                position: CONTEXT,
+                rows: &rows,
+                skip: way.skip,
+                bridges: way.bridges,
+                save_before: &[],
+                logits: way.logits,
+            };
+            let taken = runner.run(std::slice::from_ref(&group)).seconds;
+            if round > 0 {
+                seconds.push(taken);
+            }
+        }
+    }
+    seconds
+        .into_iter()
+        .map(|mut seconds| {
+            seconds.sort_by(f64::total_cmp);
+            seconds[REPEATS / 2]
+        })
+        .collect()
+}

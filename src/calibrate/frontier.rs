@@ -1,0 +1,217 @@
+//! From candidates to plans: settings by replay, the frontier of cost and acceptance, priors.
+
+use super::candidate::Candidate;
+use super::cost::{self, CostModel};
+use super::evaluate::{CHAIN, Chain};
+use super::search::Outcome;
+use super::{CalibrationError, CalibrationProgress};
+use crate::adapt::{
+    AcceptanceCount, AcceptancePrior, BINS, Measurement, ProfileBridge, ProfilePlan, confidence_bin,
+};
+use crate::model::{DraftVocabulary, PagePool, Runner, TokenId};
+
+/// Draft vocabularies that are tried, as parts of the whole: 1/16 to all of it.
+const VOCABULARY_SHARES: [usize; 5] = [16, 8, 4, 2, 1];
+
+/// Thresholds of confidence that are tried.
+const THRESHOLDS: [f32; 9] = [0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8];
+
+/// Plans of a profile at most: each has bridges to store, and a controller to try it.
+const MAX_PLANS: usize = 8;
+
+/// A plan that accepts less than this is of no use at any cost: drafts would have to be free.
+const LEAST_ACCEPTANCE: f64 = 0.25;
+
+/// What choosing needs.
+pub(super) struct Context<'a> {
+    pub(super) costs: &'a CostModel,
+    pub(super) order: &'a [TokenId],
+    pub(super) threads: usize,
+}
+
+/// The plans that are kept, and all that was measured.
+pub(super) struct Frontier {
+    pub(super) plans: Vec<ProfilePlan>,
+    pub(super) measurements: Vec<Measurement>,
+}
+
+/// How to draft with a candidate.
+#[derive(Clone, Copy, Debug)]
+struct Settings {
+    vocabulary: usize,
+    threshold: f32,
+    limit: usize,
+}
+
+struct Ranked<'a> {
+    outcome: &'a Outcome,
+    settings: Settings,
+    cost: f64,
+    /// On the starts that choices are made by.
+    acceptance: f64,
+    /// The same, estimated.
+    speedup: f64,
+}
+
+// === impl Context ===
+
+impl Context<'_> {
+    /// Settles each candidate's settings, keeps the frontier, and measures what it costs.
+    pub(super) fn choose(
+        &self,
+        runner: &mut Runner,
+        pool: &PagePool,
+        outcomes: Vec<Outcome>,
+        progress: &dyn CalibrationProgress,
+    ) -> Result<Frontier, CalibrationError> {
+        let config = runner.model().config();
+        let (hidden, vocabulary) = (config.hidden, config.vocabulary);
+        let places = self.places(vocabulary);
+        let mut ranked: Vec<Ranked<'_>> =
+            outcomes.iter().map(|outcome| self.rank(outcome, &places, hidden)).collect();
+        let measurements = ranked
+            .iter()
+            .map(|ranked| Measurement {
+                name: ranked.outcome.candidate.name.clone(),
+                kind: ranked.outcome.candidate.kind(),
+                cost: ranked.cost,
+                acceptance: self.prior(&ranked.outcome.judging, ranked.settings.vocabulary, &places).1,
+            })
+            .collect();
+        ranked.sort_by(|a, b| a.cost.total_cmp(&b.cost).then(b.acceptance.total_cmp(&a.acceptance)));
+        let mut kept: Vec<Ranked<'_>> = Vec::new();
+        for candidate in ranked {
+            let better = kept.iter().all(|kept| kept.acceptance < candidate.acceptance);
+            if better && candidate.acceptance >= LEAST_ACCEPTANCE {
+                kept.push(candidate);
+            }
+        }
+        // The best bets, back in the order of cost.
+        kept.sort_by(|a, b| b.speedup.total_cmp(&a.speedup));
+        kept.truncate(MAX_PLANS);
+        kept.sort_by(|a, b| a.cost.total_cmp(&b.cost));
+        progress.stage("cost of the plans", kept.len());
+        let mut plans = Vec::with_capacity(kept.len());
+        for ranked in kept {
+            plans.push(self.plan(runner, pool, &ranked, &places)?);
+            progress.done(plans.len());
+        }
+        plans.sort_by(|a, b| a.cost.total_cmp(&b.cost));
+        Ok(Frontier { plans, measurements })
+    }
+
+    /// The place of each token in the draft vocabulary's order.
+    fn places(&self, vocabulary: usize) -> Vec<usize> {
+        let mut places = vec![usize::MAX; vocabulary];
+        let mut next = 0;
+        for token in self.order.iter().copied().chain((0..vocabulary as u32).map(TokenId)) {
+            if let Some(place) = places.get_mut(token.index()).filter(|place| **place == usize::MAX) {
+                *place = next;
+                next += 1;
+            }
+        }
+        places
+    }
+
+    /// The settings that replay best.
+    fn rank<'o>(&self, outcome: &'o Outcome, places: &[usize], hidden: usize) -> Ranked<'o> {
+        let mut best: Option<Ranked<'o>> = None;
+        for part in VOCABULARY_SHARES {
+            let vocabulary = places.len().div_ceil(part);
+            let cost = self.costs.estimate(&outcome.candidate, hidden, 1.0 / part as f64);
+            for threshold in THRESHOLDS {
+                for limit in 1..=CHAIN {
+                    let settings = Settings { vocabulary, threshold, limit };
+                    let speedup = self.replay(&outcome.choosing, settings, cost, places);
+                    if best.as_ref().is_none_or(|best| speedup > best.speedup) {
+                        best = Some(Ranked { outcome, settings, cost, acceptance: 0.0, speedup });
+                    }
+                }
+            }
+        }
+        let mut best = best.unwrap_or(Ranked {
+            outcome,
+            settings: Settings { vocabulary: places.len(), threshold: 0.0, limit: 1 },
+            cost: 1.0,
+            acceptance: 0.0,
+            speedup: 0.0,
+        });
+        best.acceptance = self.prior(&outcome.choosing, best.settings.vocabulary, places).1;
+        best
+    }
+
+    /// Tokens committed for the time of plain steps, if each start were a cycle.
+    fn replay(&self, chains: &[Chain], settings: Settings, cost: f64, places: &[usize]) -> f64 {
+        let (mut committed, mut spent) = (0.0, 0.0);
+        for chain in chains {
+            let (mut drafted, mut accepted, mut alive) = (0, 0, true);
+            for step in &chain.steps[..settings.limit] {
+                spent += cost;
+                if step.confidence < settings.threshold {
+                    break;
+                }
+                drafted += 1;
+                alive &= step.agrees && (step.seen || places[step.target.index()] < settings.vocabulary);
+                accepted += usize::from(alive);
+            }
+            committed += 1.0 + accepted as f64;
+            spent += self.costs.rows[drafted + 1];
+        }
+        if spent > 0.0 { committed / spent } else { 0.0 }
+    }
+
+    /// Counts by position and confidence, each as long as all before were accepted, and the share accepted of all.
+    fn prior(&self, chains: &[Chain], vocabulary: usize, places: &[usize]) -> (AcceptancePrior, f64) {
+        let mut prior = AcceptancePrior {
+            positions: vec![AcceptanceCount::default(); CHAIN],
+            confidence: vec![AcceptanceCount::default(); BINS],
+        };
+        let mut all = AcceptanceCount::default();
+        for chain in chains {
+            for (position, step) in chain.steps.iter().enumerate() {
+                let accepted = step.agrees && (step.seen || places[step.target.index()] < vocabulary);
+                prior.positions[position].observe(accepted);
+                prior.confidence[confidence_bin(step.confidence)].observe(accepted);
+                all.observe(accepted);
+                if !accepted {
+                    break;
+                }
+            }
+        }
+        (prior, all.rate())
+    }
+
+    fn plan(
+        &self,
+        runner: &mut Runner,
+        pool: &PagePool,
+        ranked: &Ranked<'_>,
+        places: &[usize],
+    ) -> Result<ProfilePlan, CalibrationError> {
+        let Candidate { name, gaps } = &ranked.outcome.candidate;
+        let Settings { vocabulary, threshold, limit } = ranked.settings;
+        let tokens = (0..places.len() as u32).map(TokenId).filter(|token| places[token.index()] < vocabulary);
+        let model = std::sync::Arc::clone(runner.model());
+        let head = match vocabulary < places.len() {
+            true => Some(DraftVocabulary::new(&model, &tokens.collect::<Vec<_>>(), self.threads)?),
+            false => None,
+        };
+        let cost = cost::measure_draft(runner, pool, &ranked.outcome.candidate, head.as_ref())?;
+        let judging = &ranked.outcome.judging;
+        let bridges = gaps.iter().filter_map(|gap| {
+            let weights = gap.bridge.clone()?;
+            Some(ProfileBridge { first: gap.span.start, end: gap.span.end, weights })
+        });
+        Ok(ProfilePlan {
+            name: name.clone(),
+            skipped: ranked.outcome.candidate.skipped(),
+            bridges: bridges.collect(),
+            draft_vocabulary: vocabulary,
+            max_draft_tokens: limit,
+            confidence_threshold: threshold,
+            cost,
+            speedup: self.replay(judging, ranked.settings, cost, places),
+            prior: self.prior(judging, vocabulary, places).0,
+        })
+    }
+}

@@ -1,0 +1,134 @@
+//! `skipstone calibrate`: learns what a draft of a model may leave out.
+
+use std::io::{self, Write};
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use anyhow::{Context, ensure};
+use clap::Args;
+use indicatif::{ProgressBar, ProgressStyle};
+use serde::Deserialize;
+
+use super::model_cache;
+use super::options::{ConfigOptions, ModelOptions};
+use super::profile::Table;
+use crate::calibrate::{Calibration, CalibrationProgress};
+use crate::gguf::GgufFile;
+use crate::model::{Model, TokenId};
+use crate::text::{ChatMessage, EncodeOptions, Role, TextModel};
+
+/// The prompts that the model's own text starts from: those of the end-to-end benchmark's sibling set, shipped with the program.
+const SEEDS: &str = include_str!("../../benches/data/prompts.jsonl");
+
+/// Learn which sublayers a draft may skip, and bridges over them
+///
+/// The model writes text of its own; from that come the profile's plans, bridges and expectations. An interrupted run goes on where it was.
+#[derive(Args, Debug)]
+pub(super) struct Calibrate {
+    #[command(flatten)]
+    model: ModelOptions,
+    /// Tokens of text to learn from
+    #[arg(long, value_name = "COUNT", default_value_t = 32_768)]
+    tokens: usize,
+    /// Where the profile goes [default: beside the model]
+    #[arg(long, value_name = "FILE")]
+    out: Option<PathBuf>,
+    #[command(flatten)]
+    config: ConfigOptions,
+}
+
+/// A line of the seeds.
+#[derive(Deserialize)]
+struct Seed {
+    prompt: String,
+}
+
+/// A bar on a terminal with the time left, a line for each stage elsewhere.
+struct Bar(ProgressBar);
+
+// === impl Calibrate ===
+
+impl Calibrate {
+    pub(super) fn run(self) -> anyhow::Result<ExitCode> {
+        ensure!(self.tokens >= 1024, "--tokens is {}; less than 1024 teach nothing", self.tokens);
+        let configuration = self.config.load(self.model.flags())?;
+        let settings = configuration.settings();
+        let path = model_cache::resolve(&settings.model)?;
+        let out = self.out.unwrap_or_else(|| path.with_extension("profile"));
+        let threads = settings.engine.thread_count().get();
+        let file = Arc::new(GgufFile::open(&path)?);
+        let text = TextModel::from_gguf(&file)?;
+        let mut partial = out.clone().into_os_string();
+        partial.push(".partial");
+        let calibration = Calibration {
+            name: path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default(),
+            fingerprint: file.fingerprint(),
+            seeds: seeds(&text)?,
+            ends: text.end_of_sequence().to_vec(),
+            tokens: self.tokens,
+            threads,
+            partial: partial.into(),
+        };
+        let bar = Bar::new();
+        bar.stage("loading the model", 100);
+        let model =
+            Model::load(file, threads, &mut |done, total| bar.done((100 * done / total.max(1)) as usize))?;
+        let profile = calibration.run(&Arc::new(model), &bar)?;
+        profile.write(&out)?;
+        calibration.clean_up();
+        drop(bar);
+        let mut stdout = io::stdout().lock();
+        write!(stdout, "{}", Table(&profile))?;
+        writeln!(stdout, "\nwritten to {}", out.display())?;
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+/// The seeds as prompts for the model: chats where it has a template.
+fn seeds(text: &TextModel) -> anyhow::Result<Vec<Vec<TokenId>>> {
+    let seeds = SEEDS.lines().filter(|line| !line.trim().is_empty()).map(|line| {
+        let Seed { prompt } = serde_json::from_str(line)?;
+        Ok(match text.has_chat_template() {
+            true => text.encode_chat(&[ChatMessage { role: Role::User, content: prompt }], true)?,
+            false => text.encode(&prompt, EncodeOptions { add_special: true, parse_special: false })?,
+        })
+    });
+    seeds.collect::<anyhow::Result<_>>().context("the seed prompts can't be read")
+}
+
+// === impl Bar ===
+
+impl Bar {
+    fn new() -> Self {
+        let bar = ProgressBar::new(0);
+        // A template that can't be read costs the looks of the bar only.
+        if let Ok(style) = ProgressStyle::with_template("{msg} [{bar:30}] {pos} of {len}, {eta} left") {
+            bar.set_style(style.progress_chars("=> "));
+        }
+        Self(bar)
+    }
+}
+
+impl CalibrationProgress for Bar {
+    fn stage(&self, what: &str, total: usize) {
+        tracing::info!("{what}");
+        if self.0.is_hidden() {
+            // Not `eprintln`, which panics where nobody reads.
+            let _ = writeln!(io::stderr(), "{what}");
+        }
+        self.0.reset();
+        self.0.set_message(what.to_owned());
+        self.0.set_length(total as u64);
+    }
+
+    fn done(&self, units: usize) {
+        self.0.set_position(units as u64);
+    }
+}
+
+impl Drop for Bar {
+    fn drop(&mut self) {
+        self.0.finish_and_clear();
+    }
+}
