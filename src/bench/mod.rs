@@ -2,6 +2,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod decode;
 mod machine;
 mod peer;
 mod record;

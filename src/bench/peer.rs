@@ -4,6 +4,8 @@ use std::io::{self, BufRead, BufReader, Write};
 use std::path::Path;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 
+use crate::model::TokenId;
+
 /// A child that answers one line a command.
 pub struct Peer {
     child: Child,
@@ -74,6 +76,19 @@ impl Peer {
     /// Two passes over `rows` tokens after the context, logits for each; the seconds of the second.
     pub fn rows(&mut self, rows: usize) -> Result<f64, PeerError> {
         self.ask(&format!("rows {rows}"))
+    }
+
+    /// Decodes greedily after `prompt`, up to `max_new_tokens` tokens or the end of the sequence; the seconds between the first and the
+    /// last token, and the number of tokens, the first included.
+    pub fn generate(&mut self, prompt: &[TokenId], max_new_tokens: usize) -> Result<(f64, usize), PeerError> {
+        let ids: Vec<String> = prompt.iter().map(TokenId::to_string).collect();
+        writeln!(self.commands, "generate {max_new_tokens} {}", ids.join(","))
+            .map_err(|_| PeerError::Ended)?;
+        let answer = self.line()?;
+        let parsed = answer
+            .split_once(' ')
+            .and_then(|(seconds, tokens)| Some((seconds.parse().ok()?, tokens.parse().ok()?)));
+        parsed.ok_or(PeerError::Answer(answer))
     }
 
     fn ask(&mut self, command: &str) -> Result<f64, PeerError> {

@@ -3,6 +3,9 @@
     context N     decode a token to wake the threads, clear the cache and evaluate N tokens; answers the seconds of these
     rows R        decode R tokens, with logits for each, after the context, then forget them; do it again, and answer the
                   seconds of the second time: the first wakes the threads and fills the caches
+    generate N T,T,...
+                  decode N tokens greedily after these, or up to the end of the sequence; answers the seconds between the first
+                  and the last token, and the number of tokens
 
 Answers "ready VERSION" when the model is loaded. The library's log is held back, and shown if something fails.
 """
@@ -12,6 +15,7 @@ import sys
 import time
 
 import llama_cpp
+import numpy
 
 held_back = []
 
@@ -60,9 +64,42 @@ def main():
         llama_cpp.llama_synchronize(context)
         return time.perf_counter() - begin
 
+    vocabulary = llama_cpp.llama_model_get_vocab(model)
+    vocabulary_size = llama_cpp.llama_vocab_n_tokens(vocabulary)
+
+    def feed(tokens, position):
+        """Evaluates tokens and returns the most likely next one."""
+        for start in range(0, len(tokens), parameters.n_batch):
+            chunk = tokens[start : start + parameters.n_batch]
+            batch.n_tokens = len(chunk)
+            for row, token in enumerate(chunk):
+                batch.token[row] = token
+                batch.pos[row] = position + start + row
+                batch.n_seq_id[row] = 1
+                batch.seq_id[row][0] = 0
+                batch.logits[row] = start + row == len(tokens) - 1
+            if llama_cpp.llama_decode(context, batch) != 0:
+                fail("llama_decode failed")
+        logits = llama_cpp.llama_get_logits_ith(context, -1)
+        return int(numpy.ctypeslib.as_array(logits, shape=(vocabulary_size,)).argmax())
+
+    def generate(limit, prompt):
+        llama_cpp.llama_memory_clear(memory, True)
+        token = feed(prompt, 0)
+        begin, count = time.perf_counter(), 1
+        while count < limit and not llama_cpp.llama_vocab_is_eog(vocabulary, token):
+            token = feed([token], len(prompt) + count - 1)
+            count += 1
+        return time.perf_counter() - begin, count
+
     answers.write(f"ready {llama_cpp.__version__}\n")
     length = 0
     for line in sys.stdin:
+        if line.startswith("generate "):
+            _, limit, prompt = line.split()
+            seconds, count = generate(int(limit), [int(token) for token in prompt.split(",")])
+            answers.write(f"{seconds:.9f} {count}\n")
+            continue
         command, number = line.split()
         number = int(number)
         if command == "context":

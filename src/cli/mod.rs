@@ -15,8 +15,8 @@ mod load_progress;
 mod model_cache;
 mod options;
 mod outcome;
-mod profile_source;
 mod profile;
+mod profile_source;
 mod prompts;
 mod request;
 mod runtime;
@@ -102,6 +102,9 @@ mod tests {
             "inspect --model m.gguf --json".to_owned(),
             "calibrate --model m.gguf --tokens 4096 --out m.profile --threads 2".to_owned(),
             "profile show --svg m.svg m.profile".to_owned(),
+            "bench decode --model m.gguf --prompts p.jsonl --modes off,unified,adaptive --max-new-tokens 9 --repeats 2 --json \
+             --chart c.svg --csv c.csv --peer llama-cpp --python python3 --set engine.threads=2 --limit 1"
+                .to_owned(),
             "fetch".to_owned(),
             format!("fetch hub:a/b/c.gguf@main --output models --sha256 {}", "0".repeat(64)),
             "config check --config a.toml".to_owned(),

@@ -166,7 +166,7 @@ pub(super) mod testing {
     use std::time::Duration;
 
     use super::*;
-    use crate::engine::{SpeculationStats, Timing};
+    use crate::engine::{PhaseTimes, SpeculationStats, Timing};
 
     /// A stream's end: 5 tokens in 2 s after the first, 3 of 4 drafted tokens accepted.
     pub(crate) fn finished() -> Finished {
@@ -180,6 +180,7 @@ pub(super) mod testing {
                 accepted_per_position: vec![2, 1],
                 estimated_speedup: Some(1.25),
                 final_plan: None,
+                phases: PhaseTimes::default(),
             },
             timing: Timing {
                 queue: Duration::from_millis(10),

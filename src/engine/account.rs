@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use super::event::{PlanSummary, SpeculationStats, Timing};
+use crate::telemetry::record::Phase;
 
 /// Counts and times of a stream.
 pub(super) struct Account {
@@ -47,6 +48,19 @@ impl Account {
     /// Books a step that committed nothing yet: a draft.
     pub(super) fn spend(&mut self, time: StepTime) {
         self.spent_seconds += time.spent_seconds;
+    }
+
+    /// Books what a step's time went to.
+    pub(super) fn count_phase(&mut self, phase: Phase, seconds: f64) {
+        let phases = &mut self.stats.phases;
+        let time = match phase {
+            Phase::Prefill => return,
+            Phase::Draft => &mut phases.draft,
+            Phase::Verify => &mut phases.verify,
+            Phase::Plain => &mut phases.plain,
+        };
+        time.steps += 1;
+        time.seconds += seconds;
     }
 
     /// Books the tokens of a verify or plain step.

@@ -112,6 +112,28 @@ pub struct SpeculationStats {
     pub estimated_speedup: Option<f64>,
     /// The plan at the end.
     pub final_plan: Option<PlanSummary>,
+    /// What the stream's time after its prompt went to.
+    pub phases: PhaseTimes,
+}
+
+/// What a stream's steps took, by kind.
+#[derive(Clone, Copy, Default, PartialEq, Debug)]
+pub struct PhaseTimes {
+    /// Draft steps, those that were too unsure to yield a token included.
+    pub draft: PhaseTime,
+    /// Verify passes, those of an empty draft included.
+    pub verify: PhaseTime,
+    /// Plain steps.
+    pub plain: PhaseTime,
+}
+
+/// Steps of one kind.
+#[derive(Clone, Copy, Default, PartialEq, Debug)]
+pub struct PhaseTime {
+    /// How many.
+    pub steps: usize,
+    /// The stream's share of their time.
+    pub seconds: f64,
 }
 
 /// Times of one stream.

@@ -22,8 +22,8 @@ mod worker;
 
 pub use baseline::PlainStep;
 pub use event::{
-    CommittedToken, Delta, Event, FinishReason, Finished, GenerationError, PlanSummary, SpeculationStats,
-    Started, Timing, Usage,
+    CommittedToken, Delta, Event, FinishReason, Finished, GenerationError, PhaseTime, PhaseTimes,
+    PlanSummary, SpeculationStats, Started, Timing, Usage,
 };
 pub use handle::{CancelFlag, GenerationStream, StreamMessage, Submit, SubmitError};
 pub use options::EngineOptions;

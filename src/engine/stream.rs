@@ -303,6 +303,7 @@ impl Stream {
     ) -> Result<(), GenerationError> {
         let time = StepTime { spent_seconds: answer.seconds, plain_seconds: answer.plain_seconds };
         record::phase_seconds(work.phase(), answer.seconds);
+        self.account.count_phase(work.phase(), answer.seconds);
         match work {
             Work::Prefill { tokens } => {
                 self.computed += tokens;

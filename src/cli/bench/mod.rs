@@ -1,5 +1,8 @@
 //! `skipstone bench`: measurements with a peer in the same run.
 
+mod decode;
+mod decode_table;
+mod modes;
 mod rows;
 
 use std::process::ExitCode;
@@ -16,6 +19,7 @@ pub(super) struct Bench {
 #[derive(Subcommand, Debug)]
 enum BenchCommand {
     Rows(rows::Rows),
+    Decode(Box<decode::Decode>),
 }
 
 // === impl Bench ===
@@ -24,6 +28,7 @@ impl Bench {
     pub(super) fn run(self) -> anyhow::Result<ExitCode> {
         match self.command {
             BenchCommand::Rows(command) => command.run(),
+            BenchCommand::Decode(command) => command.run(),
         }
     }
 }

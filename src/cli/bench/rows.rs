@@ -60,8 +60,9 @@ pub(super) struct Rows {
     json: bool,
 }
 
+/// An engine to compare with.
 #[derive(Clone, Copy, ValueEnum, Debug)]
-enum PeerName {
+pub(super) enum PeerName {
     /// llama.cpp through an installed llama-cpp-python
     LlamaCpp,
 }
