@@ -33,6 +33,8 @@ struct Shared {
     inside: AtomicUsize,
     /// Workers that parked or are about to.
     parked: AtomicUsize,
+    /// Workers that have started.
+    started: AtomicUsize,
     /// A chunk panicked on a worker.
     panicked: AtomicBool,
     stop: AtomicBool,
@@ -64,6 +66,7 @@ impl ThreadPool {
             done: AtomicUsize::new(0),
             inside: AtomicUsize::new(0),
             parked: AtomicUsize::new(0),
+            started: AtomicUsize::new(0),
             panicked: AtomicBool::new(false),
             stop: AtomicBool::new(false),
         });
@@ -75,6 +78,10 @@ impl ThreadPool {
             let builder = std::thread::Builder::new().name(format!("kernel-{number}"));
             // A machine that refuses a thread runs with fewer: slower, not wrong.
             handles.extend(builder.spawn(move || work(&shared, number)));
+        }
+        // What a thread does and allocates as it starts is over before the first job.
+        while shared.started.load(Ordering::Acquire) < handles.len() {
+            std::thread::yield_now();
         }
         let threads = handles.iter().map(|handle| handle.thread().clone()).collect();
         Self { shared, threads, handles }
@@ -189,6 +196,7 @@ fn claim_chunks(shared: &Shared, chunks: usize, body: impl Fn(usize)) {
 }
 
 fn work(shared: &Shared, number: usize) {
+    shared.started.fetch_add(1, Ordering::Release);
     let mut seen = 0;
     let mut spins = 0;
     while !shared.stop.load(Ordering::Relaxed) {
