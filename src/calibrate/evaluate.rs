@@ -23,6 +23,9 @@ const STEP: usize = PAGE_POSITIONS / 2;
 /// Bytes of saved states at most.
 const MAX_STATE_BYTES: usize = 512 << 20;
 
+/// Starts at most: half of them judge, which puts the error of an acceptance near two points.
+const MAX_STARTS: usize = 320;
+
 /// Starts of one pass: enough rows to read the weights once for many, few enough for their logits to stay small.
 const STARTS_PER_PASS: usize = 16;
 
@@ -94,7 +97,7 @@ impl Evaluator {
                 (first..).step_by(STEP).take_while(|position| position + CHAIN < text.tokens.len());
             places.extend(positions.map(|position| StartPlace { sequence, position }));
         }
-        let most = MAX_STATE_BYTES / (numbers * CHAIN * size_of::<f32>());
+        let most = (MAX_STATE_BYTES / (numbers * CHAIN * size_of::<f32>())).min(MAX_STARTS);
         let thinning = places.len().div_ceil(most.max(1)).max(1);
         places.into_iter().step_by(thinning).collect()
     }

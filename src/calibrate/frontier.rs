@@ -1,5 +1,8 @@
 //! From candidates to plans: settings by replay, the frontier of cost and acceptance, priors.
 
+use std::collections::HashMap;
+use std::sync::Arc;
+
 use super::candidate::Candidate;
 use super::cost::{self, CostModel};
 use super::evaluate::{CHAIN, Chain};
@@ -11,13 +14,19 @@ use crate::adapt::{
 use crate::model::{DraftVocabulary, PagePool, Runner, TokenId};
 
 /// Draft vocabularies that are tried, as parts of the whole: 1/16 to all of it.
-const VOCABULARY_SHARES: [usize; 5] = [16, 8, 4, 2, 1];
+const VOCABULARY_PARTS: [usize; 5] = [16, 8, 4, 2, 1];
 
 /// Thresholds of confidence that are tried.
 const THRESHOLDS: [f32; 9] = [0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8];
 
 /// Plans of a profile at most: each has bridges to store, and a controller to try it.
 const MAX_PLANS: usize = 8;
+
+/// Plans that skip the same sublayers at most: bridges of several ranks over one run are close relatives.
+const MAX_OF_SKIP_SET: usize = 2;
+
+/// What a dearer plan must accept more: differences below are noise.
+const LEAST_GAIN: f64 = 0.01;
 
 /// A plan that accepts less than this is of no use at any cost: drafts would have to be free.
 const LEAST_ACCEPTANCE: f64 = 0.25;
@@ -38,6 +47,8 @@ pub(super) struct Frontier {
 /// How to draft with a candidate.
 #[derive(Clone, Copy, Debug)]
 struct Settings {
+    /// The vocabulary is the whole / this.
+    part: usize,
     vocabulary: usize,
     threshold: f32,
     limit: usize,
@@ -67,8 +78,13 @@ impl Context<'_> {
         let config = runner.model().config();
         let (hidden, vocabulary) = (config.hidden, config.vocabulary);
         let places = self.places(vocabulary);
-        let mut ranked: Vec<Ranked<'_>> =
-            outcomes.iter().map(|outcome| self.rank(outcome, &places, hidden)).collect();
+        let rank = |parts: &[usize]| -> Vec<Ranked<'_>> {
+            outcomes.iter().map(|outcome| self.rank(outcome, parts, &places, hidden)).collect()
+        };
+        // All plans share one draft vocabulary, since each has to be packed: the one that suits the best bet.
+        let best = rank(&VOCABULARY_PARTS).into_iter().max_by(|a, b| a.speedup.total_cmp(&b.speedup));
+        let part = best.map_or(1, |best| best.settings.part);
+        let mut ranked = rank(&[part]);
         let measurements = ranked
             .iter()
             .map(|ranked| Measurement {
@@ -81,13 +97,19 @@ impl Context<'_> {
         ranked.sort_by(|a, b| a.cost.total_cmp(&b.cost).then(b.acceptance.total_cmp(&a.acceptance)));
         let mut kept: Vec<Ranked<'_>> = Vec::new();
         for candidate in ranked {
-            let better = kept.iter().all(|kept| kept.acceptance < candidate.acceptance);
-            if better && candidate.acceptance >= LEAST_ACCEPTANCE {
+            let most = kept.iter().map(|kept| kept.acceptance).fold(LEAST_ACCEPTANCE, f64::max);
+            if candidate.acceptance >= most + LEAST_GAIN {
                 kept.push(candidate);
             }
         }
         // The best bets, back in the order of cost.
         kept.sort_by(|a, b| b.speedup.total_cmp(&a.speedup));
+        let mut relatives: HashMap<Vec<usize>, usize> = HashMap::new();
+        kept.retain(|ranked| {
+            let count = relatives.entry(ranked.outcome.candidate.skipped()).or_default();
+            *count += 1;
+            *count <= MAX_OF_SKIP_SET
+        });
         kept.truncate(MAX_PLANS);
         kept.sort_by(|a, b| a.cost.total_cmp(&b.cost));
         progress.stage("cost of the plans", kept.len());
@@ -114,14 +136,14 @@ impl Context<'_> {
     }
 
     /// The settings that replay best.
-    fn rank<'o>(&self, outcome: &'o Outcome, places: &[usize], hidden: usize) -> Ranked<'o> {
+    fn rank<'o>(&self, outcome: &'o Outcome, parts: &[usize], places: &[usize], hidden: usize) -> Ranked<'o> {
         let mut best: Option<Ranked<'o>> = None;
-        for part in VOCABULARY_SHARES {
+        for &part in parts {
             let vocabulary = places.len().div_ceil(part);
             let cost = self.costs.estimate(&outcome.candidate, hidden, 1.0 / part as f64);
             for threshold in THRESHOLDS {
                 for limit in 1..=CHAIN {
-                    let settings = Settings { vocabulary, threshold, limit };
+                    let settings = Settings { part, vocabulary, threshold, limit };
                     let speedup = self.replay(&outcome.choosing, settings, cost, places);
                     if best.as_ref().is_none_or(|best| speedup > best.speedup) {
                         best = Some(Ranked { outcome, settings, cost, acceptance: 0.0, speedup });
@@ -131,7 +153,7 @@ impl Context<'_> {
         }
         let mut best = best.unwrap_or(Ranked {
             outcome,
-            settings: Settings { vocabulary: places.len(), threshold: 0.0, limit: 1 },
+            settings: Settings { part: 1, vocabulary: places.len(), threshold: 0.0, limit: 1 },
             cost: 1.0,
             acceptance: 0.0,
             speedup: 0.0,
@@ -189,9 +211,9 @@ impl Context<'_> {
         places: &[usize],
     ) -> Result<ProfilePlan, CalibrationError> {
         let Candidate { name, gaps } = &ranked.outcome.candidate;
-        let Settings { vocabulary, threshold, limit } = ranked.settings;
+        let Settings { vocabulary, threshold, limit, .. } = ranked.settings;
         let tokens = (0..places.len() as u32).map(TokenId).filter(|token| places[token.index()] < vocabulary);
-        let model = std::sync::Arc::clone(runner.model());
+        let model = Arc::clone(runner.model());
         let head = match vocabulary < places.len() {
             true => Some(DraftVocabulary::new(&model, &tokens.collect::<Vec<_>>(), self.threads)?),
             false => None,

@@ -13,6 +13,8 @@ mod evaluate;
 mod frontier;
 mod partial;
 mod search;
+#[cfg(test)]
+mod tests;
 mod trace;
 
 use std::path::PathBuf;
