@@ -86,10 +86,8 @@ impl Knowledge {
             *share *= HISTOGRAM_DECAY;
         }
         plan.confidences[confidence_bin(confidence)] += 1.0 - HISTOGRAM_DECAY;
-        // A step that took several times as long was interrupted.
-        if cost < 3.0 * plan.cost {
-            plan.cost += COST_WEIGHT * (cost - plan.cost);
-        }
+        // A step that took several times as long was interrupted, or the cost known so far is wrong: it counts, but not in full.
+        plan.cost += COST_WEIGHT * (cost.min(3.0 * plan.cost) - plan.cost);
     }
 
     /// Takes in what became of a token that plan `index` drafted.
@@ -149,14 +147,21 @@ mod tests {
     use super::*;
 
     #[test]
-    fn costs_follow_steps_and_ignore_interruptions() {
+    fn costs_follow_steps_and_interruptions_hardly_move_them() {
         let mut knowledge = Knowledge::new(vec![PlanKnowledge::unknown(0.5)]);
         for _ in 0..200 {
             knowledge.observe_step(0, 0.95, 0.6);
         }
         assert!((knowledge.plan(0).cost - 0.6).abs() < 1e-3);
         knowledge.observe_step(0, 0.95, 60.0);
-        assert!((knowledge.plan(0).cost - 0.6).abs() < 1e-3);
+        assert!(knowledge.plan(0).cost < 0.67, "{}", knowledge.plan(0).cost);
+        let mut wrong = Knowledge::new(vec![PlanKnowledge::unknown(0.1)]);
+        (0..200).for_each(|_| wrong.observe_step(0, 0.95, 0.6));
+        assert!(
+            (wrong.plan(0).cost - 0.6).abs() < 1e-2,
+            "a cost that was too low rises: {}",
+            wrong.plan(0).cost
+        );
         let histogram = knowledge.plan(0).confidences;
         assert!(histogram[9] > 0.6 && (histogram.iter().sum::<f64>() - 1.0).abs() < 1e-9, "{histogram:?}");
     }

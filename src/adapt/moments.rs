@@ -243,9 +243,12 @@ mod tests {
         (before, after)
     }
 
+    /// Weight, input and change of a pair.
+    type Row = (f64, Vec<f64>, Vec<f64>);
+
     /// The definition in double precision: weight, means, Gram matrix and cross moments.
     fn oracle(before: &[f32], after: &[f32]) -> (f64, [Vec<f64>; 4]) {
-        let rows: Vec<(f64, Vec<f64>, Vec<f64>)> = before
+        let rows: Vec<Row> = before
             .chunks(HIDDEN)
             .zip(after.chunks(HIDDEN))
             .map(|(before, after)| {
@@ -256,13 +259,13 @@ mod tests {
             })
             .collect();
         let total: f64 = rows.iter().map(|row| row.0).sum();
-        let mean = |of: fn(&(f64, Vec<f64>, Vec<f64>)) -> &Vec<f64>, index: usize| {
+        let mean = |of: fn(&Row) -> &Vec<f64>, index: usize| {
             rows.iter().map(|row| row.0 * of(row)[index]).sum::<f64>() / total
         };
         let input: Vec<f64> = (0..HIDDEN).map(|index| mean(|row| &row.1, index)).collect();
         let change: Vec<f64> = (0..HIDDEN).map(|index| mean(|row| &row.2, index)).collect();
         let product = |row: usize, column: usize, crossed: bool| -> f64 {
-            let right = |r: &(f64, Vec<f64>, Vec<f64>)| {
+            let right = |r: &Row| {
                 if crossed { r.2[column] - change[column] } else { r.1[column] - input[column] }
             };
             rows.iter().map(|r| r.0 * (r.1[row] - input[row]) * right(r)).sum()

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use crate::adapt::Profile;
 
 /// Profiles that ship with the program.
-const BUILT_IN: [&[u8]; 0] = [];
+const BUILT_IN: [&[u8]; 1] = [include_bytes!("../../profiles/smollm2-135m-instruct-q4_1.profile")];
 
 /// Where calibration puts the profile of the model at `model`, and where it is looked for.
 pub(super) fn beside(model: &Path) -> PathBuf {

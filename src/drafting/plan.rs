@@ -119,8 +119,8 @@ mod tests {
         let plan = || DraftPlan::new(SkipSet::new(&[2, 3], &[2, 3, 5], 8).unwrap(), 4, 0.5);
         let bridge = |span: Range<usize>| Arc::new(Bridge::new(span, 8, vec![0.0; 8], &[], &[]).unwrap());
         assert!(plan().with_bridges(vec![bridge(4..8), bridge(11..12)]).is_ok());
-        for spans in [vec![4..7], vec![5..8], vec![4..9], vec![11..12, 11..12], vec![0..2]] {
-            let bridges = spans.iter().cloned().map(bridge).collect();
+        for spans in [&[(4, 7)][..], &[(5, 8)], &[(4, 9)], &[(11, 12), (11, 12)], &[(0, 2)]] {
+            let bridges = spans.iter().map(|&(start, end)| bridge(start..end)).collect();
             assert!(plan().with_bridges(bridges).is_err(), "{spans:?}");
         }
     }

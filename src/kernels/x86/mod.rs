@@ -109,16 +109,20 @@ unsafe fn row_block<V: Registers>(
         ($function:ident, [$($type:ty),*], $($argument:expr),*) => {
             // SAFETY: the promises of the callees are the caller's; `Activations` sized its buffers for the width.
             unsafe {
-                match out.len().min(V::ROWS) {
+                match out.len() {
                     0 => {}
                     1 => $function::<$($type,)* 1>($($argument),*, out),
                     2 => $function::<$($type,)* 2>($($argument),*, out),
                     3 => $function::<$($type,)* 3>($($argument),*, out),
                     4 => $function::<$($type,)* 4>($($argument),*, out),
-                    5 => $function::<$($type,)* 5>($($argument),*, out),
-                    6 => $function::<$($type,)* 6>($($argument),*, out),
-                    7 => $function::<$($type,)* 7>($($argument),*, out),
-                    _ => $function::<$($type,)* 8>($($argument),*, out),
+                    // Never reached, nor compiled, where four rows fill the registers.
+                    rows if V::ROWS > 4 => match rows {
+                        5 => $function::<$($type,)* 5>($($argument),*, out),
+                        6 => $function::<$($type,)* 6>($($argument),*, out),
+                        7 => $function::<$($type,)* 7>($($argument),*, out),
+                        _ => $function::<$($type,)* 8>($($argument),*, out),
+                    },
+                    _ => {}
                 }
             }
         };
