@@ -14,8 +14,8 @@ use crate::model::{
 /// Context that passes are timed at, in positions.
 const CONTEXT: usize = 256;
 
-/// Measurements of each kind, interleaved; the median counts.
-const REPEATS: usize = 15;
+/// Measurements of each kind, interleaved. The quickest counts: a pass can be interrupted, but not be done sooner.
+const REPEATS: usize = 25;
 
 /// Shares of a plain step, and what passes over several rows cost.
 #[derive(Clone, Debug)]
@@ -108,12 +108,12 @@ pub(super) fn measure_draft(
     Ok(seconds[1] / seconds[0])
 }
 
-/// Median seconds of each way, measured in turn. What the cache holds doesn't matter for the time.
+/// Seconds of each way, measured in turn. What the cache holds doesn't matter for the time.
 fn time(runner: &mut Runner, lease: &PageLease, ways: &[Way<'_>]) -> Vec<f64> {
-    let mut seconds = vec![Vec::with_capacity(REPEATS); ways.len()];
+    let mut quickest = vec![f64::INFINITY; ways.len()];
     // The first round warms up and is not counted.
     for round in 0..=REPEATS {
-        for (way, seconds) in ways.iter().zip(&mut seconds) {
+        for (way, quickest) in ways.iter().zip(&mut quickest) {
             let rows = vec![RowInput::Token(TokenId(1)); way.rows];
             let group = RowGroup {
                 pages: lease.pages(),
@@ -124,17 +124,11 @@ fn time(runner: &mut Runner, lease: &PageLease, ways: &[Way<'_>]) -> Vec<f64> {
                 save_before: &[],
                 logits: way.logits,
             };
-            let taken = runner.run(std::slice::from_ref(&group)).seconds;
+            let seconds = runner.run(std::slice::from_ref(&group)).seconds;
             if round > 0 {
-                seconds.push(taken);
+                *quickest = quickest.min(seconds);
             }
         }
     }
-    seconds
-        .into_iter()
-        .map(|mut seconds| {
-            seconds.sort_by(f64::total_cmp);
-            seconds[REPEATS / 2]
-        })
-        .collect()
+    quickest
 }

@@ -69,7 +69,7 @@ mod tests {
         let table = Table(&profile()).to_string();
         for words in [
             "m.gguf, fingerprint 0f0f0f0f0f0f, 1000 tokens",
-            "agreement without the MLP       of each layer  ·▁▅█·",
+            "agreement without the MLP       of each layer  ·▁▄█·",
             "layers 1-2, rank 2                          40 %  0.500  0.800      0.700",
         ] {
             assert!(table.contains(words), "no {words:?} in\n{table}");
