@@ -77,7 +77,7 @@ pub(super) fn collect(
                     text.push_str(&delta.text);
                 }
             }
-            Event::Finished(finished) => return Ok(Outcome { text, token_ids, finished }),
+            Event::Finished(finished) => return Ok(Outcome { text, token_ids, finished: *finished }),
         }
     }
     Err(anyhow!("the engine ended the stream without a result")).context("this is a defect; please report it")
@@ -224,7 +224,7 @@ mod tests {
             delta("Hello", &[1, 2]),
             delta("", &[3]),
             delta(" you", &[4, 5]),
-            Ok(Event::Finished(finished())),
+            Ok(Event::Finished(Box::new(finished()))),
         ]);
         let mut pieces = Vec::new();
         let outcome = collect(stream, &mut |piece| {

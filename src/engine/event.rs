@@ -14,7 +14,7 @@ pub enum Event {
     /// The tokens that one step committed.
     Delta(Delta),
     /// Always last on success.
-    Finished(Finished),
+    Finished(Box<Finished>),
 }
 
 /// The stream was admitted.

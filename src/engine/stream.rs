@@ -471,7 +471,7 @@ impl Stream {
             seconds = timing.total.as_secs_f64(),
             "stream finished"
         );
-        self.outbox.push(Ok(Event::Finished(Finished { reason, usage, speculation, timing })));
+        self.outbox.push(Ok(Event::Finished(Box::new(Finished { reason, usage, speculation, timing }))));
         self.lease = None;
     }
 

@@ -44,7 +44,7 @@ impl Reply {
         let event = match event {
             Event::Started(started) => WireEvent::Started(self.started(started)),
             Event::Delta(delta) => WireEvent::Delta(self.delta(delta)),
-            Event::Finished(finished) => WireEvent::Finished(self.finished(finished)),
+            Event::Finished(finished) => WireEvent::Finished(self.finished(*finished)),
         };
         wire::GenerateStreamResponse { event: Some(event) }
     }

@@ -227,7 +227,7 @@ async fn collect(running: &mut Running) -> Result<wire::GenerateResponse, CallEr
         match event {
             Some(Ok(Event::Started(_))) => {}
             Some(Ok(Event::Delta(delta))) => collected.add(delta, &running.reply),
-            Some(Ok(Event::Finished(finished))) => return Ok(running.reply.response(collected, finished)),
+            Some(Ok(Event::Finished(finished))) => return Ok(running.reply.response(collected, *finished)),
             Some(Err(error)) => return Err(error),
             None => return Err(CallError::Unfinished),
         }

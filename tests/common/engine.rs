@@ -134,7 +134,7 @@ pub fn read(mut stream: GenerationStream) -> Result<Outcome, GenerationError> {
                 deltas.push(delta);
             }
             Some(Ok(Event::Finished(finished))) => {
-                return Ok(Outcome { tokens, text, deltas, finished });
+                return Ok(Outcome { tokens, text, deltas, finished: *finished });
             }
             Some(Ok(Event::Started(_))) => panic!("`Started` came twice"),
             Some(Err(error)) => return Err(error),

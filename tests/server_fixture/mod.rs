@@ -102,12 +102,12 @@ pub fn delta(text: &str, tokens: &[(u32, bool)]) -> StreamMessage {
 }
 
 pub fn finished(reason: FinishReason, completion_tokens: usize) -> StreamMessage {
-    Ok(Event::Finished(Finished {
+    Ok(Event::Finished(Box::new(Finished {
         reason,
         usage: Usage { prompt_tokens: 2, completion_tokens },
         speculation: SpeculationStats::default(),
         timing: Timing::default(),
-    }))
+    })))
 }
 
 /// A short result.

@@ -47,7 +47,7 @@ impl Submit for Counting {
             vec![Ok(Event::Started(Started { prompt_tokens: 1, plan: None })), delta(&tokens[..1])];
         let (each, seconds) = if drafts { (3, 0.05) } else { (1, 0.1) };
         messages.extend(tokens[1..].chunks(each).map(delta));
-        messages.push(Ok(Event::Finished(Finished {
+        messages.push(Ok(Event::Finished(Box::new(Finished {
             reason: FinishReason::Length,
             usage: Usage { prompt_tokens: 1, completion_tokens: count },
             speculation: SpeculationStats {
@@ -59,7 +59,7 @@ impl Submit for Counting {
                 decode: Duration::from_secs_f64(seconds * (count - 1) as f64),
                 ..Timing::default()
             },
-        })));
+        }))));
         let (sender, receiver) = mpsc::channel(messages.len());
         messages.into_iter().for_each(|message| sender.try_send(message).unwrap());
         Ok(GenerationStream::new(receiver, CancelFlag::default()))
