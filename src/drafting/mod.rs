@@ -2,12 +2,15 @@
 
 #![forbid(unsafe_code)]
 
+mod gaussian_process;
 mod ngram;
 mod plan;
 mod skip_set;
+mod swift;
 mod unified;
 
 pub use ngram::NgramProposer;
 pub use plan::{DraftPlan, PlanError};
 pub use skip_set::{SkipSet, SkipSetError};
+pub use swift::{SwiftOptions, SwiftSearch, matchness};
 pub use unified::unified;

@@ -6,7 +6,6 @@ use crate::drafting::SkipSet;
 use crate::model::TokenId;
 
 /// One message of a stream.
-#[expect(clippy::large_enum_variant, reason = "the large one comes once, at the end of a stream")]
 #[derive(Clone, Debug)]
 pub enum Event {
     /// Always first.
