@@ -299,7 +299,8 @@ fn check(case: &Case) -> Vec<String> {
         failures.push(format!("{}: {verdict:?}", case.name));
     }
     // Drafts that are all accepted, or all rejected, would test one half of the rule.
-    let skips = case.skip.is_none_or(|skip| !skip.0.is_empty() || !skip.1.is_empty());
+    // An adaptive stream may find that nothing pays; static ones draft whatever it costs.
+    let skips = case.skip.is_some_and(|skip| !skip.0.is_empty() || !skip.1.is_empty());
     if skips && !(0.1..0.95).contains(&acceptance) {
         failures.push(format!("{}: acceptance {acceptance} tells little", case.name));
     }
