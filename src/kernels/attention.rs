@@ -3,6 +3,8 @@
 //! A row attends to positions in ascending order with fixed groupings, so its bits depend on its own position and the pages'
 //! contents, never on the batch.
 
+use std::ops::Range;
+
 use super::disjoint::Disjoint;
 use super::elementwise::{RopeAngles, exp, rope};
 use super::isa::Isa;
@@ -13,6 +15,9 @@ use super::pool::ThreadPool;
 /// Query heads that share one read of a key or value, at most: with four registers each they fit the sixteen of AVX2.
 const HEAD_BLOCK: usize = 3;
 
+/// Rows of one stream that share one read of a page from memory, at most.
+const ROW_BLOCK: usize = 8;
+
 /// One row that attends.
 #[derive(Clone, Copy, Debug)]
 pub struct AttentionRow<'a> {
@@ -22,6 +27,15 @@ pub struct AttentionRow<'a> {
     pub length: usize,
     /// Rotary angles of its position.
     pub angles: RopeAngles<'a>,
+}
+
+/// Memory that attention reuses.
+#[derive(Default)]
+pub(super) struct AttentionScratch {
+    /// Rows that are attended together: of one stream, one after the other.
+    blocks: Vec<Range<usize>>,
+    /// A part for each thread.
+    scores: Vec<f32>,
 }
 
 // === impl KvStore ===
@@ -41,12 +55,40 @@ impl KvStore {
         queries: &mut [f32],
         out: &mut [f32],
     ) {
-        let Self { shape, data, scores } = self;
+        let Self { shape, data, scratch } = self;
         match data {
-            KvData::Half(data) => attend(*shape, data, pool, isa, layer, row, queries, scores, out),
-            KvData::Single(data) => attend(*shape, data, pool, isa, layer, row, queries, scores, out),
+            KvData::Half(data) => attend(*shape, data, pool, isa, layer, row, queries, scratch, out),
+            KvData::Single(data) => attend(*shape, data, pool, isa, layer, row, queries, scratch, out),
         }
     }
+}
+
+// === impl AttentionScratch ===
+
+impl AttentionScratch {
+    /// Cuts rows into blocks. Rows of a block have one stream and ascend by one position.
+    fn cut<'a>(&mut self, rows: usize, most: usize, row: impl Fn(usize) -> AttentionRow<'a>) {
+        self.blocks.clear();
+        for index in 0..rows {
+            let follows = |block: &&mut Range<usize>| {
+                let (before, this) = (row(block.end - 1), row(index));
+                block.len() < most
+                    && std::ptr::eq(before.pages, this.pages)
+                    && before.length + 1 == this.length
+            };
+            match self.blocks.last_mut().filter(follows) {
+                Some(block) => block.end += 1,
+                None => self.blocks.push(index..index + 1),
+            }
+        }
+    }
+}
+
+/// Rows of a block that finish soonest: larger blocks read less memory, smaller ones spread over more threads. Reading a page counts as
+/// much as computing two rows with it, which is about right where the cache does not hold the stream.
+fn block_rows(rows: usize, kv_heads: usize, threads: usize) -> usize {
+    let time = |block: usize| (rows.div_ceil(block) * kv_heads).div_ceil(threads) * (2 + block.min(rows));
+    (1..=ROW_BLOCK).min_by_key(|&block| time(block)).unwrap_or(1)
 }
 
 #[expect(clippy::too_many_arguments, reason = "`KvStore::attend` for one element type")]
@@ -58,36 +100,50 @@ fn attend<'a, E: KvElement>(
     layer: usize,
     row: impl Fn(usize) -> AttentionRow<'a> + Sync,
     queries: &mut [f32],
-    scores: &mut Vec<f32>,
+    scratch: &mut AttentionScratch,
     out: &mut [f32],
 ) {
     let group = shape.query_heads / shape.kv_heads;
     let task_elements = group * shape.head_dim;
-    let tasks = queries.len() / task_elements;
+    let rows = queries.len() / (shape.kv_heads * task_elements);
     assert!(queries.len().is_multiple_of(shape.kv_heads * task_elements), "queries");
     assert_eq!(out.len(), queries.len(), "output");
-    let longest = (0..tasks / shape.kv_heads).map(|index| row(index).length).max().unwrap_or(0);
-    // Whole cache lines, so that threads don't share one.
-    let thread_scores = (group * longest.next_multiple_of(8)).next_multiple_of(16);
+    scratch.cut(rows, block_rows(rows, shape.kv_heads, pool.threads()), &row);
+    let AttentionScratch { blocks, scores } = scratch;
+    let longest = (0..rows).map(|index| row(index).length).max().unwrap_or(0).next_multiple_of(8);
+    let most_rows = blocks.iter().map(Range::len).max().unwrap_or(0);
+    // Scores and their sums, in whole cache lines, so that threads don't share one.
+    let thread_scores = (most_rows * group * (longest + 1)).next_multiple_of(16);
     if scores.len() < pool.threads() * thread_scores {
         scores.resize(pool.threads() * thread_scores, 0.0);
     }
     let scores = Disjoint::new(scores);
     let (queries, out) = (Disjoint::new(queries), Disjoint::new(out));
-    pool.run_ranges_numbered(tasks, 1, &|thread, range| {
+    pool.run_ranges_numbered(blocks.len() * shape.kv_heads, 1, &|thread, range| {
         // SAFETY: each thread has a part of its own, and runs one range at a time.
         let scores = unsafe { scores.part(thread * thread_scores..(thread + 1) * thread_scores) };
         for task in range {
-            let (row, kv_head) = (row(task / shape.kv_heads), task % shape.kv_heads);
-            assert!(row.length > 0 && row.length <= row.pages.len() * PAGE_POSITIONS);
-            let part = task * task_elements..(task + 1) * task_elements;
-            // SAFETY: tasks have parts of their own, and each is claimed by one thread.
-            let (queries, out) = unsafe { (queries.part(part.clone()), out.part(part)) };
-            rope(row.angles, queries, shape.head_dim);
-            let padded = row.length.next_multiple_of(8);
-            let scores = &mut scores[..group * padded];
-            let pages = Pages { shape, data, layer, kv_head, pages: row.pages };
-            isa.run(AttendHeads { pages, length: row.length, queries, scores, padded, out });
+            let (block, kv_head) = (blocks[task / shape.kv_heads].clone(), task % shape.kv_heads);
+            let part = |offset: usize| {
+                let index = (block.start + offset) * shape.kv_heads + kv_head;
+                if offset < block.len() { index * task_elements..(index + 1) * task_elements } else { 0..0 }
+            };
+            let (first, last) = (row(block.start), row(block.end - 1));
+            assert!(first.length > 0 && last.length <= last.pages.len() * PAGE_POSITIONS);
+            // SAFETY: the rows of blocks have parts of their own, and each task is claimed by one thread.
+            let mut queries: [&mut [f32]; ROW_BLOCK] =
+                std::array::from_fn(|offset| unsafe { queries.part(part(offset)) });
+            // SAFETY: as above.
+            let out = std::array::from_fn(|offset| unsafe { out.part(part(offset)) });
+            for (index, queries) in block.clone().zip(&mut queries) {
+                rope(row(index).angles, queries, shape.head_dim);
+            }
+            let queries = queries.map(|queries| &*queries);
+            let pages = Pages { shape, data, layer, kv_head, pages: first.pages };
+            let padded = last.length.next_multiple_of(8);
+            let (scores, inverse_sums) = scores.split_at_mut(block.len() * group * padded);
+            let (rows, length) = (block.len(), first.length);
+            isa.run(AttendRows { pages, rows, length, group, queries, scores, padded, inverse_sums, out });
         }
     });
 }
@@ -127,72 +183,98 @@ impl<E> Pages<'_, E> {
 
 // === kernels ===
 
-struct AttendHeads<'a, E> {
+/// Rows of one stream, each seeing one position more than the one before. All rows of the block look at a page while it is in the
+/// nearest cache.
+struct AttendRows<'a, E> {
     pages: Pages<'a, E>,
-    /// Positions seen.
+    rows: usize,
+    /// Positions that the first row sees.
     length: usize,
-    /// \[group, head dim\].
-    queries: &'a [f32],
-    /// \[group, padded length\].
+    /// Query heads of the key/value head.
+    group: usize,
+    /// Of each row, \[group, head dim\].
+    queries: [&'a [f32]; ROW_BLOCK],
+    /// \[rows, group, padded\].
     scores: &'a mut [f32],
     padded: usize,
-    /// \[group, head dim\].
-    out: &'a mut [f32],
+    /// \[rows, group\].
+    inverse_sums: &'a mut [f32],
+    /// Of each row, \[group, head dim\].
+    out: [&'a mut [f32]; ROW_BLOCK],
 }
 
-impl<E: KvElement> Kernel for AttendHeads<'_, E> {
+impl<E: KvElement> Kernel for AttendRows<'_, E> {
     type Output = ();
 
     #[inline(always)]
     fn run<L: Lanes>(mut self, lanes: L) {
-        let group = self.queries.len() / self.pages.shape.head_dim;
+        let group = self.group;
         // Blocks of nearly equal size: four heads are two and two.
         let size = group.div_ceil(group.div_ceil(HEAD_BLOCK));
-        for first in (0..group).step_by(size) {
-            match size.min(group - first) {
-                1 => self.heads::<L, 1>(lanes, first),
-                2 => self.heads::<L, 2>(lanes, first),
-                _ => self.heads::<L, HEAD_BLOCK>(lanes, first),
+        let page_count = (self.length + self.rows - 1).div_ceil(PAGE_POSITIONS);
+        for page in 0..page_count {
+            for row in 0..self.rows {
+                for first in (0..group).step_by(size) {
+                    match size.min(group - first) {
+                        1 => self.page_scores::<L, 1>(lanes, page, row, first),
+                        2 => self.page_scores::<L, 2>(lanes, page, row, first),
+                        _ => self.page_scores::<L, HEAD_BLOCK>(lanes, page, row, first),
+                    }
+                }
+            }
+        }
+        for row in 0..self.rows {
+            for head in 0..group {
+                let scores = &mut self.scores[(row * group + head) * self.padded..][..self.padded];
+                self.inverse_sums[row * group + head] = 1.0 / softmax_numerators(scores, self.length + row);
+            }
+        }
+        for page in 0..page_count {
+            for row in 0..self.rows {
+                for first in (0..group).step_by(size) {
+                    match size.min(group - first) {
+                        1 => self.page_mix::<L, 1>(lanes, page, row, first),
+                        2 => self.page_mix::<L, 2>(lanes, page, row, first),
+                        _ => self.page_mix::<L, HEAD_BLOCK>(lanes, page, row, first),
+                    }
+                }
             }
         }
     }
 }
 
-impl<E: KvElement> AttendHeads<'_, E> {
-    /// Query heads `first..first + H` of the group.
+impl<E: KvElement> AttendRows<'_, E> {
+    /// Scores of query heads `first..first + H` of a row at the positions of a page.
     #[inline(always)]
-    fn heads<L: Lanes, const H: usize>(&mut self, lanes: L, first: usize) {
-        let blocks = self.padded / 8;
-        let paired = blocks / 2 * 2;
+    fn page_scores<L: Lanes, const H: usize>(&mut self, lanes: L, page: usize, row: usize, first: usize) {
+        const BLOCKS: usize = PAGE_POSITIONS / 8;
+        let seen = (self.length + row).div_ceil(8).saturating_sub(page * BLOCKS).min(BLOCKS);
+        let paired = seen / 2 * 2;
         for block in (0..paired).step_by(2) {
-            self.scores::<L, H, 2>(lanes, first, block);
+            self.scores::<L, H, 2>(lanes, page, row, first, block);
         }
-        if paired < blocks {
-            self.scores::<L, H, 1>(lanes, first, paired);
-        }
-        let mut inverse_sums = [0.0; H];
-        for (head, inverse) in inverse_sums.iter_mut().enumerate() {
-            let scores = &mut self.scores[(first + head) * self.padded..][..self.padded];
-            *inverse = 1.0 / softmax_numerators(scores, self.length);
-        }
-        match self.pages.shape.head_dim % 32 {
-            0 => self.mix::<L, H, 4>(lanes, first, inverse_sums),
-            16 => self.mix::<L, H, 2>(lanes, first, inverse_sums),
-            _ => self.mix::<L, H, 1>(lanes, first, inverse_sums),
+        if paired < seen {
+            self.scores::<L, H, 1>(lanes, page, row, first, paired);
         }
     }
 
-    /// The scores of `B` blocks of eight positions. Blocks `block..block + B` lie in one page, since a page has an even number of them.
+    /// The scores of `B` blocks of eight positions, from `block` of the page on.
     #[inline(always)]
-    fn scores<L: Lanes, const H: usize, const B: usize>(&mut self, lanes: L, first: usize, block: usize) {
-        let (head_dim, padded) = (self.pages.shape.head_dim, self.padded);
+    fn scores<L: Lanes, const H: usize, const B: usize>(
+        &mut self,
+        lanes: L,
+        page: usize,
+        row: usize,
+        first: usize,
+        block: usize,
+    ) {
+        let head_dim = self.pages.shape.head_dim;
         let queries: [&[f32]; H] =
-            std::array::from_fn(|head| &self.queries[(first + head) * head_dim..][..head_dim]);
+            std::array::from_fn(|head| &self.queries[row][(first + head) * head_dim..][..head_dim]);
         let scale = 1.0 / (head_dim as f32).sqrt();
-        let page = eights(self.pages.keys(block * 8 / PAGE_POSITIONS));
-        let keys: [&[[E; 8]]; B] = std::array::from_fn(|offset| {
-            &page[(block + offset) % (PAGE_POSITIONS / 8) * head_dim..][..head_dim]
-        });
+        let keys = eights(self.pages.keys(page));
+        let keys: [&[[E; 8]]; B] =
+            std::array::from_fn(|offset| &keys[(block + offset) * head_dim..][..head_dim]);
         // Even and odd dimensions in sums of their own, to hide the latency of the multiply-add.
         let mut even = [[lanes.splat(0.0); B]; H];
         let mut odd = [[lanes.splat(0.0); B]; H];
@@ -215,7 +297,8 @@ impl<E: KvElement> AttendHeads<'_, E> {
         }
         let scale = lanes.splat(scale);
         for head in 0..H {
-            let scores = &mut self.scores[(first + head) * padded + block * 8..][..8 * B];
+            let start = (row * self.group + first + head) * self.padded + page * PAGE_POSITIONS + block * 8;
+            let scores = &mut self.scores[start..][..8 * B];
             for (offset, scores) in eights_mut(scores).iter_mut().enumerate() {
                 let odd = lanes.mul(odd[head][offset], scale);
                 lanes.store(lanes.mul_add(even[head][offset], scale, odd), scores);
@@ -223,38 +306,62 @@ impl<E: KvElement> AttendHeads<'_, E> {
         }
     }
 
-    /// The weighted sum of values for `H` heads, `C` registers of dimensions at a time.
+    /// Adds the weighted values of a page to the outputs of query heads `first..first + H` of a row.
+    #[inline(always)]
+    fn page_mix<L: Lanes, const H: usize>(&mut self, lanes: L, page: usize, row: usize, first: usize) {
+        let count = (self.length + row).saturating_sub(page * PAGE_POSITIONS).min(PAGE_POSITIONS);
+        if count == 0 {
+            return;
+        }
+        match self.pages.shape.head_dim % 32 {
+            0 => self.mix::<L, H, 4>(lanes, page, row, first, count),
+            16 => self.mix::<L, H, 2>(lanes, page, row, first, count),
+            _ => self.mix::<L, H, 1>(lanes, page, row, first, count),
+        }
+    }
+
+    /// The first `count` positions of a page, `C` registers of dimensions at a time. The last page also divides by the weights' sum.
     #[inline(always)]
     fn mix<L: Lanes, const H: usize, const C: usize>(
         &mut self,
         lanes: L,
+        page: usize,
+        row: usize,
         first: usize,
-        inverse_sums: [f32; H],
+        count: usize,
     ) {
-        let (head_dim, padded, length) = (self.pages.shape.head_dim, self.padded, self.length);
+        let (head_dim, start) = (self.pages.shape.head_dim, page * PAGE_POSITIONS);
+        let is_last = start + count == self.length + row;
+        let values = eights(self.pages.values(page));
+        let weights: [&[f32]; H] = std::array::from_fn(|head| {
+            &self.scores[(row * self.group + first + head) * self.padded + start..][..count]
+        });
         for chunk in 0..head_dim / (8 * C) {
             let mut sums = [[lanes.splat(0.0); C]; H];
-            for index in 0..length.div_ceil(PAGE_POSITIONS) {
-                let values = eights(self.pages.values(index));
-                let start = index * PAGE_POSITIONS;
-                let count = PAGE_POSITIONS.min(length - start);
-                let weights: [&[f32]; H] =
-                    std::array::from_fn(|head| &self.scores[(first + head) * padded + start..][..count]);
-                for slot in 0..count {
-                    let values = &values[slot * (head_dim / 8) + chunk * C..][..C];
-                    for (register, value) in values.iter().enumerate() {
-                        let value = E::load(lanes, value);
-                        for head in 0..H {
-                            let weight = lanes.splat(weights[head][slot]);
-                            sums[head][register] = lanes.mul_add(value, weight, sums[head][register]);
-                        }
+            if page > 0 {
+                for head in 0..H {
+                    let out = &self.out[row][(first + head) * head_dim + chunk * 8 * C..][..8 * C];
+                    for (register, out) in eights(out).iter().enumerate() {
+                        sums[head][register] = lanes.load(out);
+                    }
+                }
+            }
+            for slot in 0..count {
+                let values = &values[slot * (head_dim / 8) + chunk * C..][..C];
+                let weights: [L::Vector; H] = std::array::from_fn(|head| lanes.splat(weights[head][slot]));
+                for (register, value) in values.iter().enumerate() {
+                    let value = E::load(lanes, value);
+                    for head in 0..H {
+                        sums[head][register] = lanes.mul_add(value, weights[head], sums[head][register]);
                     }
                 }
             }
             for head in 0..H {
-                let out = &mut self.out[(first + head) * head_dim + chunk * 8 * C..][..8 * C];
+                let scale = lanes.splat(self.inverse_sums[row * self.group + first + head]);
+                let out = &mut self.out[row][(first + head) * head_dim + chunk * 8 * C..][..8 * C];
                 for (register, out) in eights_mut(out).iter_mut().enumerate() {
-                    lanes.store(lanes.mul(sums[head][register], lanes.splat(inverse_sums[head])), out);
+                    let sum = sums[head][register];
+                    lanes.store(if is_last { lanes.mul(sum, scale) } else { sum }, out);
                 }
             }
         }
@@ -275,11 +382,10 @@ fn softmax_numerators(scores: &mut [f32], length: usize) -> f32 {
     let largest = largest.iter().fold(f32::NEG_INFINITY, |a, &b| if b > a { b } else { a });
     let mut sums = [0.0_f32; 8];
     for values in eights_mut(scores) {
-        let shifted: [f32; 8] = std::array::from_fn(|lane| values[lane] - largest);
-        *values = shifted.map(exp);
         for lane in 0..8 {
+            let shifted = values[lane] - largest;
             // `exp` clamps at e^-87, which is not zero; the padding must not count.
-            values[lane] = if shifted[lane] == f32::NEG_INFINITY { 0.0 } else { values[lane] };
+            values[lane] = if shifted == f32::NEG_INFINITY { 0.0 } else { exp(shifted) };
             sums[lane] += values[lane];
         }
     }

@@ -59,15 +59,19 @@ pub(super) fn exp(x: f32) -> f32 {
     // ln(2) in two parts; the high part has few bits, so that multiplying it by a small integer is exact.
     const LN_2_HIGH: f32 = 0.693_359_4;
     const LN_2_LOW: f32 = -2.121_944_4e-4;
+    const ROUNDER: f32 = 12_582_912.0; // 1.5 * 2^23
     let x = if x > 88.0 { 88.0 } else { x };
     let x = if x < -87.0 { -87.0 } else { x };
-    let n = (x * std::f32::consts::LOG2_E).round_ties_even();
+    // A float of this size has no fraction: adding it rounds, and leaves the integer in the low bits. (A conversion to an integer would
+    // keep compilers from working on several numbers at once.)
+    let shifted = x.mul_add(std::f32::consts::LOG2_E, ROUNDER);
+    let n = shifted - ROUNDER;
     let r = n.mul_add(-LN_2_LOW, n.mul_add(-LN_2_HIGH, x));
     let mut sum = 1.0 / 5040.0;
     for coefficient in [1.0 / 720.0, 1.0 / 120.0, 1.0 / 24.0, 1.0 / 6.0, 0.5, 1.0, 1.0] {
         sum = r.mul_add(sum, coefficient);
     }
-    sum * f32::from_bits(((n as i32 + 127) as u32) << 23)
+    sum * f32::from_bits(shifted.to_bits().wrapping_add(127) << 23)
 }
 
 // === kernels ===

@@ -65,7 +65,7 @@ impl Isa {
             #[cfg(target_arch = "x86_64")]
             Level::Avx2(token) => token.run(kernel),
             #[cfg(target_arch = "x86_64")]
-            Level::Avx512Vnni(token) => token.avx2().run(kernel),
+            Level::Avx512Vnni(token) => token.run(kernel),
         }
     }
 }

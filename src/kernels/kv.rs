@@ -4,6 +4,7 @@
 //! (`[kv head][position / 8][dimension][position % 8]`), so that scores come out eight positions a register without a horizontal sum;
 //! values lie position by position (`[kv head][position][dimension]`).
 
+use super::attention::AttentionScratch;
 use super::disjoint::Disjoint;
 use super::elementwise::{RopeAngles, rope};
 use super::isa::Isa;
@@ -40,8 +41,7 @@ pub enum KvPrecision {
 pub struct KvStore {
     pub(super) shape: KvShape,
     pub(super) data: KvData,
-    /// Attention scores, a part for each thread.
-    pub(super) scores: Vec<f32>,
+    pub(super) scratch: AttentionScratch,
 }
 
 /// Untouched pages cost no memory: the system zeroes an allocation lazily.
@@ -93,7 +93,7 @@ impl KvStore {
             KvPrecision::F16 => KvData::Half(vec![0; elements]),
             KvPrecision::F32 => KvData::Single(vec![0.0; elements]),
         };
-        Self { shape, data, scores: Vec::new() }
+        Self { shape, data, scratch: AttentionScratch::default() }
     }
 
     /// The sizes.

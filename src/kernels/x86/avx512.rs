@@ -3,13 +3,14 @@
 use std::arch::x86_64::*;
 
 use super::super::activations::Activations;
+use super::super::lanes::Kernel;
 use super::super::layout::{COLUMNS, Layout};
 use super::super::packed::PackedMatrix;
 use super::avx2::Avx2;
 use super::blocks::{broadcast, for_vectors, vector};
 use super::{Registers, instructions};
 
-/// Proof that this CPU has AVX-512 F, BW and VNNI beside AVX2.
+/// Proof that this CPU has AVX-512 F, BW, VL and VNNI beside AVX2.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(in super::super) struct Avx512Vnni(Avx2);
 
@@ -20,13 +21,19 @@ impl Avx512Vnni {
     pub(in super::super) fn new() -> Option<Self> {
         let supported = is_x86_feature_detected!("avx512f")
             && is_x86_feature_detected!("avx512bw")
+            && is_x86_feature_detected!("avx512vl")
             && is_x86_feature_detected!("avx512vnni");
         Avx2::new().filter(|_| supported).map(Self)
     }
 
-    /// What everything but the matrix product uses.
-    pub(in super::super) fn avx2(self) -> Avx2 {
-        self.0
+    /// Runs a kernel on 256-bit registers, of which there are twice as many as on AVX2.
+    pub(in super::super) fn run<K: Kernel>(self, kernel: K) -> K::Output {
+        #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512vl")]
+        fn inner<K: Kernel>(token: Avx2, kernel: K) -> K::Output {
+            kernel.run(token)
+        }
+        // SAFETY: `self` proves that the CPU has the features.
+        unsafe { inner(self.0, kernel) }
     }
 
     /// Outputs of one tile for `out.len()` rows from `row` on.
