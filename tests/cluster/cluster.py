@@ -1,0 +1,64 @@
+"""What every check gets, and the questions that several of them ask."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from processes import Envoy, Prometheus, Replica
+from report import Report, expect, expect_within
+from traffic import SESSIONS, Client, Outcome
+
+# The access log is written shortly after a request has ended.
+LOG_SECONDS = 5.0
+# Health checks run every second; a replica counts as gone after two that fail.
+NOTICE_SECONDS = 15.0
+
+
+@dataclass
+class Cluster:
+    """The running cluster."""
+
+    replicas: list[Replica]
+    envoy: Envoy
+    prometheus: Prometheus
+    # Tries nothing twice.
+    client: Client
+    # Follows examples/grpc-service-config.json.
+    patient_client: Client
+    report: Report
+    service_config: Path
+    # Which replica each session belongs to; filled by the first check.
+    homes: dict[str, str] = field(default_factory=dict)
+
+    def replicas_of(self, outcomes: list[Outcome]) -> list[str]:
+        """The name of the replica that answered each request."""
+        ids = [outcome.request_id for outcome in outcomes]
+        expect_within(LOG_SECONDS, lambda: set(ids) <= set(self.envoy.access_log()),
+                      lambda: "some requests are missing in Envoy's access log")
+        log = self.envoy.access_log()
+        names = {replica.address: replica.name for replica in self.replicas}
+        return [names.get(log[one]["replica"], "none") for one in ids]
+
+    def homes_now(self, rounds: int) -> dict[str, set[str]]:
+        """Where the requests of each session go, asked one after the other."""
+        outcomes = [self.client.tokenize(session) for _ in range(rounds) for session in SESSIONS]
+        failed = [outcome.error for outcome in outcomes if outcome.error]
+        expect(not failed, f"{len(failed)} of {len(outcomes)} requests failed; the first: {failed[:1]}")
+        found: dict[str, set[str]] = {session: set() for session in SESSIONS}
+        for outcome, replica in zip(outcomes, self.replicas_of(outcomes)):
+            found[outcome.session or ""].add(replica)
+        return found
+
+    def session_of(self, replica: Replica) -> str:
+        """A session whose home is the replica."""
+        return next(session for session, home in self.homes.items() if home == replica.name)
+
+    def await_healthy(self, count: int) -> None:
+        """Waits until Envoy sends requests to that many replicas."""
+        expect_within(NOTICE_SECONDS, lambda: len(self.envoy.healthy()) == count,
+                      lambda: f"Envoy has {len(self.envoy.healthy())} healthy replicas, not {count}")
+
+    def expect_sessions_at_home(self) -> None:
+        """Every session is where it was at the beginning."""
+        found = self.homes_now(2)
+        strayed = {session: sorted(places) for session, places in found.items() if places != {self.homes[session]}}
+        expect(not strayed, f"these sessions are not where they were: {strayed}, wanted {self.homes}")
