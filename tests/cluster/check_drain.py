@@ -13,9 +13,9 @@ from traffic import Load, metadata
 GRACE_SECONDS = float(REPLICA_SETTINGS["SKIPSTONE_SERVER__WITHDRAWAL_GRACE_SECONDS"])
 STREAMS = 3
 TRIAL_TOKENS = 32
-# What the streams should take: past the grace, so that they run on while the replica refuses new requests. The load beside
+# What one of the streams would take alone: past the grace, so that they run on while the replica refuses new requests. Each
 # them only makes them longer.
-STREAM_SECONDS = GRACE_SECONDS + 3.0
+STREAM_SECONDS = GRACE_SECONDS + 1.0
 PROMPT = "A list of animals, and what each of them eats:\n1."
 BACK_SECONDS = 2.0
 

@@ -1,12 +1,9 @@
 """Where requests go while all replicas are well."""
 
-import subprocess
-import sys
 import threading
 from collections import Counter
 
 from cluster import Cluster
-from processes import ROOT
 from report import expect, expect_equal
 from traffic import Outcome
 
@@ -37,8 +34,6 @@ def run(cluster: Cluster) -> None:
         cluster.report.note(f"{SINGLE_REQUESTS} requests: {shares(places)}")
     with check("routing: a burst of one session spills over to the other replica"):
         burst(cluster)
-    with check("the Python example streams through the load balancer"):
-        example(cluster)
 
 
 def burst(cluster: Cluster) -> None:
@@ -54,15 +49,6 @@ def burst(cluster: Cluster) -> None:
     cluster.report.note(f"{BURST} requests at once: {shares(list(places.elements()))}; home is {home}")
     expect(places[home] > BURST / 2, f"most of a session's requests left its home: {places}")
     expect(places[home] < BURST, f"all {BURST} requests went to {home}: hash_balance_factor has no effect")
-
-
-def example(cluster: Cluster) -> None:
-    command = [sys.executable, str(ROOT / "examples/python/stream.py"), "--address", cluster.envoy.address,
-               "--session", "example", "--max-new-tokens", "24", "Why is the sky blue?"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
-    expect_equal(done.returncode, 0, f"exit status; standard error: {done.stderr}")
-    expect(len(done.stdout.split()) > 5, f"the answer is {done.stdout!r}")
-    cluster.report.note(done.stderr.strip().splitlines()[-1])
 
 
 def shares(places: list[str]) -> str:

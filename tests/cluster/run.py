@@ -11,6 +11,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+import check_calls
 import check_drain
 import check_failover
 import check_metrics
@@ -21,7 +22,7 @@ from report import Report, Unmet
 from traffic import Client
 
 # In this order: the later ones rely on what the first finds out.
-CHECKS = (check_routing, check_metrics, check_failover, check_drain)
+CHECKS = (check_routing, check_calls, check_metrics, check_failover, check_drain)
 LOG_LINES = 8
 
 
