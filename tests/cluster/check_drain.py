@@ -5,7 +5,7 @@ import time
 from skipstone.v1 import generation_pb2 as wire
 
 from client import CALL_SECONDS, OFF, Context, Stream, speculation, text_spec
-from cluster import Cluster
+from cluster import Cluster, expect_answered
 from processes import REPLICA_SETTINGS
 from report import expect, expect_equal
 from traffic import Load, metadata
@@ -13,11 +13,10 @@ from traffic import Load, metadata
 GRACE_SECONDS = float(REPLICA_SETTINGS["SKIPSTONE_SERVER__WITHDRAWAL_GRACE_SECONDS"])
 STREAMS = 3
 TRIAL_TOKENS = 32
-# What one of the streams would take alone: past the grace, so that they run on while the replica refuses new requests. Each
-# them only makes them longer.
+# What one of the streams would take alone: past the grace, so that they run on while the replica refuses new requests. The
+# others, and the load beside them, only make it longer.
 STREAM_SECONDS = GRACE_SECONDS + 1.0
 PROMPT = "A list of animals, and what each of them eats:\n1."
-BACK_SECONDS = 2.0
 
 
 def run(cluster: Cluster) -> None:
@@ -50,8 +49,7 @@ def run(cluster: Cluster) -> None:
         expect_equal(status, 0, "exit status")
     outcomes = load.stop()
     with check("drain: no other request is lost meanwhile"):
-        lost = [outcome.error for outcome in outcomes if outcome.error]
-        expect(not lost, f"{len(lost)} of {len(outcomes)} requests were lost; the first: {lost[:1]}")
+        expect_answered(outcomes)
         cluster.report.note(f"{len(outcomes)} requests")
     with check("drain: after its grace it gets no new requests"):
         late = [outcome for outcome in outcomes if outcome.began > asked + GRACE_SECONDS]
@@ -64,9 +62,8 @@ def run(cluster: Cluster) -> None:
         reply = cluster.client.stub.Generate(wire.GenerateRequest(spec=spec), timeout=CALL_SECONDS)
         for stream in streams:
             expect_equal(stream.result().text, reply.text, "text of a stream")
-    leaving.come_back()
     with check("rebalancing: after the drain its sessions return, too"):
-        cluster.await_healthy(len(cluster.replicas))
+        cluster.bring_back(leaving)
         cluster.expect_sessions_at_home()
 
 

@@ -7,7 +7,7 @@ from skipstone.v1 import generation_pb2 as wire
 
 from check_metrics import await_up
 from client import CALL_SECONDS, Context, Stream, text_spec
-from cluster import Cluster
+from cluster import Cluster, expect_answered
 from report import expect, expect_equal
 from traffic import Load, Outcome, metadata
 
@@ -31,13 +31,12 @@ def idle_death(cluster: Cluster) -> None:
     killed.stop()
     with cluster.report.check("failover: requests for a replica that has just died are sent to the other one"):
         outcomes = [cluster.client.tokenize(session) for _ in range(ROUNDS_AFTER_DEATH) for session in cluster.homes]
-        expect_equal([outcome.error for outcome in outcomes if outcome.error], [], "failures")
+        expect_answered(outcomes)
         expect_equal(set(cluster.replicas_of(outcomes)), {cluster.replicas[1].name}, "replicas that answered")
         again = sent_again(cluster, outcomes)
         expect(again, "none was tried on the dead replica first: it did not die in front of them")
         cluster.report.note(f"{len(outcomes)} requests, {again} of them tried on the dead one first")
-    killed.come_back()
-    cluster.await_healthy(len(cluster.replicas))
+    cluster.bring_back(killed)
 
 
 def death_under_load(cluster: Cluster) -> None:
@@ -62,8 +61,7 @@ def death_under_load(cluster: Cluster) -> None:
     time.sleep(DEAD_SECONDS)
     with check("failover: Prometheus sees which replica is down"):
         await_up(cluster, {killed.metrics_address: 0.0, other.metrics_address: 1.0})
-    killed.come_back()
-    cluster.await_healthy(len(cluster.replicas))
+    cluster.bring_back(killed)
     back = time.monotonic()
     time.sleep(BACK_SECONDS)
     outcomes, patient_outcomes = load.stop(), patient.stop()
@@ -72,7 +70,7 @@ def death_under_load(cluster: Cluster) -> None:
     with check("failover: what ran on the killed replica fails as UNAVAILABLE, and nothing else does"):
         under_way(cluster, outcomes, dying, death)
     with check("failover: with the example service config, not even requests under way are lost"):
-        expect_equal([outcome.error for outcome in patient_outcomes if outcome.error], [], "failures")
+        expect_answered(patient_outcomes)
         cluster.report.note(f"{len(patient_outcomes)} requests")
     with check("rebalancing: a replica that comes back gets requests again"):
         places = cluster.replicas_of([outcome for outcome in outcomes if outcome.began > back])
@@ -84,9 +82,7 @@ def death_under_load(cluster: Cluster) -> None:
 
 def none_lost(cluster: Cluster, outcomes: list[Outcome], death: float) -> None:
     later = [outcome for outcome in outcomes if outcome.began > death]
-    lost = [outcome.error for outcome in later if outcome.error]
-    expect(later, "no request came after the death")
-    expect(not lost, f"{len(lost)} of {len(later)} requests were lost; the first: {lost[0] if lost else None}")
+    expect_answered(later)
     cluster.report.note(f"{len(later)} requests, {sent_again(cluster, later)} of them sent again by Envoy")
 
 

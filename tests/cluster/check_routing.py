@@ -3,7 +3,7 @@
 import threading
 from collections import Counter
 
-from cluster import Cluster
+from cluster import Cluster, expect_answered
 from report import expect, expect_equal
 from traffic import Outcome
 
@@ -25,10 +25,11 @@ def run(cluster: Cluster) -> None:
         expect_equal(set(cluster.homes.values()), {replica.name for replica in cluster.replicas}, "homes of the sessions")
     with check("routing: generations go where the other requests of their session go"):
         outcomes = [cluster.client.generate(session) for session in cluster.homes]
-        expect_equal([outcome.error for outcome in outcomes if outcome.error], [], "failures")
+        expect_answered(outcomes)
         expect_equal(cluster.replicas_of(outcomes), list(cluster.homes.values()), "replicas of the generations")
     with check("routing: requests without a session are spread"):
         outcomes = [cluster.client.tokenize(None) for _ in range(SINGLE_REQUESTS)]
+        expect_answered(outcomes)
         places = cluster.replicas_of(outcomes)
         expect_equal(set(places), {replica.name for replica in cluster.replicas}, "replicas that got requests")
         cluster.report.note(f"{SINGLE_REQUESTS} requests: {shares(places)}")
@@ -44,7 +45,7 @@ def burst(cluster: Cluster) -> None:
         thread.start()
     for thread in threads:
         thread.join()
-    expect_equal([outcome.error for outcome in outcomes if outcome.error], [], "failures")
+    expect_answered(outcomes)
     places = Counter(cluster.replicas_of(outcomes))
     cluster.report.note(f"{BURST} requests at once: {shares(list(places.elements()))}; home is {home}")
     expect(places[home] > BURST / 2, f"most of a session's requests left its home: {places}")

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from random import Random
 
 from processes import Envoy, Prometheus, Replica
 from report import Report, expect, expect_within
@@ -11,6 +12,13 @@ from traffic import SESSIONS, Client, Outcome
 LOG_SECONDS = 5.0
 # Health checks run every second; a replica counts as gone after two that fail.
 NOTICE_SECONDS = 15.0
+
+
+def expect_answered(outcomes: list[Outcome]) -> None:
+    """There were requests, and none of them failed."""
+    expect(outcomes, "there was no request")
+    lost = [outcome.error for outcome in outcomes if outcome.error]
+    expect(not lost, f"{len(lost)} of {len(outcomes)} requests failed; the first: {lost[0] if lost else None}")
 
 
 @dataclass
@@ -40,9 +48,10 @@ class Cluster:
 
     def homes_now(self, rounds: int) -> dict[str, set[str]]:
         """Where the requests of each session go, asked one after the other."""
-        outcomes = [self.client.tokenize(session) for _ in range(rounds) for session in SESSIONS]
-        failed = [outcome.error for outcome in outcomes if outcome.error]
-        expect(not failed, f"{len(failed)} of {len(outcomes)} requests failed; the first: {failed[:1]}")
+        # In another order each time: which replica is asked must depend on the session alone.
+        order = [session for number in range(rounds) for session in Random(number).sample(SESSIONS, len(SESSIONS))]
+        outcomes = [self.client.tokenize(session) for session in order]
+        expect_answered(outcomes)
         found: dict[str, set[str]] = {session: set() for session in SESSIONS}
         for outcome, replica in zip(outcomes, self.replicas_of(outcomes)):
             found[outcome.session or ""].add(replica)
@@ -52,10 +61,15 @@ class Cluster:
         """A session whose home is the replica."""
         return next(session for session, home in self.homes.items() if home == replica.name)
 
-    def await_healthy(self, count: int) -> None:
-        """Waits until Envoy sends requests to that many replicas."""
-        expect_within(NOTICE_SECONDS, lambda: len(self.envoy.healthy()) == count,
-                      lambda: f"Envoy has {len(self.envoy.healthy())} healthy replicas, not {count}")
+    def bring_back(self, replica: Replica) -> None:
+        """Starts a replica that has ended, and waits until Envoy sends it requests."""
+        replica.come_back()
+        expect_within(NOTICE_SECONDS, lambda: replica.address in self.envoy.healthy(),
+                      lambda: f"{replica.name} is not among the healthy ones: {self.envoy.healthy()}")
+        # Envoy's threads hear of it a moment later than its admin interface.
+        session = self.session_of(replica)
+        expect_within(NOTICE_SECONDS, lambda: self.replicas_of([self.client.tokenize(session)]) == [replica.name],
+                      lambda: f"{replica.name} gets no requests")
 
     def expect_sessions_at_home(self) -> None:
         """Every session is where it was at the beginning."""
