@@ -2,10 +2,10 @@
 
 Set up, in the root of the checkout:
 
-    python3 -m venv .venv
+    python3 -m venv .venv && mkdir .venv/stubs
     .venv/bin/pip install --requirement examples/python/requirements.txt
     .venv/bin/python -m grpc_tools.protoc --proto_path=proto --python_out=.venv/stubs --pyi_out=.venv/stubs \\
-        --grpc_python_out=.venv/stubs skipstone/v1/generation.proto        # after mkdir .venv/stubs
+        --grpc_python_out=.venv/stubs skipstone/v1/generation.proto
 
 Run, against a service or a load balancer in front of several:
 
