@@ -7,6 +7,8 @@ import subprocess
 import threading
 import urllib.request
 from pathlib import Path
+from types import MappingProxyType
+from typing import Mapping
 
 from metrics_page import Page
 from report import Unmet
@@ -21,18 +23,28 @@ STOP_SECONDS = DRAIN_SECONDS + 30
 class Service:
     """A running service. Its log goes to a file, and its one line on standard output says where it listens."""
 
-    def __init__(self, binary: str, model: str, log: Path) -> None:
+    def __init__(
+        self,
+        binary: str,
+        model: str,
+        log: Path,
+        listen: str = "127.0.0.1:0",
+        metrics_listen: str = "127.0.0.1:0",
+        settings: Mapping[str, str] = MappingProxyType({}),
+    ) -> None:
+        """Starts it and waits until it is ready. `settings` are environment variables of the service."""
         self.model_file = Path(model)
         self._log = log.open("wb")
         # The caller's settings must not change what is tested.
         environment = {key: value for key, value in os.environ.items() if not key.startswith("SKIPSTONE_")}
         environment["SKIPSTONE_SERVER__DRAIN_SECONDS"] = str(DRAIN_SECONDS)
-        command = [binary, "serve", "--model", model, "--listen", "127.0.0.1:0", "--metrics-listen", "127.0.0.1:0"]
+        environment.update(settings)
+        command = [binary, "serve", "--model", model, "--listen", listen, "--metrics-listen", metrics_listen]
         self.process = subprocess.Popen(
             command, stdout=subprocess.PIPE, stderr=self._log, text=True, env=environment
         )
         try:
-            self.address, self._metrics_address, self.model = self._ready()
+            self.address, self.metrics_address, self.model = self._ready()
         except BaseException:
             self.kill()
             raise
@@ -52,7 +64,7 @@ class Service:
     def metrics(self) -> Page:
         """The metrics page of this moment."""
         opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-        with opener.open(f"http://{self._metrics_address}/metrics", timeout=10) as reply:
+        with opener.open(f"http://{self.metrics_address}/metrics", timeout=10) as reply:
             return Page(reply.read().decode())
 
     def running(self) -> float:
