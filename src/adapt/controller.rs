@@ -5,8 +5,9 @@
 //! decides everything: whether to draft at all, by which plan, and whether to add one more token (an optimal stopping rule).
 
 use super::acceptance::{BINS, confidence_bin};
+use super::costs::{Costs, MAX_ROWS};
 use super::fold::Fold;
-use super::knowledge::{Knowledge, StreamTallies, ngram_bin};
+use super::knowledge::{Knowledge, StreamOffsets, ngram_bin};
 
 /// Share of the time that may go to bets that don't look best.
 const EXPLORATION: f64 = 0.02;
@@ -14,25 +15,28 @@ const EXPLORATION: f64 = 0.02;
 /// How much better than plain decoding a bet must look: below, its forecast is mostly noise.
 const MARGIN: f64 = 1.01;
 
-/// What a step costs now, in plain steps, given what else is in the batch.
-#[derive(Clone, Copy, Debug)]
-pub struct Costs {
-    /// A pass over this many rows more than none; entry 0 is 0, entry 1 is 1.
-    pub rows: [f64; MAX_ROWS + 1],
-}
-
-/// Rows of a verify pass at most.
-pub const MAX_ROWS: usize = 33;
-
 /// What a cycle does.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Bet {
-    /// A plain step.
-    Plain,
+    /// A plain step, and why.
+    Plain(OffReason),
     /// Drafts by this plan.
     Plan(usize),
     /// Verifies this many tokens of an n-gram match.
     Ngram(usize),
+}
+
+/// Why a step drafts nothing.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum OffReason {
+    /// The caller turned drafting off.
+    Request,
+    /// Drafting lost, and rests.
+    Folded,
+    /// No bet looks better than a plain step.
+    NoGain,
+    /// There is no room for a draft: the output ends with the next token.
+    Length,
 }
 
 /// A match that the n-gram proposer found: its length, and how many tokens follow it.
@@ -51,14 +55,38 @@ pub struct Allowed {
     pub plans: bool,
     /// N-gram matches.
     pub ngram: bool,
+    /// Place them whatever the odds, each plan in turn, and draft as far as the limit: to measure what drafts are worth, and for tests.
+    pub always: bool,
+}
+
+/// What every decision is made from: what is known, and what a step costs now.
+#[derive(Clone, Copy, Debug)]
+pub struct Odds<'a> {
+    /// What all streams learned.
+    pub knowledge: &'a Knowledge,
+    /// What rows cost now.
+    pub costs: &'a Costs,
+}
+
+/// The chain that a cycle has drafted so far.
+#[derive(Clone, Copy, Debug)]
+pub struct Chain {
+    /// Its tokens.
+    pub drafted: usize,
+    /// How likely all of them are accepted.
+    pub survival: f64,
+    /// Tokens that it may have at most.
+    pub limit: usize,
 }
 
 /// Chooses bets for one stream and learns from them.
 #[derive(Clone, Debug)]
 pub struct Controller {
     allowed: Allowed,
-    own: StreamTallies,
+    own: StreamOffsets,
     fold: Fold,
+    /// Tokens a plain step's time is worth in this cycle: what the best plan or plain decoding yields.
+    rate: f64,
     /// Time spent in all and on exploring, in plain steps.
     spent: f64,
     explored: f64,
@@ -74,11 +102,44 @@ struct Forecast {
     cost: f64,
 }
 
+/// What one more draft step is expected to bring.
+struct Step {
+    /// Of its token, beyond the cost of the token's row.
+    value: f64,
+    /// How likely its token is kept.
+    kept: f64,
+    /// How likely a kept token is accepted.
+    accepted: f64,
+}
+
+// === impl OffReason ===
+
+impl OffReason {
+    /// The label of metrics and logs.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Request => "request",
+            Self::Folded => "folded",
+            Self::NoGain => "no_gain",
+            Self::Length => "length",
+        }
+    }
+}
+
 // === impl Allowed ===
 
 impl Default for Allowed {
     fn default() -> Self {
-        Self { plans: true, ngram: true }
+        Self { plans: true, ngram: true, always: false }
+    }
+}
+
+// === impl Chain ===
+
+impl Chain {
+    /// Nothing drafted yet.
+    pub fn new(limit: usize) -> Self {
+        Self { drafted: 0, survival: 1.0, limit: limit.min(MAX_ROWS - 1) }
     }
 }
 
@@ -99,6 +160,7 @@ impl Controller {
             allowed,
             own: knowledge.stream(),
             fold: Fold::default(),
+            rate: 1.0,
             spent: 0.0,
             explored: 0.0,
             exploring: false,
@@ -106,206 +168,239 @@ impl Controller {
         }
     }
 
-    /// The next cycle's bet. `limit` is how many tokens it may draft, `found` what the n-gram proposer has.
-    pub fn choose(&mut self, knowledge: &Knowledge, costs: &Costs, limit: usize, found: Match) -> Bet {
+    /// The next cycle's bet, given the empty chain and what the n-gram proposer has.
+    pub fn choose(&mut self, odds: Odds<'_>, chain: Chain, found: Match) -> Bet {
         self.exploring = false;
-        let limit = limit.min(MAX_ROWS - 1);
-        if limit == 0 {
-            return Bet::Plain;
+        if chain.limit == 0 {
+            return Bet::Plain(OffReason::Length);
         }
-        let (plan, rate) = self.best_plan(knowledge, costs, limit);
+        if self.allowed.always {
+            return self.any(odds, found);
+        }
         let may_draft = self.allowed.plans && self.fold.drafts();
-        let rate = if may_draft { rate.max(1.0) } else { 1.0 };
+        let (plan, rate) = if may_draft { self.best_plan(odds, chain) } else { (0, 0.0) };
+        self.rate = rate.max(1.0);
         if self.allowed.ngram && found.tokens > 0 {
-            let (tokens, value) = self.ngram_value(knowledge, costs, rate, 1.0, 0, limit, found);
+            let (tokens, value) = self.ngram_value(odds, chain, found);
             // Against a plain step or a cycle of the best plan, whose value at its own rate is zero.
-            if tokens > 0 && value + 1.0 - rate * costs.rows[1] > 0.0 {
+            if tokens > 0 && value + 1.0 - self.rate * odds.costs.rows[1] > 0.0 {
                 return Bet::Ngram(tokens);
             }
         }
         if !may_draft {
-            return Bet::Plain;
+            let folded = self.allowed.plans && !self.fold.drafts();
+            return Bet::Plain(if folded { OffReason::Folded } else { OffReason::NoGain });
         }
-        if self.explored < EXPLORATION * self.spent && knowledge.plans() > 0 {
-            self.turn = (self.turn + 1) % knowledge.plans();
+        if self.explored < EXPLORATION * self.spent && odds.knowledge.plans() > 0 {
+            self.turn = (self.turn + 1) % odds.knowledge.plans();
             if rate <= MARGIN || self.turn != plan {
                 self.exploring = true;
                 return Bet::Plan(self.turn);
             }
         }
-        if rate > MARGIN { Bet::Plan(plan) } else { Bet::Plain }
+        if rate > MARGIN { Bet::Plan(plan) } else { Bet::Plain(OffReason::NoGain) }
     }
 
-    /// Whether a token of this confidence, drafted by `plan` after `drafted` others that survive with probability `survival`, is worth
-    /// its row of the verify pass; and the probability that the chain survives it.
-    pub fn keeps(
-        &self,
-        knowledge: &Knowledge,
-        costs: &Costs,
-        plan: usize,
-        drafted: usize,
-        survival: f64,
-        confidence: f32,
-    ) -> (bool, f64) {
-        let survives = survival * self.acceptance(knowledge, plan, confidence_bin(confidence));
-        let row = costs.rows[(drafted + 2).min(MAX_ROWS)] - costs.rows[(drafted + 1).min(MAX_ROWS)];
-        (survives > self.rate(knowledge, costs) * row, survives)
-    }
-
-    /// Whether one more draft step of `plan` is worth its time after `drafted` tokens that survive with probability `survival`.
-    pub fn goes_on(
-        &self,
-        knowledge: &Knowledge,
-        costs: &Costs,
-        plan: usize,
-        drafted: usize,
-        survival: f64,
-    ) -> bool {
-        let rate = self.rate(knowledge, costs);
-        let (value, ..) = self.step_value(knowledge, costs, plan, drafted, survival, rate);
-        value > rate * knowledge.plan(plan).cost
-    }
-
-    /// How many tokens of an n-gram match are worth their rows at the end of a chain of `drafted` tokens.
-    pub fn ngram_tail(
-        &self,
-        knowledge: &Knowledge,
-        costs: &Costs,
-        drafted: usize,
-        survival: f64,
-        limit: usize,
-        found: Match,
-    ) -> usize {
-        if !self.allowed.ngram || found.tokens == 0 {
-            return 0;
+    /// A bet whatever the odds.
+    fn any(&mut self, odds: Odds<'_>, found: Match) -> Bet {
+        if self.allowed.ngram && found.tokens > 0 {
+            return Bet::Ngram(found.tokens);
         }
-        let rate = self.rate(knowledge, costs);
-        self.ngram_value(knowledge, costs, rate, survival, drafted, limit, found).0
+        if !self.allowed.plans || odds.knowledge.plans() == 0 {
+            return Bet::Plain(OffReason::NoGain);
+        }
+        self.turn = (self.turn + 1) % odds.knowledge.plans();
+        Bet::Plan(self.turn)
+    }
+
+    /// Whether a token of this confidence, drafted by `plan` at the end of `chain`, is worth its row of the verify pass. The chain's survival takes it in.
+    pub fn keeps(&self, odds: Odds<'_>, plan: usize, chain: &mut Chain, confidence: f32) -> bool {
+        chain.survival *= self.acceptance(odds.knowledge, plan, confidence_bin(confidence));
+        self.allowed.always || chain.survival > self.rate * odds.costs.of_row(chain.drafted)
+    }
+
+    /// Whether one more draft step of `plan` is worth its time.
+    pub fn goes_on(&self, odds: Odds<'_>, plan: usize, chain: Chain) -> bool {
+        let step = self.step(odds, plan, chain, self.rate);
+        self.allowed.always || step.value > self.rate * odds.knowledge.plan(plan).cost
+    }
+
+    /// How many tokens of an n-gram match are worth their rows at the end of a chain.
+    pub fn ngram_tail(&self, odds: Odds<'_>, chain: Chain, found: Match) -> usize {
+        match (self.allowed.ngram, self.allowed.always) {
+            (false, _) => 0,
+            (true, true) => found.tokens.min(chain.limit.saturating_sub(chain.drafted)),
+            (true, false) => self.ngram_value(odds, chain, found).0,
+        }
     }
 
     /// Takes in a finished cycle: the tokens it committed, what plain decoding takes for each, and the time spent, in seconds.
     pub fn observe_cycle(&mut self, bet: Bet, tokens: usize, plain_seconds: f64, spent_seconds: f64) {
         let steps = spent_seconds / plain_seconds.max(f64::MIN_POSITIVE);
+        self.own.plans.iter_mut().chain([&mut self.own.ngram]).for_each(|offset| offset.fade(tokens));
         self.spent += steps;
         if self.exploring {
             self.explored += (steps - tokens as f64).max(0.0);
         } else if matches!(bet, Bet::Plan(_)) || !self.fold.drafts() {
             // A bet on a match that was there is no evidence about the plans.
-            self.fold.observe(tokens, plain_seconds, spent_seconds);
+            self.fold.observe(tokens, steps);
         }
     }
 
-    /// The stream's own counts, for [`Knowledge`] to update.
-    pub fn tallies(&mut self) -> &mut StreamTallies {
+    /// How far the stream is off what all learned, for [`Knowledge`] to update.
+    pub fn offsets(&mut self) -> &mut StreamOffsets {
         &mut self.own
     }
 
-    /// Whether drafting by plans is suspended because it lost.
-    pub fn is_folded(&self) -> bool {
-        !self.fold.drafts()
+    /// Time lost to bets that did not look best, in plain steps.
+    pub fn explored(&self) -> f64 {
+        self.explored
     }
 
     fn acceptance(&self, knowledge: &Knowledge, plan: usize, bin: usize) -> f64 {
-        knowledge.plan(plan).acceptance.of_stream(&self.own.plans[plan], bin)
-    }
-
-    /// The rate that a step is measured against.
-    fn rate(&self, knowledge: &Knowledge, costs: &Costs) -> f64 {
-        if self.is_folded() || !self.allowed.plans {
-            1.0
-        } else {
-            self.best_plan(knowledge, costs, 8).1.max(1.0)
-        }
+        knowledge.plan(plan).acceptance.of_stream(self.own.plans[plan], bin)
     }
 
     /// The plan with the best forecast, and its rate.
-    fn best_plan(&self, knowledge: &Knowledge, costs: &Costs, limit: usize) -> (usize, f64) {
-        (0..knowledge.plans())
+    fn best_plan(&self, odds: Odds<'_>, chain: Chain) -> (usize, f64) {
+        (0..odds.knowledge.plans())
             .map(|plan| {
                 // The rate that is sought also decides when to stop: two rounds from 1 come close.
-                let first = self.forecast(knowledge, costs, plan, limit, 1.0).rate().max(1.0);
-                (plan, self.forecast(knowledge, costs, plan, limit, first).rate())
+                let first = self.forecast(odds, plan, chain, 1.0).rate().max(1.0);
+                (plan, self.forecast(odds, plan, chain, first).rate())
             })
             .max_by(|a, b| a.1.total_cmp(&b.1))
             .unwrap_or((0, 0.0))
     }
 
     /// A cycle of `plan`, stopped against `rate`.
-    fn forecast(
-        &self,
-        knowledge: &Knowledge,
-        costs: &Costs,
-        plan: usize,
-        limit: usize,
-        rate: f64,
-    ) -> Forecast {
-        // The chain survives with `survival` where it is still being drafted, which has probability `reached`.
-        let (mut survival, mut reached) = (1.0, 1.0);
-        let mut forecast = Forecast { tokens: 1.0, cost: costs.rows[1] };
-        for drafted in 0..limit {
-            let step_cost = knowledge.plan(plan).cost;
-            let (value, kept, mean) = self.step_value(knowledge, costs, plan, drafted, survival, rate);
-            if drafted > 0 && value <= rate * step_cost {
+    fn forecast(&self, odds: Odds<'_>, plan: usize, mut chain: Chain, rate: f64) -> Forecast {
+        let step_cost = odds.knowledge.plan(plan).cost;
+        // The chain is still being drafted with this probability.
+        let mut reached = 1.0;
+        let mut forecast = Forecast { tokens: 1.0, cost: odds.costs.rows[1] };
+        while chain.drafted < chain.limit {
+            let step = self.step(odds, plan, chain, rate);
+            if chain.drafted > 0 && step.value <= rate * step_cost {
                 break;
             }
-            let row = costs.rows[drafted + 2] - costs.rows[drafted + 1];
-            forecast.cost += reached * (step_cost + kept * row);
-            reached *= kept;
-            survival *= mean;
-            forecast.tokens += reached * survival;
+            forecast.cost += reached * (step_cost + step.kept * odds.costs.of_row(chain.drafted));
+            reached *= step.kept;
+            chain.survival *= step.accepted;
+            forecast.tokens += reached * chain.survival;
+            chain.drafted += 1;
         }
         forecast
     }
 
-    /// One more draft step: the expected value of its token, how likely it is kept, and how likely a kept token is accepted.
-    fn step_value(
-        &self,
-        knowledge: &Knowledge,
-        costs: &Costs,
-        plan: usize,
-        drafted: usize,
-        survival: f64,
-        rate: f64,
-    ) -> (f64, f64, f64) {
-        let row = costs.rows[(drafted + 2).min(MAX_ROWS)] - costs.rows[(drafted + 1).min(MAX_ROWS)];
+    fn step(&self, odds: Odds<'_>, plan: usize, chain: Chain, rate: f64) -> Step {
+        let row = odds.costs.of_row(chain.drafted);
         let (mut value, mut kept, mut accepted) = (0.0, 0.0, 0.0);
         for bin in 0..BINS {
-            let (share, acceptance) =
-                (knowledge.plan(plan).confidences[bin], self.acceptance(knowledge, plan, bin));
-            let gain = survival * acceptance - rate * row;
+            let share = odds.knowledge.plan(plan).confidences[bin];
+            let acceptance = self.acceptance(odds.knowledge, plan, bin);
+            let gain = chain.survival * acceptance - rate * row;
             if gain > 0.0 {
                 value += share * gain;
                 kept += share;
                 accepted += share * acceptance;
             }
         }
-        (value, kept, if kept > 0.0 { accepted / kept } else { 0.0 })
+        Step { value, kept, accepted: if kept > 0.0 { accepted / kept } else { 0.0 } }
     }
 
-    /// The best number of tokens of a match after `drafted` others, and their value.
-    #[expect(clippy::too_many_arguments, reason = "the state of a chain, which has no other use")]
-    fn ngram_value(
-        &self,
-        knowledge: &Knowledge,
-        costs: &Costs,
-        rate: f64,
-        survival: f64,
-        drafted: usize,
-        limit: usize,
-        found: Match,
-    ) -> (usize, f64) {
-        let (mut best, mut value, mut survives) = ((0, 0.0), 0.0, survival);
-        for place in 0..found.tokens.min(limit.saturating_sub(drafted)) {
-            let rows = drafted + place + 1;
-            if rows + 1 > MAX_ROWS {
-                break;
-            }
-            survives *= knowledge.ngram.of_stream(&self.own.ngram, ngram_bin(found.length, place));
-            value += survives - rate * (costs.rows[rows + 1] - costs.rows[rows]);
+    /// The best number of tokens of a match at the end of a chain, and their value.
+    fn ngram_value(&self, odds: Odds<'_>, chain: Chain, found: Match) -> (usize, f64) {
+        let (mut best, mut value, mut survives) = ((0, 0.0), 0.0, chain.survival);
+        for place in 0..found.tokens.min(chain.limit.saturating_sub(chain.drafted)) {
+            survives *= odds.knowledge.ngram.of_stream(self.own.ngram, ngram_bin(found.length, place));
+            value += survives - self.rate * odds.costs.of_row(chain.drafted + place);
             if value > best.1 {
                 best = (place + 1, value);
             }
         }
         best
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::adapt::PlanKnowledge;
+
+    /// A machine on which each further row of a verify costs `row`.
+    fn costs(row: f64) -> Costs {
+        Costs {
+            rows: std::array::from_fn(|rows| if rows == 0 { 0.0 } else { 1.0 + row * (rows - 1) as f64 }),
+        }
+    }
+
+    /// A plan that is accepted with probability `acceptance` whatever its confidence.
+    fn plan(cost: f64, acceptance: f64) -> PlanKnowledge {
+        PlanKnowledge::new(cost, [acceptance; BINS], [1.0; BINS])
+    }
+
+    fn choose(plans: Vec<PlanKnowledge>, row: f64, found: Match) -> Bet {
+        let knowledge = Knowledge::new(plans);
+        let odds = Odds { knowledge: &knowledge, costs: &costs(row) };
+        Controller::new(&knowledge, Allowed::default()).choose(odds, Chain::new(8), found)
+    }
+
+    #[test]
+    fn a_plan_is_bet_on_exactly_where_it_pays() {
+        // One drafted token pays if acceptance > cost + row.
+        for (cost, acceptance, row, pays) in
+            [(0.4, 0.7, 0.1, true), (0.4, 0.45, 0.1, false), (0.4, 0.7, 0.4, false), (0.9, 0.95, 0.1, false)]
+        {
+            let bet = choose(vec![plan(cost, acceptance)], row, Match::default());
+            let expected = if pays { Bet::Plan(0) } else { Bet::Plain(OffReason::NoGain) };
+            assert_eq!(bet, expected, "cost {cost}, acceptance {acceptance}, row {row}");
+        }
+        let best = choose(vec![plan(0.6, 0.7), plan(0.4, 0.7), plan(0.3, 0.4)], 0.1, Match::default());
+        assert_eq!(best, Bet::Plan(1));
+    }
+
+    #[test]
+    fn a_match_is_verified_as_far_as_its_rows_pay() {
+        let long = Match { length: 12, tokens: 8 };
+        let Bet::Ngram(cheap) = choose(Vec::new(), 0.05, long) else { panic!("a long match pays") };
+        let Bet::Ngram(dear) = choose(Vec::new(), 0.5, long) else { panic!("a long match pays") };
+        assert!(cheap > dear && dear > 0, "{cheap} {dear}");
+        assert_eq!(choose(Vec::new(), 1.0, long), Bet::Plain(OffReason::NoGain));
+    }
+
+    #[test]
+    fn a_losing_bet_is_folded_and_exploring_stays_within_its_budget() {
+        let mut knowledge = Knowledge::new(vec![plan(0.4, 0.9)]);
+        let costs = costs(0.1);
+        let mut controller = Controller::new(&knowledge, Allowed::default());
+        let (mut spent, mut folded) = (0.0, 0);
+        for _ in 0..4000 {
+            let odds = Odds { knowledge: &knowledge, costs: &costs };
+            let bet = controller.choose(odds, Chain::new(8), Match::default());
+            // Whatever is drafted is rejected.
+            let cost = match bet {
+                Bet::Plan(index) => {
+                    knowledge.observe_drafted(controller.offsets(), index, 0.9, false);
+                    1.5
+                }
+                _ => 1.0,
+            };
+            folded += usize::from(bet == Bet::Plain(OffReason::Folded));
+            controller.observe_cycle(bet, 1, 0.01, 0.01 * cost);
+            spent += cost;
+        }
+        assert!(folded > 0);
+        assert!(spent < 4000.0 * 1.03, "{spent}");
+        assert!(controller.explored() <= EXPLORATION * spent + 1.0);
+    }
+
+    #[test]
+    fn no_room_means_no_draft() {
+        let knowledge = Knowledge::new(vec![plan(0.1, 0.9)]);
+        let odds = Odds { knowledge: &knowledge, costs: &costs(0.1) };
+        let bet =
+            Controller::new(&knowledge, Allowed::default()).choose(odds, Chain::new(0), Match::default());
+        assert_eq!(bet, Bet::Plain(OffReason::Length));
     }
 }

@@ -44,15 +44,13 @@ pub enum FrontierError {
     Vocabulary(#[from] PackError),
 }
 
-/// Builds the plans of `profile`, which belongs to `model`, the best first; drafts are capped at `max_draft_tokens`. All share the draft vocabulary
-/// of the best plan.
+/// Builds the plans of `profile`, which belongs to `model`, the best first. All share the draft vocabulary of the best plan.
 ///
 /// # Errors
 /// If a plan doesn't fit the model.
 pub fn frontier(
     profile: &Profile,
     model: &Model,
-    max_draft_tokens: usize,
     threads: usize,
 ) -> Result<Vec<FrontierPlan>, FrontierError> {
     let mut plans: Vec<&ProfilePlan> = profile.plans.iter().collect();
@@ -65,7 +63,7 @@ pub fn frontier(
         _ => None,
     };
     let build = |profiled: &ProfilePlan| {
-        let plan = draft_plan(profiled, model, max_draft_tokens)?;
+        let plan = draft_plan(profiled, model)?;
         let plan = match &vocabulary {
             Some(vocabulary) => plan.with_vocabulary(Arc::clone(vocabulary)),
             None => plan,
@@ -76,11 +74,7 @@ pub fn frontier(
     plans.into_iter().map(build).collect()
 }
 
-fn draft_plan(
-    profiled: &ProfilePlan,
-    model: &Model,
-    max_draft_tokens: usize,
-) -> Result<DraftPlan, FrontierError> {
+fn draft_plan(profiled: &ProfilePlan, model: &Model) -> Result<DraftPlan, FrontierError> {
     let plan = || profiled.name.clone();
     let layers = |parity: usize| -> Vec<u32> {
         profiled
@@ -99,7 +93,7 @@ fn draft_plan(
             .map_err(|source| FrontierError::Bridge { plan: plan(), source })
     };
     let bridges = profiled.bridges.iter().map(bridge).collect::<Result<_, _>>()?;
-    DraftPlan::new(skip_set, max_draft_tokens.min(profiled.max_draft_tokens), profiled.confidence_threshold)
+    DraftPlan::new(skip_set, profiled.confidence_threshold)
         .with_bridges(bridges)
         .map_err(|source| FrontierError::Plan { plan: plan(), source })
 }

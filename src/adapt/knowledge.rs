@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::acceptance::{Acceptance, BINS, Tally, confidence_bin};
+use super::acceptance::{Acceptance, BINS, Offset, confidence_bin};
 use crate::drafting::DraftPlan;
 
 /// Bins of an n-gram proposal: by the length of the match, and whether the token is the first of its run.
@@ -43,11 +43,11 @@ pub struct FrontierPlan {
     pub knowledge: PlanKnowledge,
 }
 
-/// One stream's own counts.
+/// How far one stream is off what all streams learned.
 #[derive(Clone, Debug)]
-pub struct StreamTallies {
-    pub(super) plans: Vec<[Tally; BINS]>,
-    pub(super) ngram: [Tally; NGRAM_BINS],
+pub struct StreamOffsets {
+    pub(super) plans: Vec<Offset>,
+    pub(super) ngram: Offset,
 }
 
 // === impl Knowledge ===
@@ -71,12 +71,9 @@ impl Knowledge {
         &self.plans[index]
     }
 
-    /// Empty counts of a new stream.
-    pub fn stream(&self) -> StreamTallies {
-        StreamTallies {
-            plans: vec![[Tally::default(); BINS]; self.plans.len()],
-            ngram: [Tally::default(); NGRAM_BINS],
-        }
+    /// What a new stream starts from.
+    pub fn stream(&self) -> StreamOffsets {
+        StreamOffsets { plans: vec![Offset::default(); self.plans.len()], ngram: Offset::default() }
     }
 
     /// Takes in a draft step of plan `index`: its confidence and its cost in plain steps.
@@ -93,7 +90,7 @@ impl Knowledge {
     /// Takes in what became of a token that plan `index` drafted.
     pub fn observe_drafted(
         &mut self,
-        own: &mut StreamTallies,
+        own: &mut StreamOffsets,
         index: usize,
         confidence: f32,
         accepted: bool,
@@ -103,7 +100,7 @@ impl Knowledge {
     }
 
     /// Takes in what became of a token that an n-gram match proposed.
-    pub fn observe_ngram(&mut self, own: &mut StreamTallies, bin: usize, accepted: bool) {
+    pub fn observe_ngram(&mut self, own: &mut StreamOffsets, bin: usize, accepted: bool) {
         self.ngram.observe(&mut own.ngram, bin, accepted);
     }
 }

@@ -5,6 +5,7 @@
 mod acceptance;
 mod bridge_fit;
 mod controller;
+mod costs;
 mod fold;
 mod frontier;
 mod knowledge;
@@ -15,10 +16,11 @@ mod profile_file;
 
 pub use acceptance::{BINS, confidence_bin};
 pub use bridge_fit::{BridgeFit, BridgeFitError, BridgeWeights};
-pub use controller::{Allowed, Bet, Controller, Costs, MAX_ROWS, Match};
+pub use controller::{Allowed, Bet, Chain, Controller, Match, Odds, OffReason};
+pub use costs::{Costs, MAX_ROWS};
 pub use fold::Fold;
 pub use frontier::{FrontierError, frontier};
-pub use knowledge::{FrontierPlan, Knowledge, PlanKnowledge, StreamTallies, ngram_bin};
+pub use knowledge::{FrontierPlan, Knowledge, PlanKnowledge, StreamOffsets, ngram_bin};
 pub use moments::{Moments, MomentsShapeError};
 pub use profile::{
     AcceptanceCount, AcceptancePrior, BridgeKind, Measurement, Profile, ProfileBridge, ProfileError,

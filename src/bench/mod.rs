@@ -3,11 +3,13 @@
 #![forbid(unsafe_code)]
 
 pub mod decode;
+mod learning;
 mod machine;
 mod peer;
 mod record;
 mod rows;
 
+pub use learning::{Checkpoint, LearningBench};
 pub use machine::{Machine, fork_join_seconds, peak_resident_bytes};
 pub use peer::{Peer, PeerError};
 pub use record::{RowRecord, append_csv, today};

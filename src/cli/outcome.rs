@@ -1,11 +1,13 @@
 //! What a stream came to: collected from its events, reported as JSON or as one line.
 
+use std::collections::BTreeMap;
 use std::fmt;
 
 use anyhow::{Context, anyhow};
 use serde::Serialize;
 
-use crate::engine::{Event, FinishReason, Finished, GenerationStream, PlanSummary, Usage};
+use crate::adapt::OffReason;
+use crate::engine::{Event, FinishReason, Finished, GenerationStream, PhaseTime, PlanSummary, Usage};
 
 /// A finished stream.
 #[derive(Clone, Debug)]
@@ -34,9 +36,15 @@ struct SpeculationReport {
     drafts: usize,
     draft_tokens: usize,
     accepted_tokens: usize,
+    drafted_per_position: Vec<usize>,
     accepted_per_position: Vec<usize>,
     estimated_speedup: Option<f64>,
     final_plan: Option<PlanReport>,
+    /// By what drafted them: plans by name, and `ngram`.
+    cycles: BTreeMap<String, usize>,
+    /// Time of plain steps, by why they were plain.
+    off_seconds: BTreeMap<&'static str, f64>,
+    explored_steps: f64,
 }
 
 #[derive(Clone, PartialEq, Serialize, Debug)]
@@ -99,9 +107,13 @@ impl From<Outcome> for Report {
                 drafts: speculation.drafts,
                 draft_tokens: speculation.draft_tokens,
                 accepted_tokens: speculation.accepted_tokens,
+                drafted_per_position: speculation.drafted_per_position,
                 accepted_per_position: speculation.accepted_per_position,
                 estimated_speedup: speculation.estimated_speedup,
                 final_plan: speculation.final_plan.as_ref().map(PlanReport::from),
+                cycles: speculation.arms.into_iter().map(|arm| (arm.name, arm.cycles)).collect(),
+                off_seconds: off_seconds(&speculation.off),
+                explored_steps: speculation.explored_steps,
             },
             timing: TimingReport {
                 queue_seconds: timing.queue.as_secs_f64(),
@@ -143,8 +155,16 @@ impl fmt::Display for Summary<'_> {
                 write!(formatter, ", speedup {speedup:.2}")?;
             }
         }
+        let story = speculation.story();
+        if !story.is_empty() {
+            write!(formatter, " ({story})")?;
+        }
         Ok(())
     }
+}
+
+fn off_seconds(off: &BTreeMap<OffReason, PhaseTime>) -> BTreeMap<&'static str, f64> {
+    off.iter().map(|(reason, time)| (reason.name(), time.seconds)).collect()
 }
 
 fn tokens_per_second(finished: &Finished) -> Option<f64> {
@@ -166,7 +186,7 @@ pub(super) mod testing {
     use std::time::Duration;
 
     use super::*;
-    use crate::engine::{PhaseTimes, SpeculationStats, Timing};
+    use crate::engine::{ArmUse, SpeculationStats, Timing};
 
     /// A stream's end: 5 tokens in 2 s after the first, 3 of 4 drafted tokens accepted.
     pub(crate) fn finished() -> Finished {
@@ -177,10 +197,12 @@ pub(super) mod testing {
                 drafts: 2,
                 draft_tokens: 4,
                 accepted_tokens: 3,
+                drafted_per_position: vec![2, 2],
                 accepted_per_position: vec![2, 1],
                 estimated_speedup: Some(1.25),
-                final_plan: None,
-                phases: PhaseTimes::default(),
+                off: BTreeMap::from([(OffReason::NoGain, PhaseTime { steps: 1, seconds: 0.5 })]),
+                arms: vec![ArmUse { name: "layers 2-5".to_owned(), cycles: 2 }],
+                ..SpeculationStats::default()
             },
             timing: Timing {
                 queue: Duration::from_millis(10),
@@ -257,6 +279,9 @@ mod tests {
             ("/speculation/draft_tokens", serde_json::json!(4)),
             ("/speculation/accepted_tokens", serde_json::json!(3)),
             ("/speculation/accepted_per_position", serde_json::json!([2, 1])),
+            ("/speculation/drafted_per_position", serde_json::json!([2, 2])),
+            ("/speculation/cycles", serde_json::json!({ "layers 2-5": 2 })),
+            ("/speculation/off_seconds", serde_json::json!({ "no_gain": 0.5 })),
             ("/speculation/estimated_speedup", serde_json::json!(1.25)),
             ("/timing/time_to_first_token_seconds", serde_json::json!(0.25)),
             ("/timing/decode_seconds", serde_json::json!(2.0)),

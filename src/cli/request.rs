@@ -155,6 +155,7 @@ impl RequestTemplate {
             stop,
             output: OutputOptions::default(),
             speculation: self.speculation.clone(),
+            teaches: true,
             deadline: None,
         })
     }
@@ -221,6 +222,7 @@ mod tests {
             skip_mlp: skip_mlp.to_vec(),
             confidence_threshold: 0.0,
             profile: None,
+            learn_bridges: true,
         };
         let max_draft_tokens = Some(5);
         let skip_set = |mlp: &[u32]| Some(SkipSet::new(&[], mlp, 8).unwrap());

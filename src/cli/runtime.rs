@@ -109,7 +109,7 @@ fn start(
     if let Some(profile) =
         profile_source::of_model(settings.speculation.profile.as_deref(), path, &fingerprint)?
     {
-        options.frontier = adapt::frontier(&profile, &model, options.max_draft_tokens, threads)?;
+        options.frontier = adapt::frontier(&profile, &model, threads)?;
     }
     progress.stage("starting the engine");
     let engine = Arc::new(Engine::start(model, Arc::clone(&text), options)?);
@@ -153,6 +153,7 @@ fn engine_options(
         kv_precision: kv_precision(engine),
         default_skip_set,
         frontier: Vec::new(),
+        learn_bridges: speculation.learn_bridges,
         max_draft_tokens: speculation.max_draft_tokens,
         confidence_threshold: speculation.confidence_threshold as f32,
     })

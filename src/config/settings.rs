@@ -96,6 +96,8 @@ pub struct SpeculationSettings {
     /// The profile to draft by; `None`: the one beside the model file, else the built-in one of the default model.
     #[serde(deserialize_with = "empty_is_unset")]
     pub profile: Option<PathBuf>,
+    /// Whether bridges are learned from the streams that are served.
+    pub learn_bridges: bool,
 }
 
 /// Whether and how to draft.

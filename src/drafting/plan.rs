@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::skip_set::SkipSet;
 use crate::model::{Bridge, DraftVocabulary, SkipMask};
 
-/// What to skip and what stands in for it, which tokens to look at, how many to draft at most, and when to stop earlier.
+/// What to skip and what stands in for it, which tokens to look at, and when to stop.
 #[derive(Clone, Debug)]
 pub struct DraftPlan {
     skip_set: SkipSet,
@@ -16,8 +16,6 @@ pub struct DraftPlan {
     vocabulary: Option<Arc<DraftVocabulary>>,
     /// Where the verify pass enters.
     entry: [usize; 1],
-    /// Tokens drafted in a cycle at most.
-    pub max_draft_tokens: usize,
     /// A cycle stops drafting before a token whose draft probability is below this.
     pub confidence_threshold: f32,
 }
@@ -39,11 +37,11 @@ pub enum PlanError {
 
 impl DraftPlan {
     /// A plan that skips `skip_set` and puts nothing in its place.
-    pub fn new(skip_set: SkipSet, max_draft_tokens: usize, confidence_threshold: f32) -> Self {
+    pub fn new(skip_set: SkipSet, confidence_threshold: f32) -> Self {
         let mask = skip_set.mask();
         let entry = [mask.first_skipped().unwrap_or(2 * skip_set.layer_count())];
         let bridges = Vec::new();
-        Self { skip_set, mask, bridges, vocabulary: None, entry, max_draft_tokens, confidence_threshold }
+        Self { skip_set, mask, bridges, vocabulary: None, entry, confidence_threshold }
     }
 
     /// The plan with `bridges` in place of runs of skipped sublayers, each of one whole run.
@@ -97,6 +95,13 @@ impl DraftPlan {
         &self.entry
     }
 
+    /// The plan with another bridge over the run that `bridge` covers.
+    pub fn with_bridge(&self, bridge: Arc<Bridge>) -> Result<Self, PlanError> {
+        let start = bridge.span().start;
+        let others = self.bridges.iter().filter(|other| other.span().start != start).cloned();
+        self.clone().with_bridges(others.chain([bridge.clone()]).collect())
+    }
+
     /// The runs of skipped sublayers.
     fn runs(&self) -> Vec<Range<usize>> {
         let mut runs: Vec<Range<usize>> = Vec::new();
@@ -116,7 +121,7 @@ mod tests {
 
     #[test]
     fn a_bridge_covers_one_whole_run() {
-        let plan = || DraftPlan::new(SkipSet::new(&[2, 3], &[2, 3, 5], 8).unwrap(), 4, 0.5);
+        let plan = || DraftPlan::new(SkipSet::new(&[2, 3], &[2, 3, 5], 8).unwrap(), 0.5);
         let bridge = |span: Range<usize>| Arc::new(Bridge::new(span, 8, vec![0.0; 8], &[], &[]).unwrap());
         assert!(plan().with_bridges(vec![bridge(4..8), bridge(11..12)]).is_ok());
         for spans in [&[(4, 7)][..], &[(5, 8)], &[(4, 9)], &[(11, 12), (11, 12)], &[(0, 2)]] {

@@ -2,8 +2,12 @@
 
 use std::time::{Duration, Instant};
 
-use super::event::{PlanSummary, SpeculationStats, Timing};
-use crate::telemetry::record::Phase;
+use super::bets::{Bets, Betting};
+use super::cycle::Confirmed;
+use super::drafter::Drafter;
+use super::event::{ArmUse, PhaseTime, SpeculationStats, Timing};
+use super::stream::Work;
+use crate::telemetry::record;
 
 /// Counts and times of a stream.
 pub(super) struct Account {
@@ -51,16 +55,19 @@ impl Account {
     }
 
     /// Books what a step's time went to.
-    pub(super) fn count_phase(&mut self, phase: Phase, seconds: f64) {
+    pub(super) fn count_work(&mut self, work: Work, seconds: f64) {
+        record::phase_seconds(work.phase(), seconds);
         let phases = &mut self.stats.phases;
-        let time = match phase {
-            Phase::Prefill => return,
-            Phase::Draft => &mut phases.draft,
-            Phase::Verify => &mut phases.verify,
-            Phase::Plain => &mut phases.plain,
-        };
-        time.steps += 1;
-        time.seconds += seconds;
+        match work {
+            Work::Prefill { .. } => {}
+            Work::Draft => phases.draft.add(seconds),
+            Work::Verify => phases.verify.add(seconds),
+            Work::Plain(reason) => {
+                phases.plain.add(seconds);
+                self.stats.off.entry(reason).or_default().add(seconds);
+                record::off_seconds(reason, seconds);
+            }
+        }
     }
 
     /// Books the tokens of a verify or plain step.
@@ -69,16 +76,20 @@ impl Account {
     }
 
     /// Books a finished cycle's drafts.
-    pub(super) fn count_drafts(&mut self, drafted: usize, accepted: usize) {
+    pub(super) fn count_drafts(&mut self, confirmed: &Confirmed) {
+        let (drafted, accepted) = (confirmed.origins.len(), confirmed.accepted);
         if drafted == 0 {
             return;
         }
         self.stats.drafts += 1;
         self.stats.draft_tokens += drafted;
         self.stats.accepted_tokens += accepted;
-        let positions = &mut self.stats.accepted_per_position;
-        positions.resize(positions.len().max(drafted), 0);
-        positions[..accepted].iter_mut().for_each(|count| *count += 1);
+        let count = |positions: &mut Vec<usize>, tokens: usize| {
+            positions.resize(positions.len().max(drafted), 0);
+            positions[..tokens].iter_mut().for_each(|count| *count += 1);
+        };
+        count(&mut self.stats.drafted_per_position, drafted);
+        count(&mut self.stats.accepted_per_position, accepted);
     }
 
     /// Notes that tokens went out now; returns the time since the last message, or since submission for the first.
@@ -104,15 +115,35 @@ impl Account {
         }
     }
 
-    /// The counts, with the speedup estimated and the plan at the end.
-    pub(super) fn stats(&self, final_plan: Option<PlanSummary>) -> SpeculationStats {
+    /// The counts, with the speedup estimated, the plan at the end, and what an adaptive stream bet on.
+    pub(super) fn stats(&self, drafter: &Drafter, betting: &Betting) -> SpeculationStats {
+        let final_plan = drafter.summary();
+        let bets = drafter.bets();
+        let mut arms = Vec::new();
+        if let Some(bets) = bets {
+            let plans =
+                betting.plans().iter().map(|plan| plan.name.clone()).zip(bets.placed().iter().copied());
+            let all = plans.chain([("ngram".to_owned(), bets.ngram_cycles())]);
+            arms.extend(all.filter(|(_, cycles)| *cycles > 0).map(|(name, cycles)| ArmUse { name, cycles }));
+        }
         let ratio = self.plain_seconds / self.spent_seconds;
         let has_bet = final_plan.is_some() && self.plain_seconds > 0.0;
         SpeculationStats {
             estimated_speedup: (has_bet && ratio.is_finite()).then_some(ratio),
             final_plan,
+            arms,
+            explored_steps: bets.map_or(0.0, Bets::explored),
             ..self.stats.clone()
         }
+    }
+}
+
+// === impl PhaseTime ===
+
+impl PhaseTime {
+    fn add(&mut self, seconds: f64) {
+        self.steps += 1;
+        self.seconds += seconds;
     }
 }
 

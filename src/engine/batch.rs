@@ -4,7 +4,9 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use super::bets::Betting;
 use super::event::GenerationError;
+use super::learner::Learner;
 use super::stream::{Answer, Stream, Work};
+use crate::adapt::Costs;
 use crate::model::{PassOutput, RowGroup, RowInput, Runner};
 use crate::telemetry::record;
 
@@ -16,12 +18,16 @@ pub(super) fn step(
     prefill_tokens: usize,
     betting: &mut Betting,
 ) -> bool {
+    if let Some(mut learner) = betting.learner.take() {
+        learner.challenge(betting);
+        betting.learner = Some(learner);
+    }
     let mut budget = prefill_tokens;
     let mut jobs: Vec<(usize, Work)> = Vec::with_capacity(streams.len());
-    let decoding = streams.iter().filter(|stream| stream.is_decoding()).count();
-    let costs = betting.baseline.costs(decoding.saturating_sub(1));
+    let decoding = streams.iter().filter(|stream| stream.is_decoding()).count().max(1);
+    let share = Share { decoding, costs: betting.baseline.costs(decoding - 1) };
     for (index, stream) in streams.iter_mut().enumerate() {
-        if let Some(work) = stream.next_work(budget, betting, &costs) {
+        if let Some(work) = stream.next_work(budget, betting, &share.costs) {
             if let Work::Prefill { tokens } = work {
                 budget -= tokens;
             }
@@ -31,11 +37,12 @@ pub(super) fn step(
     if jobs.is_empty() {
         return false;
     }
-    if !attempt(runner, streams, &jobs, betting) {
+    record::engine_step();
+    if !attempt(runner, streams, &jobs, betting, &share) {
         // Some member broke the pass. Keys and values are written in place, so running it again is harmless: alone, only the
         // culprit fails.
         for job in jobs {
-            if !attempt(runner, streams, &[job], betting) {
+            if !attempt(runner, streams, &[job], betting, &share) {
                 let message = "the pass failed on this request; it was not the fault of others".to_owned();
                 streams[job.0].fail(GenerationError::Internal(message));
             }
@@ -44,18 +51,30 @@ pub(super) fn step(
     true
 }
 
+/// What else is in the batch, as far as it changes what a step costs a stream.
+struct Share {
+    /// Streams that decode, at least 1.
+    decoding: usize,
+    costs: Costs,
+}
+
 /// Runs the pass of `jobs` and applies its answers. Returns false if the pass itself panicked; then nothing was applied.
 fn attempt(
     runner: &mut Runner,
     streams: &mut [&mut Stream],
     jobs: &[(usize, Work)],
     betting: &mut Betting,
+    share: &Share,
 ) -> bool {
     let (hidden, sublayers) = (runner.model().config().hidden, runner.model().config().sublayers());
     let rows: Vec<Vec<RowInput<'_>>> =
         jobs.iter().map(|&(index, work)| streams[index].rows(work, hidden)).collect();
-    let groups: Vec<RowGroup<'_>> =
-        jobs.iter().zip(&rows).map(|(&(index, work), rows)| streams[index].group(work, rows)).collect();
+    let places = betting.learner.as_ref().map(Learner::places).unwrap_or_default();
+    let groups: Vec<RowGroup<'_>> = jobs
+        .iter()
+        .zip(&rows)
+        .map(|(&(index, work), rows)| streams[index].group(work, rows, &places))
+        .collect();
     let weights: Vec<f64> = jobs
         .iter()
         .zip(&rows)
@@ -66,21 +85,29 @@ fn attempt(
     let Ok(output) = catch_unwind(pass) else { return false };
     drop(groups);
     drop(rows);
-    if let [(index, Work::Plain)] = jobs {
+    if let [(index, Work::Plain(_))] = jobs {
         let baseline = &mut betting.baseline;
         baseline.observe(streams[*index].context(), output.seconds);
         record::plain_step_seconds(baseline.seconds(streams[*index].context(), 1));
     }
-    let decoding = jobs.iter().filter(|(_, work)| !matches!(work, Work::Prefill { .. })).count();
+    if let Some(learner) = &mut betting.learner {
+        learner.observe_pass(output.seconds);
+    }
     for (group, (&(index, work), weight)) in jobs.iter().zip(weights).enumerate() {
         let stream = &mut *streams[index];
         let seconds = output.seconds * weight / total;
-        let plain_seconds = betting.baseline.seconds(stream.context(), decoding);
-        let costs = betting.baseline.costs(decoding.saturating_sub(1));
-        let answer = Answer { output, group, seconds, plain_seconds, costs };
+        let plain_seconds = betting.baseline.seconds(stream.context(), share.decoding);
+        let answer = Answer { output, group, seconds, plain_seconds, costs: &share.costs };
+        let mut committed = stream.entered_rows(work);
         let outcome = catch_unwind(AssertUnwindSafe(|| stream.apply(work, &answer, betting)));
         let error = match outcome {
-            Ok(Ok(())) => continue,
+            Ok(Ok(rows)) => {
+                committed.rows = 0..rows;
+                if let Some(learner) = betting.learner.as_mut().filter(|_| !places.is_empty()) {
+                    learner.observe(&output, group, &committed);
+                }
+                continue;
+            }
             Ok(Err(error)) => error,
             Err(_) => GenerationError::Internal("a defect of the server; see its log".to_owned()),
         };

@@ -1,21 +1,33 @@
 //! The bets of adaptive streams: what all of them share, and what each has of its own.
 
+use std::sync::Arc;
+
 use super::baseline::PlainStep;
 use super::cycle::{Confirmed, Cycle, Origin};
+use super::drafter::Drafted;
+use super::learner::Learner;
+use super::score::Swift;
+use super::trial::{Arm, Trial};
 use crate::adapt::{
-    Allowed, Bet, Controller, Costs, FrontierPlan, Knowledge, Match, PlanKnowledge, ngram_bin,
+    Allowed, Bet, Chain, Controller, Costs, FrontierPlan, Knowledge, Match, Odds, PlanKnowledge, ngram_bin,
 };
-use crate::drafting::NgramProposer;
+use crate::drafting::{DraftPlan, NgramProposer, SwiftOptions, SwiftSearch};
 use crate::model::TokenId;
+use crate::telemetry::record::{self, PlanChange};
 
 /// N-gram matches are this long, in tokens. One token says too little; beyond a dozen nothing is gained.
 const MATCH_LENGTHS: (usize, usize) = (2, 12);
 
 /// What the streams of an engine bet with.
 pub(super) struct Betting {
-    pub(super) frontier: Vec<FrontierPlan>,
+    frontier: Vec<FrontierPlan>,
+    /// Rivals of the frontier's plans, by index.
+    trials: Vec<Option<Trial>>,
     pub(super) knowledge: Knowledge,
     pub(super) baseline: PlainStep,
+    pub(super) swift: Swift,
+    /// Learns better bridges, if it is to.
+    pub(super) learner: Option<Learner>,
 }
 
 /// The bets of one stream.
@@ -24,11 +36,13 @@ pub(super) struct Bets {
     proposer: NgramProposer,
     /// Of the current cycle.
     bet: Bet,
-    /// How likely all tokens drafted so far are accepted.
-    survival: f64,
-    /// Tokens proposed by the last match, and its length.
+    /// Which side of a plan's trial the current cycle is on.
+    arm: Arm,
+    chain: Chain,
+    /// What the last match proposed.
     proposal: Vec<TokenId>,
-    matched: usize,
+    placed: Vec<usize>,
+    ngram_cycles: usize,
 }
 
 // === impl Betting ===
@@ -36,7 +50,50 @@ pub(super) struct Bets {
 impl Betting {
     pub(super) fn new(frontier: Vec<FrontierPlan>, baseline: PlainStep) -> Self {
         let plans: Vec<PlanKnowledge> = frontier.iter().map(|plan| plan.knowledge.clone()).collect();
-        Self { knowledge: Knowledge::new(plans), frontier, baseline }
+        let layers = frontier.first().map_or(0, |plan| plan.plan.skip_set().layer_count());
+        let swift = Swift::new(SwiftSearch::new(layers, SwiftOptions::default()));
+        let trials = frontier.iter().map(|_| None).collect();
+        Self { knowledge: Knowledge::new(plans), frontier, trials, baseline, swift, learner: None }
+    }
+
+    /// The plans that streams bet on.
+    pub(super) fn plans(&self) -> &[FrontierPlan] {
+        &self.frontier
+    }
+
+    /// Puts up a rival of plan `index`, in place of the last one.
+    pub(super) fn challenge(&mut self, index: usize, rival: Arc<DraftPlan>) {
+        self.trials[index] = Some(Trial::new(rival));
+    }
+
+    /// The plan to draft with on a bet on plan `index`: its own or, every other time, its rival's.
+    pub(super) fn next_plan(&mut self, index: usize, bets: &mut Bets) -> Arc<DraftPlan> {
+        let Some(trial) = &mut self.trials[index] else {
+            bets.arm = Arm::Incumbent;
+            return Arc::clone(&self.frontier[index].plan);
+        };
+        bets.arm = trial.next();
+        match bets.arm {
+            Arm::Incumbent => Arc::clone(&self.frontier[index].plan),
+            Arm::Rival => Arc::clone(trial.rival()),
+        }
+    }
+
+    /// Takes in what became of a token that plan `index` drafted on a side of its trial.
+    fn observe_trial(&mut self, index: usize, arm: Arm, accepted: bool) {
+        let Some(trial) = &mut self.trials[index] else { return };
+        let Some(winner) = trial.observe(arm, accepted) else { return };
+        let (incumbent, rival) = trial.acceptance();
+        tracing::info!(plan = self.frontier[index].name, incumbent, rival, "a learned bridge was tried");
+        if winner == Arm::Rival {
+            self.frontier[index].plan = Arc::clone(trial.rival());
+            record::plan_changed(PlanChange::Bridge);
+        }
+        self.trials[index] = None;
+    }
+
+    fn odds<'a>(&'a self, costs: &'a Costs) -> Odds<'a> {
+        Odds { knowledge: &self.knowledge, costs }
     }
 }
 
@@ -52,57 +109,54 @@ impl Bets {
         Self {
             controller: Controller::new(&betting.knowledge, allowed),
             proposer,
-            bet: Bet::Plain,
-            survival: 1.0,
+            bet: Bet::Ngram(0),
+            arm: Arm::Incumbent,
+            chain: Chain::new(0),
             proposal: Vec::new(),
-            matched: 0,
+            placed: vec![0; betting.plans().len()],
+            ngram_cycles: 0,
         }
     }
 
     /// Places the bet of the next cycle, which may draft `limit` tokens; an n-gram match goes into `cycle` at once.
     pub(super) fn begin(&mut self, betting: &Betting, costs: &Costs, limit: usize, cycle: &mut Cycle) -> Bet {
-        self.matched = self.proposer.propose(limit, &mut self.proposal);
-        let found = Match { length: self.matched, tokens: self.proposal.len() };
-        self.bet = self.controller.choose(&betting.knowledge, costs, limit, found);
-        self.survival = 1.0;
-        if let Bet::Ngram(tokens) = self.bet {
-            cycle.append_match(&self.proposal[..tokens], self.matched);
+        self.chain = Chain::new(limit);
+        let length = self.proposer.propose(self.chain.limit, &mut self.proposal);
+        let found = Match { length, tokens: self.proposal.len() };
+        self.bet = self.controller.choose(betting.odds(costs), self.chain, found);
+        match self.bet {
+            Bet::Plain(_) => {}
+            Bet::Plan(index) => self.placed[index] += 1,
+            Bet::Ngram(tokens) => {
+                self.ngram_cycles += 1;
+                cycle.append_match(&self.proposal[..tokens], length);
+            }
         }
         self.bet
     }
 
-    /// Whether the token that a draft step would draw with this confidence is worth verifying.
-    pub(super) fn keeps(&mut self, betting: &Betting, costs: &Costs, cycle: &Cycle, confidence: f32) -> bool {
+    /// Takes in a draft step. Whether the token that it would draw with this confidence is worth verifying.
+    pub(super) fn keeps(&mut self, betting: &mut Betting, step: &Drafted<'_>, confidence: f32) -> bool {
         let Bet::Plan(plan) = self.bet else { return false };
-        let (keeps, survival) =
-            self.controller.keeps(&betting.knowledge, costs, plan, cycle.len(), self.survival, confidence);
-        self.survival = survival;
-        keeps
+        betting.knowledge.observe_step(plan, confidence, step.cost);
+        self.controller.keeps(betting.odds(step.costs), plan, &mut self.chain, confidence)
     }
 
     /// After a token was drafted: adds the n-gram match that it leads to, if that pays, and closes the cycle if another step doesn't.
     pub(super) fn go_on(&mut self, betting: &Betting, costs: &Costs, limit: usize, cycle: &mut Cycle) {
         let Bet::Plan(plan) = self.bet else { return };
-        let drafted = cycle.len();
-        if drafted >= limit {
+        self.chain = Chain { drafted: cycle.len(), limit: limit.min(self.chain.limit), ..self.chain };
+        let Some(room) = self.chain.limit.checked_sub(self.chain.drafted).filter(|&room| room > 0) else {
             return;
-        }
+        };
         let pending: Vec<TokenId> = cycle.tokens().collect();
-        self.matched = self.proposer.propose_after(&pending, limit - drafted, &mut self.proposal);
-        let found = Match { length: self.matched, tokens: self.proposal.len() };
-        let knowledge = &betting.knowledge;
-        let tail = self.controller.ngram_tail(knowledge, costs, drafted, self.survival, limit, found);
+        let length = self.proposer.propose_after(&pending, room, &mut self.proposal);
+        let found = Match { length, tokens: self.proposal.len() };
+        let tail = self.controller.ngram_tail(betting.odds(costs), self.chain, found);
         if tail > 0 {
-            cycle.append_match(&self.proposal[..tail], self.matched);
-        } else if !self.controller.goes_on(knowledge, costs, plan, drafted, self.survival) {
+            cycle.append_match(&self.proposal[..tail], length);
+        } else if !self.controller.goes_on(betting.odds(costs), plan, self.chain) {
             cycle.close();
-        }
-    }
-
-    /// Takes in a draft step's confidence, and its cost in plain steps.
-    pub(super) fn observe_step(&self, betting: &mut Betting, confidence: f32, cost: f64) {
-        if let Bet::Plan(plan) = self.bet {
-            betting.knowledge.observe_step(plan, confidence, cost);
         }
     }
 
@@ -117,10 +171,11 @@ impl Bets {
         // The token after the accepted ones was rejected; those after it were not judged.
         for (index, origin) in confirmed.origins.iter().enumerate().take(confirmed.accepted + 1) {
             let accepted = index < confirmed.accepted;
-            let own = self.controller.tallies();
+            let own = self.controller.offsets();
             match (*origin, self.bet) {
                 (Origin::Plan { confidence }, Bet::Plan(plan)) => {
                     betting.knowledge.observe_drafted(own, plan, confidence, accepted);
+                    betting.observe_trial(plan, self.arm, accepted);
                 }
                 (Origin::Ngram { matched, place }, _) => {
                     betting.knowledge.observe_ngram(own, ngram_bin(matched, place), accepted);
@@ -134,5 +189,20 @@ impl Bets {
     /// Takes in committed tokens.
     pub(super) fn commit(&mut self, tokens: &[TokenId]) {
         self.proposer.extend(tokens);
+    }
+
+    /// What it bet on so far: cycles by index of the plan.
+    pub(super) fn placed(&self) -> &[usize] {
+        &self.placed
+    }
+
+    /// Cycles that verified an n-gram match.
+    pub(super) fn ngram_cycles(&self) -> usize {
+        self.ngram_cycles
+    }
+
+    /// Time lost to bets that did not look best, in plain steps.
+    pub(super) fn explored(&self) -> f64 {
+        self.controller.explored()
     }
 }

@@ -1,12 +1,10 @@
 //! A draft/verify cycle: the drafted chain, and the rule that turns it into committed tokens.
 
-use std::sync::Arc;
-
-use crate::drafting::DraftPlan;
 use crate::model::{RowInput, TokenId};
 use crate::sampling::{
     Distribution, Proposal, ProposalDistribution, RandomStream, Sampler, SamplingError, TokenHistory, Verdict,
 };
+use crate::telemetry::record::DraftSource;
 
 /// The chain drafted so far, after the last committed token.
 #[derive(Default)]
@@ -62,6 +60,18 @@ pub(super) struct Chooser<'a> {
     pub(super) sampler: &'a mut Sampler,
     /// Prompt and committed tokens; extended while a chain is judged, and restored.
     pub(super) history: &'a mut TokenHistory,
+}
+
+// === impl Origin ===
+
+impl Origin {
+    /// Who drafted it.
+    pub(super) fn source(self) -> DraftSource {
+        match self {
+            Self::Plan { .. } => DraftSource::LayerSkip,
+            Self::Ngram { .. } => DraftSource::Ngram,
+        }
+    }
 }
 
 // === impl Cycle ===
@@ -203,11 +213,4 @@ impl Cycle {
     pub(super) fn next_position(&self, computed: usize) -> usize {
         computed + self.fed
     }
-}
-
-/// The plan of a stream, and its number among those the stream had.
-#[derive(Clone)]
-pub(super) struct CurrentPlan {
-    pub(super) plan: Arc<DraftPlan>,
-    pub(super) revision: u64,
 }

@@ -1,7 +1,9 @@
 //! What the engine tells a caller: started, then deltas, then finished, or an error instead.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
+use crate::adapt::OffReason;
 use crate::drafting::SkipSet;
 use crate::model::TokenId;
 
@@ -106,6 +108,8 @@ pub struct SpeculationStats {
     pub draft_tokens: usize,
     /// Of those, accepted.
     pub accepted_tokens: usize,
+    /// Drafted tokens at each draft position.
+    pub drafted_per_position: Vec<usize>,
     /// Accepted tokens at each draft position.
     pub accepted_per_position: Vec<usize>,
     /// Committed tokens x measured plain step / time spent; `None` without a baseline.
@@ -114,6 +118,21 @@ pub struct SpeculationStats {
     pub final_plan: Option<PlanSummary>,
     /// What the stream's time after its prompt went to.
     pub phases: PhaseTimes,
+    /// Plain steps by why they were plain.
+    pub off: BTreeMap<OffReason, PhaseTime>,
+    /// Cycles by what drafted them: plans by name, and `ngram`. Empty for a stream that is not adaptive.
+    pub arms: Vec<ArmUse>,
+    /// Time that trying bets which did not look best has cost, in plain steps.
+    pub explored_steps: f64,
+}
+
+/// How often an adaptive stream bet on something.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct ArmUse {
+    /// A plan's name, or `ngram`.
+    pub name: String,
+    /// Cycles.
+    pub cycles: usize,
 }
 
 /// What a stream's steps took, by kind.
@@ -174,6 +193,17 @@ pub enum GenerationError {
     /// A fault of this request alone.
     #[error("the request failed: {0}")]
     Internal(String),
+}
+
+// === impl SpeculationStats ===
+
+impl SpeculationStats {
+    /// What the stream bet on and why it decoded plainly, for logs: `layers 2-15 x 12, ngram x 3, folded 0.41 s`.
+    pub fn story(&self) -> String {
+        let arms = self.arms.iter().map(|arm| format!("{} x {}", arm.name, arm.cycles));
+        let off = self.off.iter().map(|(reason, time)| format!("{} {:.2} s", reason.name(), time.seconds));
+        arms.chain(off).collect::<Vec<_>>().join(", ")
+    }
 }
 
 // === impl FinishReason ===

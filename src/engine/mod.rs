@@ -11,18 +11,22 @@ mod baseline;
 mod batch;
 mod bets;
 mod cycle;
+mod drafter;
 mod event;
 mod handle;
+mod learner;
 mod options;
 mod outbox;
 mod output_text;
 mod request;
+mod score;
 mod stream;
+mod trial;
 mod worker;
 
 pub use baseline::PlainStep;
 pub use event::{
-    CommittedToken, Delta, Event, FinishReason, Finished, GenerationError, PhaseTime, PhaseTimes,
+    ArmUse, CommittedToken, Delta, Event, FinishReason, Finished, GenerationError, PhaseTime, PhaseTimes,
     PlanSummary, SpeculationStats, Started, Timing, Usage,
 };
 pub use handle::{CancelFlag, GenerationStream, StreamMessage, Submit, SubmitError};

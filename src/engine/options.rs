@@ -29,6 +29,8 @@ pub struct EngineOptions {
     pub default_skip_set: SkipSet,
     /// The plans that adaptive streams bet on, the best first; empty is the plan of `default_skip_set` alone.
     pub frontier: Vec<FrontierPlan>,
+    /// Whether bridges are learned from the streams that are served.
+    pub learn_bridges: bool,
     /// Cap on the draft length of a stream that names none.
     pub max_draft_tokens: usize,
     /// Draft probability below which drafting stops.

@@ -22,6 +22,8 @@ pub struct ValidRequest {
     pub output: OutputOptions,
     /// How to draft.
     pub speculation: Speculation,
+    /// Whether bridges may be learned from its hidden states. Only sums over many streams are kept.
+    pub teaches: bool,
     /// When to give up.
     pub deadline: Option<Instant>,
 }
@@ -59,6 +61,8 @@ pub struct OutputOptions {
 pub enum Speculation {
     /// Plain decoding.
     Off,
+    /// By the published search of SWIFT, to compare with.
+    Swift,
     /// One plan for the whole stream.
     Static {
         /// What to skip; `None` takes the server's default plan.

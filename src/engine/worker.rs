@@ -12,9 +12,11 @@ use super::batch;
 use super::bets::Betting;
 use super::event::GenerationError;
 use super::handle::{CancelFlag, GenerationStream, Submit, SubmitError};
+use super::learner::Learner;
 use super::options::EngineOptions;
 use super::outbox::{Delivery, Outbox};
 use super::request::ValidRequest;
+use super::score::Scratchpad;
 use super::stream::{Pending, Stream};
 use crate::adapt::{FrontierPlan, PlanKnowledge};
 use crate::drafting::DraftPlan;
@@ -45,6 +47,7 @@ struct Shared {
 struct Worker {
     runner: Runner,
     pages: PagePool,
+    scratchpad: Scratchpad,
     text: Arc<TextModel>,
     options: EngineOptions,
     betting: Betting,
@@ -63,9 +66,14 @@ impl Engine {
     /// If the system refuses a thread.
     pub fn start(model: Arc<Model>, text: Arc<TextModel>, options: EngineOptions) -> std::io::Result<Self> {
         let total_pages = PagePool::pages_for(options.kv_cache_tokens);
+        let scratchpad = Scratchpad::new(total_pages);
         let (threads, kv_precision) = (options.threads, options.kv_precision);
-        let runner_options =
-            RunnerOptions { pages: total_pages, threads, kv_precision, ..RunnerOptions::default() };
+        let runner_options = RunnerOptions {
+            pages: total_pages + Scratchpad::PAGES,
+            threads,
+            kv_precision,
+            ..RunnerOptions::default()
+        };
         let mut runner = Runner::with_options(model, runner_options);
         let pages = PagePool::new(total_pages);
         let baseline = PlainStep::measure(&mut runner, &pages, options.max_streams);
@@ -77,11 +85,17 @@ impl Engine {
             true => vec![default_plan(&runner, &options)],
             false => options.frontier.clone(),
         };
+        let mut betting = Betting::new(frontier, baseline);
+        if options.learn_bridges {
+            let hidden = runner.model().config().hidden;
+            betting.learner = Learner::start(betting.plans().iter().map(|plan| &*plan.plan), hidden);
+        }
         let mut worker = Worker {
             runner,
             pages,
+            scratchpad,
             text,
-            betting: Betting::new(frontier, baseline),
+            betting,
             commands: receiver,
             waiting: VecDeque::new(),
             running: Vec::with_capacity(options.max_streams),
@@ -151,6 +165,9 @@ impl Worker {
             }
             let budget = self.options.prefill_tokens_per_step;
             let worked = batch::step(&mut self.runner, &mut ready, budget, &mut self.betting);
+            for stream in ready.iter_mut().filter(|stream| stream.is_decoding()) {
+                stream.search(&mut self.runner, &self.scratchpad, &mut self.betting.swift);
+            }
             for stream in ready {
                 stream.outbox.flush(now);
             }
@@ -269,11 +286,7 @@ impl Worker {
 
 /// The plan that adaptive streams start from where nothing was calibrated.
 fn default_plan(runner: &Runner, options: &EngineOptions) -> FrontierPlan {
-    let plan = DraftPlan::new(
-        options.default_skip_set.clone(),
-        options.max_draft_tokens,
-        options.confidence_threshold,
-    );
+    let plan = DraftPlan::new(options.default_skip_set.clone(), options.confidence_threshold);
     let weights = runner.model().weights();
     let skipped = (0..runner.model().config().sublayers()).filter(|&index| plan.mask().skips(index));
     let skipped_bytes: usize = skipped.map(|index| weights.sublayer_bytes(index)).sum();

@@ -96,6 +96,19 @@ impl KvStore {
         Self { shape, data, scratch: AttentionScratch::default() }
     }
 
+    /// Copies the keys and values of page `from` to page `to`.
+    ///
+    /// # Panics
+    /// If there is no such page.
+    pub fn copy_page(&mut self, from: u32, to: u32) {
+        let elements = self.shape.page_elements();
+        let source = from as usize * elements..(from as usize + 1) * elements;
+        match &mut self.data {
+            KvData::Half(data) => data.copy_within(source, to as usize * elements),
+            KvData::Single(data) => data.copy_within(source, to as usize * elements),
+        }
+    }
+
     /// The sizes.
     pub fn shape(&self) -> KvShape {
         self.shape

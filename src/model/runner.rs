@@ -94,6 +94,14 @@ impl Runner {
         Self { model, store, compute, scratch: Scratch::default() }
     }
 
+    /// Copies the keys and values of page `from` to page `to`.
+    ///
+    /// # Panics
+    /// If there is no such page: a bug of the caller.
+    pub fn copy_page(&mut self, from: u32, to: u32) {
+        self.store.copy_page(from, to);
+    }
+
     /// The model.
     pub fn model(&self) -> &Arc<Model> {
         &self.model

@@ -162,9 +162,8 @@ pub(super) fn speculation(
     }
     let skip_set = sent.skip_set.and_then(|sent| skip_set(&sent, model.layer_count, violations));
     match (mode, options.default_speculation.clone()) {
-        (wire::SpeculationMode::Off, _) | (wire::SpeculationMode::Unspecified, Speculation::Off) => {
-            Speculation::Off
-        }
+        (wire::SpeculationMode::Off, _) => Speculation::Off,
+        (wire::SpeculationMode::Unspecified, default @ (Speculation::Off | Speculation::Swift)) => default,
         (wire::SpeculationMode::Unspecified, Speculation::Static { skip_set, max_draft_tokens }) => {
             Speculation::Static { skip_set, max_draft_tokens: cap.or(max_draft_tokens) }
         }

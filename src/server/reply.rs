@@ -7,9 +7,10 @@ use super::metadata::RequestId;
 use super::serve::ServedModel;
 use super::wire;
 use super::wire::generate_stream_response::Event as WireEvent;
+use crate::adapt::OffReason;
 use crate::engine::{
-    CommittedToken, Delta, Event, FinishReason, Finished, OutputOptions, PlanSummary, SpeculationStats,
-    Started, Timing, Usage,
+    CommittedToken, Delta, Event, FinishReason, Finished, OutputOptions, PhaseTime, PlanSummary,
+    SpeculationStats, Started, Timing, Usage,
 };
 use crate::model::LayerIndex;
 
@@ -129,6 +130,14 @@ impl Reply {
             estimated_speedup: stats.estimated_speedup,
             final_plan: stats.final_plan.map(draft_plan),
             off_reason: off_reason.into(),
+            drafted_per_position: stats.drafted_per_position.into_iter().map(count).collect(),
+            arms: stats
+                .arms
+                .into_iter()
+                .map(|arm| wire::DraftArm { name: arm.name, cycles: count(arm.cycles) })
+                .collect(),
+            off_times: stats.off.into_iter().map(|(reason, time)| off_time(reason, time)).collect(),
+            explored_steps: stats.explored_steps,
         }
     }
 }
@@ -146,6 +155,14 @@ impl Collected {
     /// Tokens so far.
     pub(super) fn committed(&self) -> usize {
         self.committed
+    }
+}
+
+fn off_time(reason: OffReason, time: PhaseTime) -> wire::OffTime {
+    wire::OffTime {
+        reason: reason.name().to_owned(),
+        steps: count(time.steps),
+        time: duration(Duration::try_from_secs_f64(time.seconds).unwrap_or_default()),
     }
 }
 

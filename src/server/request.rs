@@ -56,7 +56,8 @@ pub fn parse_generation(
     let field = input.field();
     let prompt = input.into_tokens(model, &options.limits)?;
     let stop = fit(stop, prompt.len(), field, call)?;
-    Ok(ValidRequest { id: id.as_str().to_owned(), prompt, sampling, stop, output, speculation, deadline })
+    let id = id.as_str().to_owned();
+    Ok(ValidRequest { id, prompt, sampling, stop, output, speculation, teaches: true, deadline })
 }
 
 /// Checks what is to be tokenised, and the model's name.

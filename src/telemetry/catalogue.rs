@@ -49,6 +49,9 @@ const REQUEST_BUCKETS: &[f64] =
 const SPEEDUP_BUCKETS: &[f64] =
     &[0.25, 0.5, 0.7, 0.8, 0.9, 0.95, 1.0, 1.05, 1.1, 1.2, 1.3, 1.4, 1.5, 1.75, 2.0, 2.5, 3.0, 4.0, 6.0];
 
+/// Every length up to eight, then wider: long drafts come of n-gram matches only.
+const LENGTH_BUCKETS: &[f64] = &[0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 12.0, 16.0, 24.0, 32.0];
+
 /// Tenths, finer at the top, where longer drafts begin to pay.
 const SHARE_BUCKETS: &[f64] = &[0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95, 1.0];
 
@@ -81,6 +84,8 @@ catalogue! {
         "Generations in the batch now.";
     REQUESTS_WAITING = Gauge, COUNT, "requests_waiting", [],
         "Generations that wait for a place in the batch now.";
+    ENGINE_STEPS = Counter, COUNT, "engine_steps_total", [],
+        "Steps of the running batch; it stands still while requests run only if the engine is stuck.";
     KV_CACHE_USAGE = Gauge, None, "kv_cache_usage_ratio", [],
         "Leased share of the key/value cache pages, 0 to 1.";
 
@@ -110,12 +115,20 @@ catalogue! {
         "Tokens drafted.";
     NUM_ACCEPTED_TOKENS = Counter, COUNT, "spec_decode_num_accepted_tokens_total", ["source"],
         "Drafted tokens that the full model accepted.";
+    NUM_DRAFT_TOKENS_PER_POS = Counter, COUNT, "spec_decode_num_draft_tokens_per_pos_total", ["position"],
+        "Drafted tokens by their position in the draft, counted from 0.";
     NUM_ACCEPTED_TOKENS_PER_POS = Counter, COUNT, "spec_decode_num_accepted_tokens_per_pos_total", ["position"],
         "Accepted tokens by their position in the draft, counted from 0.";
     DRAFT_SECONDS = Counter, SECONDS, "spec_decode_draft_seconds_total", [],
         "Engine time spent on draft steps.";
     VERIFY_SECONDS = Counter, SECONDS, "spec_decode_verify_seconds_total", [],
         "Engine time spent on verify passes.";
+    OFF_SECONDS = Counter, SECONDS, "spec_decode_off_seconds_total", ["reason"],
+        "Engine time spent on plain decoding, by why nothing was drafted.";
+    DRAFT_LENGTH = Histogram(LENGTH_BUCKETS), COUNT, "spec_decode_draft_length", [],
+        "Tokens drafted in a cycle, one sample a cycle that committed tokens.";
+    PLAN_CHANGES = Counter, COUNT, "spec_decode_plan_changes_total", ["cause"],
+        "Changes of draft plans: a stream's bet moved, or a bridge or skip set was learned.";
     PLAIN_STEP_SECONDS = Gauge, SECONDS, "spec_decode_plain_step_seconds", [],
         "Measured time of one plain step: the baseline of every speedup.";
     SPEEDUP = Histogram(SPEEDUP_BUCKETS), None, "spec_decode_speedup_ratio", [],

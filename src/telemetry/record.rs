@@ -9,6 +9,7 @@ use metrics::{Counter, Gauge, Histogram};
 
 use super::catalogue;
 use super::indexed::IndexedCounters;
+use crate::adapt::OffReason;
 use crate::drafting::SkipSet;
 
 /// What one cycle drafted.
@@ -31,6 +32,17 @@ pub enum DraftSource {
     Ngram,
 }
 
+/// What changed a draft plan.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum PlanChange {
+    /// A stream bet on another plan than before.
+    Bet,
+    /// A learned bridge replaced one.
+    Bridge,
+    /// A skip set that was found replaced one.
+    Search,
+}
+
 /// What the engine spends its time on.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Phase {
@@ -49,7 +61,14 @@ pub enum Phase {
 struct Instruments {
     /// In the order of [`DraftSource`].
     drafts: [SourceCounters; 2],
+    drafted_at: IndexedCounters,
     accepted_at: IndexedCounters,
+    draft_length: Histogram,
+    /// In the order of [`OffReason`].
+    off: [SecondsCounter; 4],
+    /// In the order of [`PlanChange`].
+    plan_changes: [Counter; 3],
+    engine_steps: Counter,
     attention_skipped: IndexedCounters,
     mlp_skipped: IndexedCounters,
     /// In the order of [`Phase`].
@@ -99,6 +118,26 @@ pub(super) fn start() {
 /// Counts a cycle: drafts, tokens, and acceptance by position.
 pub fn draft_cycle(cycle: &DraftCycle) {
     instruments().draft_cycle(cycle);
+}
+
+/// Records how many tokens a cycle drafted.
+pub fn draft_length(tokens: usize) {
+    instruments().draft_length.record(tokens as f64);
+}
+
+/// Adds engine time, in seconds, of a plain step to the reason why it was one.
+pub fn off_seconds(reason: OffReason, seconds: f64) {
+    instruments().off[reason as usize].add(seconds);
+}
+
+/// Counts a change of plans.
+pub fn plan_changed(cause: PlanChange) {
+    instruments().plan_changes[cause as usize].increment(1);
+}
+
+/// Counts a step of the batch.
+pub fn engine_step() {
+    instruments().engine_steps.increment(1);
 }
 
 /// Counts `steps` draft steps that ran with this skip set.
@@ -190,6 +229,16 @@ impl Instruments {
         use metrics::{counter, gauge, histogram};
         Self {
             drafts: [SourceCounters::new(DraftSource::LayerSkip), SourceCounters::new(DraftSource::Ngram)],
+            drafted_at: IndexedCounters::new(
+                |position| counter!(catalogue::NUM_DRAFT_TOKENS_PER_POS.name, "position" => position.to_string()),
+            ),
+            draft_length: histogram!(catalogue::DRAFT_LENGTH.name),
+            off: [OffReason::Request, OffReason::Folded, OffReason::NoGain, OffReason::Length].map(
+                |reason| SecondsCounter(counter!(catalogue::OFF_SECONDS.name, "reason" => reason.name())),
+            ),
+            plan_changes: ["bet", "bridge", "search"]
+                .map(|cause| counter!(catalogue::PLAN_CHANGES.name, "cause" => cause)),
+            engine_steps: counter!(catalogue::ENGINE_STEPS.name),
             accepted_at: IndexedCounters::new(
                 |position| counter!(catalogue::NUM_ACCEPTED_TOKENS_PER_POS.name, "position" => position.to_string()),
             ),
@@ -221,6 +270,9 @@ impl Instruments {
         counters.drafts.increment(1);
         counters.drafted.increment(cycle.drafted as u64);
         counters.accepted.increment(cycle.accepted as u64);
+        for position in 0..cycle.drafted {
+            self.drafted_at.add(position, 1);
+        }
         for position in 0..cycle.accepted {
             self.accepted_at.add(position, 1);
         }

@@ -36,6 +36,7 @@ pub fn options(loaded: &Loaded) -> EngineOptions {
         kv_precision: KvPrecision::F16,
         default_skip_set: SkipSet::empty(loaded.model.config().layers),
         frontier: Vec::new(),
+        learn_bridges: true,
         max_draft_tokens: 4,
         confidence_threshold: 0.0,
     }
@@ -61,6 +62,7 @@ pub fn request(prompt: &[TokenId], max_new_tokens: usize, speculation: Speculati
         },
         output: OutputOptions::default(),
         speculation,
+        teaches: true,
         deadline: None,
     }
 }

@@ -6,13 +6,11 @@ use std::time::Duration;
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 
+use super::turn::Turn;
 use crate::bench::{Peer, PeerError};
-use crate::engine::{
-    Event, Finished, GenerationError, OutputOptions, PhaseTimes, Speculation, StopCriteria, Submit,
-    SubmitError, ValidRequest,
-};
+use crate::engine::{GenerationError, PhaseTimes, Speculation, Submit, SubmitError};
 use crate::model::TokenId;
-use crate::sampling::{InvalidSampling, SamplingParams, SamplingSettings};
+use crate::sampling::{InvalidSampling, SamplingSettings};
 
 /// A prompt, tokenised.
 #[derive(Clone, Debug)]
@@ -68,6 +66,8 @@ pub struct Measurement {
     pub accepted: usize,
     /// What its steps took.
     pub phases: PhaseTimes,
+    /// Time that trying bets which did not look best has cost, in plain steps.
+    pub explored_steps: f64,
 }
 
 /// All measurements.
@@ -208,7 +208,14 @@ impl DecodeBench {
         }
         match (self.modes.get(mode), peer) {
             (Some(kind), _) => {
-                let (measurement, tokens) = decode(engine, prompt, kind, max_new_tokens)?;
+                let turn = Turn {
+                    prompt,
+                    mode: kind,
+                    max_new_tokens,
+                    sampling: SamplingSettings::default(),
+                    teaches: true,
+                };
+                let (measurement, tokens) = turn.run(engine)?;
                 Ok((Measurement { mode, ..measurement }, Some(tokens)))
             }
             (None, Some(peer)) => {
@@ -263,70 +270,8 @@ impl Measurement {
             drafted: 0,
             accepted: 0,
             phases: PhaseTimes::default(),
+            explored_steps: 0.0,
         }
-    }
-}
-
-/// Submits `prompt` as a client would, and reads its stream to the end.
-fn decode(
-    engine: &dyn Submit,
-    prompt: &DecodePrompt,
-    mode: &DecodeMode,
-    max_new_tokens: usize,
-) -> Result<(Measurement, Vec<TokenId>), DecodeError> {
-    // The vocabulary bounds a logit bias only, and there is none.
-    let sampling = SamplingParams::new(SamplingSettings::default(), 0)?;
-    let request = ValidRequest {
-        id: format!("{} {}", prompt.id, mode.name),
-        prompt: prompt.tokens.clone(),
-        sampling,
-        stop: StopCriteria {
-            max_new_tokens,
-            min_new_tokens: 0,
-            stop_strings: Vec::new(),
-            stop_token_ids: Vec::new(),
-            include_stop_string: false,
-            ignore_end_of_sequence: false,
-        },
-        output: OutputOptions::default(),
-        speculation: mode.speculation.clone(),
-        deadline: None,
-    };
-    let names = || (prompt.id.clone(), mode.name.clone());
-    let failed = |source| {
-        let (prompt, mode) = names();
-        DecodeError::Failed { prompt, mode, source }
-    };
-    let mut stream = engine.submit(request).map_err(|source| {
-        let (prompt, mode) = names();
-        DecodeError::Refused { prompt, mode, source }
-    })?;
-    let mut tokens = Vec::with_capacity(max_new_tokens);
-    let mut messages = 0_usize;
-    while let Some(message) = stream.blocking_next() {
-        match message.map_err(failed)? {
-            Event::Started(_) => {}
-            Event::Delta(delta) => {
-                messages += usize::from(!delta.tokens.is_empty());
-                tokens.extend(delta.tokens.iter().map(|token| token.id));
-            }
-            Event::Finished(finished) => return Ok((measured(&finished, &tokens, messages), tokens)),
-        }
-    }
-    Err(failed(GenerationError::Internal("the engine ended the stream without a result".to_owned())))
-}
-
-/// `messages` carried tokens; the first came of the prefill.
-fn measured(finished: &Finished, tokens: &[TokenId], messages: usize) -> Measurement {
-    let Finished { speculation, timing, .. } = finished;
-    Measurement {
-        tokens: tokens.len().saturating_sub(1),
-        seconds: timing.decode.as_secs_f64(),
-        passes: messages.saturating_sub(1),
-        drafted: speculation.draft_tokens,
-        accepted: speculation.accepted_tokens,
-        phases: speculation.phases,
-        ..Measurement::nothing()
     }
 }
 

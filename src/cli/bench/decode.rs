@@ -11,14 +11,13 @@ use indicatif::{ProgressBar, ProgressStyle};
 use super::super::load_progress::LoadBar;
 use super::super::model_cache;
 use super::super::options::{ConfigOptions, ModelOptions, flags};
-use super::super::prompts::{PromptRecord, read_prompts};
 use super::super::runtime::{Runtime, load};
 use super::decode_table::print_table;
 use super::modes::{self, KnownMode};
+use super::prompt_set;
 use super::rows::PeerName;
 use crate::bench::Peer;
-use crate::bench::decode::{DecodeBench, DecodeMode, DecodePrompt, DecodeReport, draw, write_csv};
-use crate::text::{ChatMessage, Role};
+use crate::bench::decode::{DecodeBench, DecodeMode, DecodeReport, draw, write_csv};
 
 /// Time whole streams in several modes: what speculation is worth
 ///
@@ -64,9 +63,6 @@ pub(super) struct Decode {
     json: bool,
 }
 
-/// What a prompt without a category is counted under.
-const NO_CATEGORY: &str = "other";
-
 // === impl Decode ===
 
 impl Decode {
@@ -77,11 +73,6 @@ impl Decode {
             let first = self.modes.iter().position(|other| other.name == mode.name);
             ensure!(first == Some(index), "--modes names {} twice", mode.name);
         }
-        let mut records = read_prompts(&self.prompts)?;
-        if let Some(limit) = self.limit {
-            records = first_of_each(records, limit);
-            ensure!(!records.is_empty(), "--limit 0 leaves no prompts");
-        }
         let mut given = flags([("bench decode", "engine.max_streams", Some("1".to_owned()))]);
         given.extend(self.model.flags());
         let configuration = self.config.load(given)?;
@@ -89,7 +80,7 @@ impl Decode {
         let path = model_cache::resolve(&settings.model)?;
         let threads = settings.engine.thread_count().get();
         let runtime = load(settings, &LoadBar::new())?;
-        let bench = self.bench(&runtime, &records)?;
+        let bench = self.bench(&runtime)?;
         let mut peer = match self.peer {
             Some(PeerName::LlamaCpp) => {
                 Some(Peer::llama_cpp(&self.python, &path, threads, bench.capacity())?)
@@ -116,40 +107,16 @@ impl Decode {
         Ok(ExitCode::SUCCESS)
     }
 
-    fn bench(&self, runtime: &Runtime, records: &[PromptRecord]) -> anyhow::Result<DecodeBench> {
-        let prompt = |record: &PromptRecord| {
-            let id = record.id.as_str().map_or_else(|| record.id.to_string(), str::to_owned);
-            let tokens = runtime.encode_chat(&[ChatMessage::new(Role::User, record.prompt.as_str())])?;
-            ensure!(
-                tokens.len() + self.max_new_tokens <= runtime.context_length,
-                "prompt {id}: {} tokens and {} new ones don't fit the context of {}",
-                tokens.len(),
-                self.max_new_tokens,
-                runtime.context_length
-            );
-            let category = record.category.clone().unwrap_or_else(|| NO_CATEGORY.to_owned());
-            Ok(DecodePrompt { id, category, tokens })
-        };
+    fn bench(&self, runtime: &Runtime) -> anyhow::Result<DecodeBench> {
         let mode =
             |mode: &&KnownMode| DecodeMode { name: mode.name.to_owned(), speculation: (mode.speculation)() };
         Ok(DecodeBench {
             modes: self.modes.iter().map(mode).collect(),
-            prompts: records.iter().map(prompt).collect::<anyhow::Result<_>>()?,
+            prompts: prompt_set::load(&self.prompts, self.limit, runtime, self.max_new_tokens)?,
             max_new_tokens: self.max_new_tokens,
             repeats: self.repeats,
         })
     }
-}
-
-/// The first `limit` prompts of each category, in their order.
-fn first_of_each(records: Vec<PromptRecord>, limit: usize) -> Vec<PromptRecord> {
-    let mut kept: Vec<PromptRecord> = Vec::new();
-    for record in records {
-        if kept.iter().filter(|other| other.category == record.category).count() < limit {
-            kept.push(record);
-        }
-    }
-    kept
 }
 
 fn turn_bar(turns: usize) -> ProgressBar {
@@ -159,27 +126,4 @@ fn turn_bar(turns: usize) -> ProgressBar {
         bar.set_style(style.progress_chars("=> "));
     }
     bar
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_limit_keeps_the_first_prompts_of_each_category() {
-        let record = |(id, category): (u32, &str)| PromptRecord {
-            id: id.into(),
-            category: (!category.is_empty()).then(|| category.to_owned()),
-            prompt: String::new(),
-        };
-        let records =
-            || [(1, "a"), (2, "b"), (3, "a"), (4, ""), (5, "a"), (6, ""), (7, "")].map(record).to_vec();
-        for (limit, expected) in
-            [(0, &[][..]), (1, &[1, 2, 4]), (2, &[1, 2, 3, 4, 6]), (9, &[1, 2, 3, 4, 5, 6, 7])]
-        {
-            let kept: Vec<u64> =
-                first_of_each(records(), limit).iter().filter_map(|record| record.id.as_u64()).collect();
-            assert_eq!(kept, expected, "limit {limit}");
-        }
-    }
 }

@@ -2,7 +2,9 @@
 
 mod decode;
 mod decode_table;
+mod learning;
 mod modes;
+mod prompt_set;
 mod rows;
 
 use std::process::ExitCode;
@@ -20,6 +22,7 @@ pub(super) struct Bench {
 enum BenchCommand {
     Rows(rows::Rows),
     Decode(Box<decode::Decode>),
+    Learning(Box<learning::Learning>),
 }
 
 // === impl Bench ===
@@ -29,6 +32,7 @@ impl Bench {
         match self.command {
             BenchCommand::Rows(command) => command.run(),
             BenchCommand::Decode(command) => command.run(),
+            BenchCommand::Learning(command) => command.run(),
         }
     }
 }

@@ -23,14 +23,24 @@ pub(super) const MODES: &[KnownMode] = &[
         speculation: || Speculation::Static { skip_set: None, max_draft_tokens: None },
     },
     KnownMode {
+        name: "swift",
+        about: "layers skipped by the published search of SWIFT, which all prompts share",
+        speculation: || Speculation::Swift,
+    },
+    KnownMode {
         name: "bridged",
         about: "the server chooses among the profile's plans, without n-gram matches",
-        speculation: || only(Allowed { plans: true, ngram: false }),
+        speculation: || only(Allowed { ngram: false, ..Allowed::default() }),
     },
     KnownMode {
         name: "ngram",
         about: "the server chooses when to propose n-gram matches, without layer skip",
-        speculation: || only(Allowed { plans: false, ngram: true }),
+        speculation: || only(Allowed { plans: false, ..Allowed::default() }),
+    },
+    KnownMode {
+        name: "always",
+        about: "every plan of the profile in turn, whatever the odds, without n-gram matches: what drafts are worth",
+        speculation: || only(Allowed { always: true, ngram: false, ..Allowed::default() }),
     },
     KnownMode {
         name: "adaptive",

@@ -1,0 +1,100 @@
+//! `skipstone bench learning`: how acceptance rises while the service serves.
+
+use std::io::{self, Write};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::{Context, ensure};
+use clap::Args;
+use indicatif::{ProgressBar, ProgressStyle};
+
+use super::super::load_progress::LoadBar;
+use super::super::options::{ConfigOptions, ModelOptions, flags};
+use super::super::runtime::load;
+use super::prompt_set;
+use crate::bench::LearningBench;
+
+/// Serve traffic and watch acceptance on other prompts: what learning bridges is worth
+///
+/// Acceptance is that of the first drafted token, each plan in turn, on greedy continuations that teach the engine nothing. In between,
+/// sampled continuations of the traffic are served as a client would ask for them.
+#[derive(Args, Debug)]
+pub(super) struct Learning {
+    #[command(flatten)]
+    model: ModelOptions,
+    #[command(flatten)]
+    config: ConfigOptions,
+    /// The prompts to measure on: one JSON object a line, with id, prompt and perhaps category
+    #[arg(long, value_name = "FILE")]
+    prompts: PathBuf,
+    /// The prompts to serve, in the same format; none should be among those to measure on
+    #[arg(long, value_name = "FILE")]
+    traffic: PathBuf,
+    /// Tokens to serve, prompts included
+    #[arg(long, value_name = "COUNT", default_value_t = 50_000)]
+    tokens: usize,
+    /// Measurements after the first
+    #[arg(long, value_name = "COUNT", default_value_t = 5)]
+    checkpoints: usize,
+    /// Generate at most this many tokens for each prompt
+    #[arg(long, value_name = "COUNT", default_value_t = 128)]
+    max_new_tokens: usize,
+    /// Measure on only so many prompts of each category
+    #[arg(long, value_name = "COUNT")]
+    limit: Option<usize>,
+    /// Write the measurements to this CSV file
+    #[arg(long, value_name = "FILE")]
+    csv: Option<PathBuf>,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+// === impl Learning ===
+
+impl Learning {
+    pub(super) fn run(self) -> anyhow::Result<ExitCode> {
+        ensure!(self.checkpoints > 0, "--checkpoints must be at least 1");
+        let mut given = flags([("bench learning", "engine.max_streams", Some("4".to_owned()))]);
+        given.extend(self.model.flags());
+        let configuration = self.config.load(given)?;
+        let runtime = load(configuration.settings(), &LoadBar::new())?;
+        let bench = LearningBench {
+            prompts: prompt_set::load(&self.prompts, self.limit, &runtime, self.max_new_tokens)?,
+            traffic: prompt_set::load(&self.traffic, None, &runtime, self.max_new_tokens)?,
+            tokens: self.tokens,
+            checkpoints: self.checkpoints,
+            max_new_tokens: self.max_new_tokens,
+        };
+        let bar = ProgressBar::new(self.tokens as u64);
+        if let Ok(style) =
+            ProgressStyle::with_template("serving [{bar:30}] {pos} of {len} tokens, {eta} left")
+        {
+            bar.set_style(style.progress_chars("=> "));
+        }
+        let points = bench.run(&*runtime.engine, &mut |served| bar.set_position(served as u64))?;
+        bar.finish_and_clear();
+        if let Some(path) = &self.csv {
+            let write = || -> csv::Result<()> {
+                let mut writer = csv::Writer::from_path(path)?;
+                points.iter().try_for_each(|point| writer.serialize(point))?;
+                Ok(writer.flush()?)
+            };
+            write().with_context(|| format!("can't write {}", path.display()))?;
+        }
+        let mut stdout = io::stdout().lock();
+        if self.json {
+            writeln!(stdout, "{}", serde_json::to_string(&points)?)?;
+            return Ok(ExitCode::SUCCESS);
+        }
+        writeln!(stdout, "{:>14} {:>8} {:>8} {:>10}", "tokens served", "drafted", "accepted", "acceptance")?;
+        for point in &points {
+            writeln!(
+                stdout,
+                "{:>14} {:>8} {:>8} {:>10.3}",
+                point.served_tokens, point.drafted, point.accepted, point.acceptance
+            )?;
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+}

@@ -1,0 +1,277 @@
+//! How one stream drafts: its plan, its bets and the cycle under way.
+
+use std::sync::Arc;
+
+use super::bets::{Bets, Betting};
+use super::cycle::{Chooser, Confirmed, Cycle, Origin};
+use super::event::PlanSummary;
+use super::options::EngineOptions;
+use super::request::{Speculation, ValidRequest};
+use super::stream::Work;
+use crate::adapt::{Bet, Costs, OffReason};
+use crate::drafting::DraftPlan;
+use crate::model::{DraftHead, TokenId};
+use crate::sampling::top_probability;
+use crate::telemetry::record::{self, DraftCycle, DraftSource, PlanChange};
+
+/// Tiles of the head that a draft step reads beside the draft vocabulary, at most.
+const MAX_EXTRA_TILES: usize = 96;
+
+/// What a stream drafts with. A stream that never drafts has no plan and no bets.
+pub(super) struct Drafter {
+    plan: Option<CurrentPlan>,
+    policy: Policy,
+    cycle: Cycle,
+    /// Seconds spent on the current cycle.
+    cycle_seconds: f64,
+    /// Tokens drafted in a cycle at most.
+    cap: usize,
+    /// Tiles of the head for tokens of the stream that the draft vocabulary lacks.
+    extra_tiles: Vec<u32>,
+    /// A draft's logits over the whole vocabulary.
+    logits: Vec<f32>,
+}
+
+/// Who decides what a cycle drafts.
+enum Policy {
+    /// One plan, stopped before a token that is unsure.
+    Static,
+    /// The controller.
+    Adaptive(Box<Bets>),
+    /// The plan that SWIFT's search stands at, stopped after a token that is unsure.
+    Swift,
+}
+
+/// The plan of a stream, and its number among those the stream had.
+struct CurrentPlan {
+    plan: Arc<DraftPlan>,
+    /// Its place in the frontier.
+    index: usize,
+    revision: u64,
+}
+
+/// A draft step's answer, and what it cost.
+pub(super) struct Drafted<'a> {
+    /// The hidden state where the verify pass may enter.
+    pub(super) entered: &'a [f32],
+    /// Over the draft vocabulary, or the whole one.
+    pub(super) logits: &'a [f32],
+    /// Tokens of the model.
+    pub(super) vocabulary: usize,
+    /// The time of the step over that of a plain one.
+    pub(super) cost: f64,
+    /// What rows cost now.
+    pub(super) costs: &'a Costs,
+}
+
+// === impl Drafter ===
+
+impl Drafter {
+    pub(super) fn new(request: &ValidRequest, options: &EngineOptions, betting: &Betting) -> Self {
+        let (plan, policy, cap) = match &request.speculation {
+            Speculation::Off => (None, Policy::Static, Some(0)),
+            Speculation::Static { skip_set, max_draft_tokens } => {
+                let skip_set = skip_set.as_ref().unwrap_or(&options.default_skip_set).clone();
+                let plan = Arc::new(DraftPlan::new(skip_set, options.confidence_threshold));
+                (Some(plan), Policy::Static, *max_draft_tokens)
+            }
+            Speculation::Adaptive { allowed, max_draft_tokens } => {
+                let plan = betting.plans().first().map(|frontier| Arc::clone(&frontier.plan));
+                let bets = Bets::new(betting, *allowed, &request.prompt);
+                (plan, Policy::Adaptive(Box::new(bets)), *max_draft_tokens)
+            }
+            Speculation::Swift => {
+                let plan = Arc::clone(betting.swift.plan());
+                (Some(plan), Policy::Swift, Some(betting.swift.max_draft_tokens()))
+            }
+        };
+        let mut drafter = Self {
+            plan: plan.map(|plan| CurrentPlan { plan, index: 0, revision: 1 }),
+            policy,
+            cycle: Cycle::default(),
+            cycle_seconds: 0.0,
+            cap: cap.unwrap_or(options.max_draft_tokens),
+            extra_tiles: Vec::new(),
+            logits: Vec::new(),
+        };
+        request.prompt.iter().for_each(|&token| drafter.add_extra_tile(token));
+        drafter
+    }
+
+    /// What to do next, if `left` tokens are still to be generated. An adaptive stream places the bet of its next cycle here.
+    pub(super) fn next_work(&mut self, left: usize, betting: &mut Betting, costs: &Costs) -> Work {
+        if self.cap == 0 {
+            return Work::Plain(OffReason::Request);
+        }
+        let limit = self.limit(left);
+        if limit == 0 {
+            return Work::Plain(OffReason::Length);
+        }
+        if self.cycle.is_idle() {
+            match &mut self.policy {
+                Policy::Static => {}
+                Policy::Swift => self.take_plan(Arc::clone(betting.swift.plan()), betting.swift.steps()),
+                Policy::Adaptive(bets) => match bets.begin(betting, costs, limit, &mut self.cycle) {
+                    Bet::Plain(reason) => return Work::Plain(reason),
+                    Bet::Ngram(_) => return Work::Verify,
+                    Bet::Plan(index) => {
+                        let plan = betting.next_plan(index, bets);
+                        self.take_plan(plan, index);
+                    }
+                },
+            }
+        }
+        if self.cycle.wants_verify(limit) { Work::Verify } else { Work::Draft }
+    }
+
+    /// Tokens that a cycle may draft now: the verify commits one token more than it accepts.
+    fn limit(&self, left: usize) -> usize {
+        self.cap.min(left.saturating_sub(1))
+    }
+
+    /// Plans of one frontier share their draft vocabulary, so the stream's extra tiles stay right.
+    fn take_plan(&mut self, plan: Arc<DraftPlan>, index: usize) {
+        let Some(current) = &mut self.plan else { return };
+        if index != current.index {
+            current.index = index;
+            current.revision += 1;
+            record::plan_changed(PlanChange::Bet);
+        }
+        current.plan = plan;
+    }
+
+    /// Makes sure that drafts can say `token`.
+    fn add_extra_tile(&mut self, token: TokenId) {
+        let vocabulary = self.plan.as_ref().and_then(|current| current.plan.vocabulary());
+        let Some(tile) = vocabulary.and_then(|vocabulary| vocabulary.extra_tile(token)) else { return };
+        if self.extra_tiles.len() < MAX_EXTRA_TILES && !self.extra_tiles.contains(&tile) {
+            self.extra_tiles.push(tile);
+        }
+    }
+
+    /// The plan that drafts now.
+    pub(super) fn plan(&self) -> Option<&DraftPlan> {
+        self.plan.as_ref().map(|current| &*current.plan)
+    }
+
+    /// The cycle under way.
+    pub(super) fn cycle(&self) -> &Cycle {
+        &self.cycle
+    }
+
+    /// The part of the head that drafts use, if not all of it.
+    pub(super) fn head(&self) -> Option<DraftHead<'_>> {
+        let vocabulary = self.plan()?.vocabulary()?;
+        Some(DraftHead { vocabulary, extra_tiles: &self.extra_tiles })
+    }
+
+    /// Books a draft, verify or plain step.
+    pub(super) fn spend(&mut self, seconds: f64) {
+        self.cycle_seconds += seconds;
+    }
+
+    /// Takes in a draft step, if `left` tokens are still to be generated.
+    pub(super) fn draft(
+        &mut self,
+        step: &Drafted<'_>,
+        left: usize,
+        chooser: Chooser<'_>,
+        betting: &mut Betting,
+    ) {
+        let limit = self.limit(left);
+        let mut scattered = std::mem::take(&mut self.logits);
+        let Some(current) = &self.plan else { return };
+        record::sublayers_skipped(current.plan.skip_set(), 1);
+        self.cycle.feed(step.entered);
+        let logits = match self.head() {
+            Some(head) => {
+                scattered.clear();
+                scattered.resize(step.vocabulary, f32::NEG_INFINITY);
+                head.scatter(step.logits, &mut scattered);
+                &scattered
+            }
+            None => step.logits,
+        };
+        // Judged before the draw, and by the most likely token whichever is drawn: to drop a token because it itself turned out unlikely
+        // would favour the likely ones.
+        let (_, confidence) = top_probability(logits);
+        let is_sure = confidence >= current.plan.confidence_threshold;
+        let keeps = match &mut self.policy {
+            Policy::Static => is_sure,
+            Policy::Swift => true,
+            Policy::Adaptive(bets) => bets.keeps(betting, step, confidence),
+        };
+        if keeps {
+            self.cycle.draw(logits, confidence, chooser);
+        }
+        match &mut self.policy {
+            Policy::Adaptive(bets) if keeps => bets.go_on(betting, step.costs, limit, &mut self.cycle),
+            Policy::Static | Policy::Swift if is_sure => {}
+            _ => self.cycle.close(),
+        }
+        self.logits = scattered;
+    }
+
+    /// Judges the chain; see [`Cycle::judge`].
+    pub(super) fn cycle_mut(&mut self) -> &mut Cycle {
+        &mut self.cycle
+    }
+
+    /// Books a cycle that committed tokens; plain decoding takes `plain_seconds` for one.
+    pub(super) fn settle(&mut self, confirmed: &Confirmed, plain_seconds: f64, betting: &mut Betting) {
+        let from = |source: DraftSource| {
+            let is_from = |origin: &Origin| origin.source() == source;
+            let count = |origins: &[Origin]| origins.iter().filter(|origin| is_from(origin)).count();
+            let accepted = count(&confirmed.origins[..confirmed.accepted]);
+            DraftCycle { source, drafted: count(&confirmed.origins), accepted }
+        };
+        record::draft_cycle(&from(DraftSource::LayerSkip));
+        record::draft_cycle(&from(DraftSource::Ngram));
+        record::draft_length(confirmed.origins.len());
+        if let Policy::Adaptive(bets) = &mut self.policy {
+            bets.finish(betting, confirmed, plain_seconds, self.cycle_seconds);
+        }
+        self.cycle_seconds = 0.0;
+    }
+
+    /// Takes in committed tokens.
+    pub(super) fn commit(&mut self, tokens: &[TokenId]) {
+        tokens.iter().for_each(|&token| self.add_extra_tile(token));
+        if let Policy::Adaptive(bets) = &mut self.policy {
+            bets.commit(tokens);
+        }
+    }
+
+    /// What is told about the plan.
+    pub(super) fn summary(&self) -> Option<PlanSummary> {
+        self.plan.as_ref().map(|current| PlanSummary {
+            skip_set: current.plan.skip_set().clone(),
+            max_draft_tokens: self.cap,
+            revision: current.revision,
+        })
+    }
+
+    /// The bets, if it is adaptive.
+    pub(super) fn bets(&self) -> Option<&Bets> {
+        match &self.policy {
+            Policy::Adaptive(bets) => Some(bets),
+            Policy::Static | Policy::Swift => None,
+        }
+    }
+
+    /// Whether it drafts by SWIFT's search.
+    pub(super) fn is_swift(&self) -> bool {
+        matches!(self.policy, Policy::Swift)
+    }
+
+    /// Rows times sublayers that `work` runs, of a model with `sublayers`: the stream's share of the pass.
+    pub(super) fn cost_weight(&self, work: Work, rows: usize, sublayers: usize) -> f64 {
+        let skipped = match (work, self.plan()) {
+            (Work::Draft, Some(plan)) => plan.mask().count(),
+            (Work::Verify, Some(plan)) if self.cycle.fed() > 0 => plan.exact_until(),
+            _ => 0,
+        };
+        // The head costs about as much as four sublayers.
+        rows as f64 * (sublayers.saturating_sub(skipped) + 4) as f64
+    }
+}

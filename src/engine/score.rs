@@ -1,0 +1,111 @@
+//! How a skip set would have drafted what a stream said: the score of a search.
+
+use std::sync::Arc;
+
+use crate::drafting::{DraftPlan, SwiftSearch, matchness};
+use crate::kernels::PAGE_POSITIONS;
+use crate::model::{LogitsWanted, RowGroup, RowInput, Runner, SkipMask, TokenId};
+use crate::sampling::top_probability;
+
+/// Tokens that are scored at once, at most.
+pub(super) const MAX_WINDOW: usize = 64;
+
+/// Pages that scores are computed in, beyond those of the streams, whose own keys and values stay as they are.
+pub(super) struct Scratchpad {
+    pages: Vec<u32>,
+}
+
+/// The search of SWIFT, shared by all streams that use it, and the plan it stands at.
+pub(super) struct Swift {
+    search: SwiftSearch,
+    plan: Arc<DraftPlan>,
+}
+
+// === impl Scratchpad ===
+
+impl Scratchpad {
+    /// Pages that it takes: a window may begin late in a page.
+    pub(super) const PAGES: usize = MAX_WINDOW.div_ceil(PAGE_POSITIONS) + 1;
+
+    /// On the [`Scratchpad::PAGES`] pages from `first` on.
+    pub(super) fn new(first: usize) -> Self {
+        Self { pages: (first..first + Self::PAGES).map(|page| page as u32).collect() }
+    }
+
+    /// What a draft without the sublayers of `mask` thinks most likely after each of the tokens at `first..first + count` of a stream with
+    /// these pages. The draft's own keys and values stand for those of the skipped-over tokens, as they do in a chain.
+    pub(super) fn draft(
+        &self,
+        runner: &mut Runner,
+        pages: &[u32],
+        tokens: &[TokenId],
+        first: usize,
+        count: usize,
+        mask: &SkipMask,
+    ) -> Vec<TokenId> {
+        let whole = first / PAGE_POSITIONS;
+        // The page that the first of them lies in holds earlier ones too.
+        runner.copy_page(pages[whole], self.pages[0]);
+        let table: Vec<u32> = pages[..whole].iter().chain(&self.pages).copied().collect();
+        let rows: Vec<RowInput<'_>> =
+            tokens[first..][..count.min(MAX_WINDOW)].iter().map(|&token| RowInput::Token(token)).collect();
+        let group = RowGroup {
+            pages: &table,
+            position: first,
+            rows: &rows,
+            skip: Some(mask),
+            bridges: &[],
+            save_before: &[],
+            logits: LogitsWanted::All,
+        };
+        let output = runner.run(std::slice::from_ref(&group));
+        (0..rows.len()).map(|row| top_probability(output.logits(0, row)).0).collect()
+    }
+}
+
+// === impl Swift ===
+
+impl Swift {
+    pub(super) fn new(search: SwiftSearch) -> Self {
+        let plan = Arc::new(DraftPlan::new(search.best().clone(), search.options().stop_threshold));
+        Self { search, plan }
+    }
+
+    /// The plan to draft with.
+    pub(super) fn plan(&self) -> &Arc<DraftPlan> {
+        &self.plan
+    }
+
+    /// Tokens drafted in a cycle at most.
+    pub(super) fn max_draft_tokens(&self) -> usize {
+        self.search.options().max_draft_tokens
+    }
+
+    /// Skip sets scored so far.
+    pub(super) fn steps(&self) -> usize {
+        self.search.steps()
+    }
+
+    /// Whether a response of `generated` tokens is to be scored on.
+    pub(super) fn wants_score(&self, generated: usize) -> bool {
+        !self.search.is_finished() && generated > self.search.options().window + 1
+    }
+
+    /// One step of the search, on the first tokens of a response that began at `first`.
+    pub(super) fn step(
+        &mut self,
+        scratchpad: &Scratchpad,
+        runner: &mut Runner,
+        pages: &[u32],
+        tokens: &[TokenId],
+        first: usize,
+    ) {
+        let count = self.search.options().window + 1;
+        let Some(mask) = self.search.propose().map(crate::drafting::SkipSet::mask) else { return };
+        let drafted = scratchpad.draft(runner, pages, tokens, first, count, &mask);
+        self.search.observe(matchness(&drafted, &tokens[first..]));
+        if self.search.best() != self.plan.skip_set() {
+            *self = Self::new(self.search.clone());
+        }
+    }
+}
