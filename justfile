@@ -28,6 +28,18 @@ serve *arguments:
 chat *arguments:
     cargo run --release -- chat {{arguments}}
 
+# Two replicas behind Envoy on loopback, driven and checked
+cluster *arguments:
+    scripts/cluster {{arguments}}
+
+# The image, compose, Kubernetes and Envoy files, checked by their tools
+check-deploy *arguments:
+    scripts/check-deploy {{arguments}}
+
+# docs/api.md from the interface
+api-docs:
+    scripts/api-docs
+
 # Micro benches of the kernels, each checked before it is measured
 bench-kernels *arguments:
     cargo bench --locked --bench kernels -- {{arguments}}

@@ -395,6 +395,51 @@ mod tests {
         assert!(controller.explored() <= EXPLORATION * spent + 1.0);
     }
 
+    /// Whether the `index`-th of evenly spread drafts is accepted.
+    fn is_accepted(index: usize, share: f64) -> bool {
+        ((index + 1) as f64 * share).floor() > (index as f64 * share).floor()
+    }
+
+    #[test]
+    fn the_plan_follows_the_text() {
+        let mut knowledge = Knowledge::new(vec![plan(0.4, 0.6), plan(0.4, 0.6)]);
+        let costs = costs(0.1);
+        let mut controller = Controller::new(&knowledge, Allowed::default());
+        let mut judged = [0; 2];
+        // Three domains in one stream, each foretold by one of the plans.
+        for (domain, shares) in [[0.85, 0.25], [0.25, 0.85], [0.85, 0.25]].iter().enumerate() {
+            let (mut tokens, mut spent, mut settled_at) = (0, 0.0, None);
+            let better = usize::from(shares[1] > shares[0]);
+            let mut late = (0.0, 0.0);
+            while tokens < 256 {
+                let odds = Odds { knowledge: &knowledge, costs: &costs };
+                let (mut committed, mut cost) = (1, 1.0);
+                let bet = controller.choose(odds, Chain::new(1), Match::default());
+                if let Bet::Plan(index) = bet {
+                    let accepted = is_accepted(judged[index], shares[index]);
+                    judged[index] += 1;
+                    knowledge.observe_drafted(controller.offsets(), index, 0.9, accepted);
+                    (committed, cost) = (1 + usize::from(accepted), 1.5);
+                    settled_at = match settled_at {
+                        _ if index != better && !controller.exploring => None,
+                        None => Some(tokens),
+                        settled => settled,
+                    };
+                }
+                controller.observe_cycle(bet, committed, 0.01, 0.01 * cost);
+                tokens += committed;
+                spent += cost;
+                if tokens > 128 {
+                    late = (late.0 + committed as f64, late.1 + cost);
+                }
+            }
+            let settled_at = settled_at.unwrap_or(usize::MAX);
+            assert!(settled_at <= 64, "domain {domain}: settled after {settled_at} tokens");
+            let recovered = late.0 / late.1;
+            assert!(recovered > 1.1, "domain {domain}: {recovered} tokens a step, {spent} steps in all");
+        }
+    }
+
     #[test]
     fn no_room_means_no_draft() {
         let knowledge = Knowledge::new(vec![plan(0.1, 0.9)]);

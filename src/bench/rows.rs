@@ -59,7 +59,8 @@ pub struct RowReport {
     pub model_bytes: u64,
     /// What it took to load it and pack the weights, in seconds.
     pub load_seconds: f64,
-    /// The most memory this process held at a time, and the same over the file's size; `None` where the system does not tell.
+    /// The most memory this process held until the model was loaded (keys, values and scratch come later and depend on what is run), and the
+    /// same over the file's size; `None` where the system does not tell.
     pub peak_resident_bytes: Option<u64>,
     /// See above.
     pub peak_resident_ratio: Option<f64>,

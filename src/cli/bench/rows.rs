@@ -88,6 +88,7 @@ impl Rows {
         let started = Instant::now();
         let model = Arc::new(Model::load(Arc::new(GgufFile::open(&path)?), threads, &mut |_, _| {})?);
         let load_seconds = started.elapsed().as_secs_f64();
+        let peak_resident_bytes = peak_resident_bytes();
         let pages = PagePool::pages_for(bench.capacity());
         let kv_precision = kv_precision(&settings.engine);
         let mut runner = Runner::with_options(model, RunnerOptions { pages, threads, isa, kv_precision });
@@ -99,7 +100,6 @@ impl Rows {
         };
         let (ours, peer) = bench.run(&mut runner, peer.as_mut())?;
         let model_bytes = fs::metadata(&path)?.len();
-        let peak_resident_bytes = peak_resident_bytes();
         let report = RowReport {
             model: path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default(),
             model_bytes,
@@ -142,7 +142,7 @@ fn print_table(out: &mut impl Write, report: &RowReport) -> io::Result<()> {
     let (gigabytes, load) = (report.model_bytes as f64 / 1e9, report.load_seconds);
     write!(out, "file {gigabytes:.2} GB, loaded in {load:.2} s")?;
     if let (Some(peak), Some(ratio)) = (report.peak_resident_bytes, report.peak_resident_ratio) {
-        write!(out, ", peak memory {:.2} GB ({ratio:.2} x the file)", peak as f64 / 1e9)?;
+        write!(out, " with at most {:.2} GB of memory ({ratio:.2} x the file)", peak as f64 / 1e9)?;
     }
     writeln!(out, ", fork-join {:.2} us", report.fork_join_microseconds)?;
     write!(out, "{:>5} {:>10} {:>6} {:>6}", "rows", "ms", "v", "GB/s")?;
