@@ -33,6 +33,13 @@ pub(super) fn folder() -> anyhow::Result<PathBuf> {
         .context("no folder for models: neither XDG_CACHE_HOME nor HOME is an absolute path; name one with --output")
 }
 
+/// The folder for what is kept between runs: `named`, or `skipstone` in the user's state folder; `None` where there is neither.
+pub(super) fn state_folder(named: Option<&Path>) -> Option<PathBuf> {
+    let absolute = |name| env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
+    let users = || absolute("XDG_STATE_HOME").or_else(|| Some(absolute("HOME")?.join(".local/state")));
+    named.map(Path::to_path_buf).or_else(|| Some(users()?.join("skipstone")))
+}
+
 /// The file that the settings mean.
 pub(super) fn resolve(settings: &ModelSettings) -> anyhow::Result<PathBuf> {
     match &settings.path {

@@ -11,11 +11,12 @@ use super::model_cache;
 use super::profile_source;
 use super::request::speculation_of;
 use crate::adapt;
+use crate::bench::Machine;
 use crate::config::{EngineSettings, KvCachePrecision, ServerSettings, Settings};
 use crate::drafting::{SkipSet, unified};
-use crate::engine::{Engine, EngineOptions, GenerationStream, Submit, ValidRequest};
+use crate::engine::{CostFile, Engine, EngineOptions, GenerationStream, Submit, ValidRequest};
 use crate::gguf::GgufFile;
-use crate::kernels::{KvPrecision, PAGE_POSITIONS};
+use crate::kernels::{Isa, KvPrecision, PAGE_POSITIONS};
 use crate::model::{Model, TokenId};
 use crate::server::{self, Limits, ServedModel, ServerOptions};
 use crate::telemetry::Readiness;
@@ -111,6 +112,13 @@ fn start(
     {
         options.frontier = adapt::frontier(&profile, &model, threads)?;
     }
+    let machine = Machine::this();
+    options.cost_file = model_cache::state_folder(settings.engine.state_folder.as_deref()).map(|folder| {
+        let isa = Isa::detect().name();
+        let short = &fingerprint[..fingerprint.len().min(12)];
+        let (path, precision) = (folder.join(format!("costs-{short}.json")), options.kv_precision);
+        CostFile { path, key: format!("{fingerprint}, {machine}, {threads} threads, {isa}, {precision:?}") }
+    });
     progress.stage("starting the engine");
     let engine = Arc::new(Engine::start(model, Arc::clone(&text), options)?);
     Ok(Runtime { text, engine, name, layer_count, vocabulary, context_length })
@@ -154,6 +162,7 @@ fn engine_options(
         default_skip_set,
         frontier: Vec::new(),
         learn_bridges: speculation.learn_bridges,
+        cost_file: None,
         max_draft_tokens: speculation.max_draft_tokens,
         confidence_threshold: speculation.confidence_threshold as f32,
     })

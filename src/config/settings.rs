@@ -66,6 +66,9 @@ pub struct EngineSettings {
     pub kv_cache_precision: KvCachePrecision,
     /// Messages held for a slow reader.
     pub event_buffer: usize,
+    /// For what is kept between runs; `None`: the user's state folder.
+    #[serde(deserialize_with = "empty_is_unset")]
+    pub state_folder: Option<PathBuf>,
 }
 
 /// How keys and values are stored.

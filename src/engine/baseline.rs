@@ -1,6 +1,9 @@
 //! The measured time of plain decoding: what every speedup is a ratio to.
 
+use serde::{Deserialize, Serialize};
+
 use crate::adapt::Costs;
+use crate::kernels::PAGE_POSITIONS;
 use crate::model::{LogitsWanted, PageLease, PagePool, RowGroup, RowInput, Runner, TokenId};
 
 /// How much one measurement moves the estimate.
@@ -18,7 +21,7 @@ const ROWS: [usize; 12] = [1, 2, 3, 4, 5, 6, 7, 8, 12, 16, 32, 64];
 /// Seconds of a plain step: a line over the context length, times a curve over the number of rows that share the step. Kept up to date.
 ///
 /// A stream in a batch is compared with plain decoding *in that batch*: what batching saves is not drafting's merit.
-#[derive(Clone, Copy, PartialEq, Debug)]
+#[derive(Clone, Copy, PartialEq, Serialize, Deserialize, Debug)]
 pub struct PlainStep {
     /// One stream at an empty context.
     base: f64,
@@ -31,15 +34,19 @@ pub struct PlainStep {
 // === impl PlainStep ===
 
 impl PlainStep {
-    /// Measures plain steps at a short and at a long context, and of up to `max_streams` streams. The cache's contents don't matter
-    /// for the time.
-    pub fn measure(runner: &mut Runner, pages: &PagePool, max_streams: usize) -> Self {
+    /// Measures plain steps at a short and at a long context, and of up to `max_streams` streams; what rows cost is taken from `kept`, if an
+    /// earlier run kept it. The cache's contents don't matter for the time.
+    pub fn measure(runner: &mut Runner, pages: &PagePool, max_streams: usize, kept: Option<Self>) -> Self {
         let mut step = Self { base: 0.0, slope: 0.0, curve: ROWS.map(|rows| rows as f64) };
-        let long = LONG_CONTEXT.min(runner.model().config().context_length);
+        let room = pages.total() * PAGE_POSITIONS;
+        let long = LONG_CONTEXT.min(runner.model().config().context_length).min(room);
         let Some(lease) = pages.lease(long) else { return step };
         median(runner, &lease, 0, 1); // the first passes fault the weights in
         step.base = median(runner, &lease, 0, 1);
         step.slope = ((median(runner, &lease, long - 1, 1) - step.base) / long as f64).max(0.0);
+        if let Some(kept) = kept {
+            return Self { curve: kept.curve, ..step };
+        }
         for index in 1..ROWS.len() {
             let (rows, before) = (ROWS[index], step.curve[index - 1]);
             step.curve[index] = if rows <= 8 || rows < 2 * max_streams {
@@ -74,6 +81,38 @@ impl PlainStep {
         Costs { rows: std::array::from_fn(|rows| if rows == 0 { 0.0 } else { share(rows) / unit }) }
     }
 
+    /// Takes in a pass of the whole model over some rows of one stream that had the machine to itself.
+    pub fn observe_rows(&mut self, rows: usize, context: usize, seconds: f64) {
+        let found = seconds / (self.base + self.slope * context as f64);
+        let expected = self.rows(rows);
+        // As above: what took several times as long was interrupted.
+        if !(found.is_finite() && found < 3.0 * expected) {
+            return;
+        }
+        let above = ROWS.iter().position(|&measured| measured >= rows).unwrap_or(ROWS.len() - 1);
+        let nearest =
+            if above > 1 && rows - ROWS[above - 1] < ROWS[above] - rows { above - 1 } else { above };
+        if nearest > 0 {
+            self.curve[nearest] *= 1.0 + WEIGHT * (found / expected - 1.0);
+            // More rows never cost less.
+            for index in 1..ROWS.len() {
+                self.curve[index] = self.curve[index].max(self.curve[index - 1]);
+            }
+        }
+    }
+
+    /// Whether it can be what was once measured.
+    pub(super) fn is_plausible(&self) -> bool {
+        let ascends = self.curve.windows(2).all(|pair| pair[0] <= pair[1]);
+        self.base > 0.0
+            && self.base.is_finite()
+            && self.slope >= 0.0
+            && self.slope.is_finite()
+            && ascends
+            && self.curve[0] == 1.0
+            && self.curve[ROWS.len() - 1].is_finite()
+    }
+
     /// Takes in a plain step of one stream that had the machine to itself.
     pub fn observe(&mut self, context: usize, seconds: f64) {
         let expected = self.seconds(context, 1);
@@ -105,14 +144,33 @@ fn median(runner: &mut Runner, lease: &PageLease, position: usize, rows: usize) 
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
+pub(super) mod testing {
+    use super::PlainStep;
 
-    const STEP: PlainStep = PlainStep {
+    pub(in crate::engine) const STEP: PlainStep = PlainStep {
         base: 0.010,
         slope: 0.00001,
         curve: [1.0, 1.2, 1.4, 1.6, 1.8, 2.0, 2.2, 2.4, 3.2, 4.0, 8.0, 16.0],
     };
+}
+
+#[cfg(test)]
+mod tests {
+    use super::testing::STEP;
+
+    #[test]
+    fn rows_follow_what_passes_take() {
+        let mut step = STEP;
+        for _ in 0..100 {
+            step.observe_rows(4, 100, 0.011 * 2.0);
+        }
+        assert!((step.rows(4) - 2.0).abs() < 0.01, "{step:?}");
+        assert!(step.rows(5) >= step.rows(4) && step.is_plausible(), "{step:?}");
+        let before = step;
+        step.observe_rows(4, 100, 1.0);
+        step.observe_rows(1, 100, 0.02);
+        assert_eq!(step, before, "an interruption, and a plain step, say nothing about rows");
+    }
 
     #[test]
     fn follows_steps_and_ignores_interruptions() {

@@ -84,11 +84,18 @@ fn attempt(
     let pass = AssertUnwindSafe(|| -> PassOutput<'_> { { runner }.run(&groups) });
     let Ok(output) = catch_unwind(pass) else { return false };
     drop(groups);
+    let rows_in_pass = rows.iter().map(Vec::len).sum();
     drop(rows);
     if let [(index, Work::Plain(_))] = jobs {
         let baseline = &mut betting.baseline;
         baseline.observe(streams[*index].context(), output.seconds);
         record::plain_step_seconds(baseline.seconds(streams[*index].context(), 1));
+    }
+    // Rows of a draft enter late and cost less.
+    if let [(index, Work::Verify)] = jobs
+        && streams[*index].entered_rows(Work::Verify).entered == 0
+    {
+        betting.baseline.observe_rows(rows_in_pass, streams[*index].context(), output.seconds);
     }
     if let Some(learner) = &mut betting.learner {
         learner.observe_pass(output.seconds);

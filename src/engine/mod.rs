@@ -10,6 +10,7 @@ mod account;
 mod baseline;
 mod batch;
 mod bets;
+mod cost_file;
 mod cycle;
 mod drafter;
 mod event;
@@ -25,6 +26,7 @@ mod trial;
 mod worker;
 
 pub use baseline::PlainStep;
+pub use cost_file::CostFile;
 pub use event::{
     ArmUse, CommittedToken, Delta, Event, FinishReason, Finished, GenerationError, PhaseTime, PhaseTimes,
     PlanSummary, SpeculationStats, Started, Timing, Usage,

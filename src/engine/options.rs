@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::cost_file::CostFile;
 use crate::adapt::FrontierPlan;
 use crate::drafting::SkipSet;
 use crate::kernels::KvPrecision;
@@ -31,6 +32,8 @@ pub struct EngineOptions {
     pub frontier: Vec<FrontierPlan>,
     /// Whether bridges are learned from the streams that are served.
     pub learn_bridges: bool,
+    /// Where costs are kept between runs, if they are to be.
+    pub cost_file: Option<CostFile>,
     /// Cap on the draft length of a stream that names none.
     pub max_draft_tokens: usize,
     /// Draft probability below which drafting stops.

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use super::baseline::PlainStep;
 use super::batch;
 use super::bets::Betting;
+use super::cost_file::CostFile;
 use super::event::GenerationError;
 use super::handle::{CancelFlag, GenerationStream, Submit, SubmitError};
 use super::learner::Learner;
@@ -76,7 +77,8 @@ impl Engine {
         };
         let mut runner = Runner::with_options(model, runner_options);
         let pages = PagePool::new(total_pages);
-        let baseline = PlainStep::measure(&mut runner, &pages, options.max_streams);
+        let kept = options.cost_file.as_ref().and_then(CostFile::read);
+        let baseline = PlainStep::measure(&mut runner, &pages, options.max_streams, kept);
         record::plain_step_seconds(baseline.seconds(0, 1));
         let (commands, receiver) = sync_channel(options.max_waiting.max(1));
         let shared = Arc::new(Shared::default());
@@ -184,6 +186,11 @@ impl Worker {
         }
         self.running.clear();
         self.report();
+        if let Some(file) = &self.options.cost_file
+            && let Err(error) = file.write(self.betting.baseline)
+        {
+            tracing::warn!(path = %file.path.display(), %error, "what passes cost could not be kept; see engine.state_folder");
+        }
     }
 
     /// Takes new requests; blocks while there is nothing else to do. Returns false when nobody can submit any more.

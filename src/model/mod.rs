@@ -12,6 +12,7 @@ mod ids;
 mod pages;
 mod pass;
 mod runner;
+mod scratch;
 mod weights;
 
 use std::sync::Arc;

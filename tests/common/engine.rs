@@ -37,6 +37,7 @@ pub fn options(loaded: &Loaded) -> EngineOptions {
         default_skip_set: SkipSet::empty(loaded.model.config().layers),
         frontier: Vec::new(),
         learn_bridges: true,
+        cost_file: None,
         max_draft_tokens: 4,
         confidence_threshold: 0.0,
     }

@@ -1,0 +1,66 @@
+//! What passes cost on this host, kept from one run of the service to the next.
+
+use std::fs;
+use std::io;
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use super::baseline::PlainStep;
+
+/// Where the costs of one model on one machine are kept.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct CostFile {
+    /// The file.
+    pub path: PathBuf,
+    /// Model, processor, threads and instruction set: costs under another key are of no use.
+    pub key: String,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Kept {
+    key: String,
+    plain_step: PlainStep,
+}
+
+// === impl CostFile ===
+
+impl CostFile {
+    /// What was kept, if it is of this key and makes sense. A file that can't be read is as good as none: costs are measured then.
+    pub(super) fn read(&self) -> Option<PlainStep> {
+        let kept: Kept = serde_json::from_slice(&fs::read(&self.path).ok()?).ok()?;
+        (kept.key == self.key && kept.plain_step.is_plausible()).then_some(kept.plain_step)
+    }
+
+    /// Keeps `plain_step`, whole or not at all.
+    pub(super) fn write(&self, plain_step: PlainStep) -> io::Result<()> {
+        let folder = self.path.parent().ok_or(io::ErrorKind::InvalidInput)?;
+        fs::create_dir_all(folder)?;
+        let mut file = tempfile::NamedTempFile::new_in(folder)?;
+        serde_json::to_writer(&mut file, &Kept { key: self.key.clone(), plain_step })?;
+        file.persist(&self.path)?;
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::baseline::testing::STEP;
+
+    #[test]
+    fn costs_come_back_under_their_key_only() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("state").join("costs.json");
+        let file = CostFile { path: path.clone(), key: "a model, a machine".to_owned() };
+        assert_eq!(file.read(), None, "nothing was kept yet");
+        file.write(STEP).unwrap();
+        assert_eq!(file.read(), Some(STEP));
+        assert_eq!(CostFile { key: "another".to_owned(), ..file.clone() }.read(), None);
+        for damaged in ["", "{}", "[1", &fs::read_to_string(&path).unwrap().replace("0.01", "-1.0")] {
+            fs::write(&path, damaged).unwrap();
+            assert_eq!(file.read(), None, "{damaged}");
+        }
+        assert!(CostFile { path: "/".into(), key: String::new() }.write(STEP).is_err());
+    }
+}
