@@ -22,6 +22,8 @@ pub use fold::Fold;
 pub use frontier::{FrontierError, frontier};
 pub use knowledge::{FrontierPlan, Knowledge, PlanKnowledge, StreamOffsets, ngram_bin};
 pub use moments::{Moments, MomentsShapeError};
+#[cfg(test)]
+pub(crate) use profile::testing;
 pub use profile::{
     AcceptanceCount, AcceptancePrior, BridgeKind, Measurement, Profile, ProfileBridge, ProfileError,
     ProfilePlan, ProfiledModel,

@@ -273,16 +273,8 @@ fn format_error(error: impl std::fmt::Display) -> ProfileError {
 
 #[cfg(test)]
 mod tests {
-    use super::super::acceptance::BINS;
-    use super::super::profile::{AcceptanceCount, BridgeKind};
+    use super::super::profile::{BridgeKind, testing};
     use super::*;
-
-    fn prior() -> AcceptancePrior {
-        AcceptancePrior {
-            positions: vec![AcceptanceCount { drafted: 10.0, accepted: 7.5 }],
-            confidence: vec![AcceptanceCount::default(); BINS],
-        }
-    }
 
     fn plan(rank: Option<usize>) -> ProfilePlan {
         // Numbers that half precision holds.
@@ -293,37 +285,18 @@ mod tests {
             weights: BridgeWeights { bias: numbers(8), down: numbers(8 * rank), up: numbers(8 * rank) },
         };
         ProfilePlan {
-            name: "a plan".to_owned(),
             skipped: vec![3, 4, 6],
             bridges: rank.map(bridge).into_iter().collect(),
             draft_vocabulary: 4,
-            max_draft_tokens: 4,
-            confidence_threshold: 0.5,
-            cost: 0.5,
-            speedup: 1.2,
-            prior: prior(),
+            ..testing::profile().plans.remove(0)
         }
     }
 
     fn profile() -> Profile {
         Profile {
-            model: ProfiledModel {
-                name: "m.gguf".to_owned(),
-                fingerprint: "0f".repeat(32),
-                layers: 5,
-                hidden: 8,
-                vocabulary: 6,
-            },
-            tokens: 1000,
-            relevance: (0..10).map(|index| (index > 1).then_some(0.5)).collect(),
             plans: vec![plan(None), plan(Some(0)), plan(Some(2))],
-            measurements: vec![Measurement {
-                name: "x".to_owned(),
-                kind: BridgeKind::Bias,
-                cost: 0.5,
-                acceptance: 0.7,
-            }],
             vocabulary_order: vec![TokenId(5), TokenId(1)],
+            ..testing::profile()
         }
     }
 

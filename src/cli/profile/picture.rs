@@ -93,60 +93,13 @@ fn drawing(error: impl std::fmt::Display) -> anyhow::Error {
     anyhow!("{error}")
 }
 
-/// A profile for tests.
-#[cfg(test)]
-pub(super) mod testing {
-    use super::*;
-    use crate::adapt::{
-        AcceptanceCount, AcceptancePrior, BINS, BridgeWeights, ProfileBridge, ProfilePlan, ProfiledModel,
-    };
-
-    pub(in crate::cli::profile) fn profile() -> Profile {
-        let weights = BridgeWeights { bias: vec![0.0; 8], down: vec![0.0; 16], up: vec![0.0; 16] };
-        let counts =
-            [(10.0, 8.0), (10.0, 6.0)].map(|(drafted, accepted)| AcceptanceCount { drafted, accepted });
-        let plan = ProfilePlan {
-            name: "layers 1-2, rank 2".to_owned(),
-            skipped: (2..6).collect(),
-            bridges: vec![ProfileBridge { first: 2, end: 6, weights }],
-            draft_vocabulary: 3,
-            max_draft_tokens: 4,
-            confidence_threshold: 0.5,
-            cost: 0.5,
-            speedup: 1.25,
-            prior: AcceptancePrior {
-                positions: counts.to_vec(),
-                confidence: vec![AcceptanceCount::default(); BINS],
-            },
-        };
-        let measurement =
-            |kind, acceptance| Measurement { name: "x".to_owned(), kind, cost: 0.5, acceptance };
-        Profile {
-            model: ProfiledModel {
-                name: "m.gguf".to_owned(),
-                fingerprint: "0f".repeat(32),
-                layers: 5,
-                hidden: 8,
-                vocabulary: 6,
-            },
-            tokens: 1000,
-            relevance: [0.0, 0.0, 0.9, 0.1, 0.9, 0.8, 0.9, 1.0, 0.0, 0.0]
-                .map(|relevance| (relevance > 0.0).then_some(relevance))
-                .to_vec(),
-            plans: vec![plan],
-            measurements: vec![measurement(BridgeKind::Identity, 0.4), measurement(BridgeKind::LowRank, 0.7)],
-            vocabulary_order: Vec::new(),
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn the_picture_names_its_series() {
-        let profile = testing::profile();
+        let profile = crate::adapt::testing::profile();
         profile.check().unwrap();
         let picture = svg(&profile).unwrap();
         assert!(picture.starts_with("<svg") && picture.trim_end().ends_with("</svg>"));

@@ -61,7 +61,7 @@ fn level(relevance: f32) -> char {
 
 #[cfg(test)]
 mod tests {
-    use super::super::picture::testing::profile;
+    use crate::adapt::testing::profile;
     use super::*;
 
     #[test]
