@@ -61,8 +61,8 @@ fn level(relevance: f32) -> char {
 
 #[cfg(test)]
 mod tests {
-    use crate::adapt::testing::profile;
     use super::*;
+    use crate::adapt::testing::profile;
 
     #[test]
     fn the_table_has_a_line_for_each_plan() {

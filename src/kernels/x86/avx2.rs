@@ -6,8 +6,8 @@ use super::super::activations::Activations;
 use super::super::lanes::{Kernel, Lanes};
 use super::super::layout::{COLUMNS, Layout};
 use super::super::packed::PackedMatrix;
-use super::Registers;
 use super::blocks::{broadcast, for_vectors, vector};
+use super::{Registers, TileKernel};
 
 /// Proof that this CPU has AVX2, FMA and F16C.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -190,6 +190,18 @@ impl Registers for Ymm {
         // A brain float is the upper half of a single.
         load_brain(at, 16) -> __m256 =
             _mm256_castsi256_ps(_mm256_slli_epi32::<16>(_mm256_cvtepu16_epi32(_mm_loadu_si128(at))));
+    }
+
+    #[inline(always)]
+    unsafe fn call<K: TileKernel<Self>>(kernel: K) {
+        #[target_feature(enable = "avx2,fma,f16c")]
+        #[inline(never)]
+        unsafe fn outlined<K: TileKernel<Ymm>>(kernel: K) {
+            // SAFETY: as the caller vouches.
+            unsafe { kernel.run() }
+        }
+        // SAFETY: as the caller vouches.
+        unsafe { outlined(kernel) }
     }
 
     by_value! {

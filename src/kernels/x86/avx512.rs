@@ -8,7 +8,7 @@ use super::super::layout::{COLUMNS, Layout};
 use super::super::packed::PackedMatrix;
 use super::avx2::Avx2;
 use super::blocks::{broadcast, for_vectors, vector};
-use super::{Registers, instructions};
+use super::{Registers, TileKernel, instructions};
 
 /// Proof that this CPU has AVX-512 F, BW, VL and VNNI beside AVX2.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -72,6 +72,18 @@ impl Registers for Zmm {
     type Int = __m512i;
     type Float = __m512;
     const ROWS: usize = 8;
+
+    #[inline(always)]
+    unsafe fn call<K: TileKernel<Self>>(kernel: K) {
+        #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vnni")]
+        #[inline(never)]
+        unsafe fn outlined<K: TileKernel<Zmm>>(kernel: K) {
+            // SAFETY: as the caller vouches.
+            unsafe { kernel.run() }
+        }
+        // SAFETY: as the caller vouches.
+        unsafe { outlined(kernel) }
+    }
 
     instructions! {
         load(at: *const u8) -> __m512i = _mm512_loadu_si512(at.cast());

@@ -1,19 +1,21 @@
 //! The tile kernel on vector registers. The x86 instruction sets share its loops and differ in the registers they run on.
 //!
-//! Everything is `#[inline(always)]` and generic, so that it is compiled inside the entry points of [`avx2`] and [`avx512`] with
+//! Everything is `#[inline(always)]` and generic, so that it is compiled inside [`Registers::call`] of [`avx2`] and [`avx512`], with
 //! their instructions enabled.
+
+use std::marker::PhantomData;
 
 pub(super) mod avx2;
 pub(super) mod avx512;
 mod blocks;
 mod floats;
 
-use super::activations::Activations;
+use super::activations::{Activations, Quantized};
 use super::layout::{COLUMNS, Layout, for_layout};
 use super::packed::PackedMatrix;
 use super::weight_type::WeightType;
 use blocks::{blocks32, blocks256};
-use floats::{Brain, Half, Single, floats};
+use floats::{Brain, Float, Half, Single, floats};
 
 /// How far ahead of its use a weight is fetched, in bytes: at 15 GB/s a core, 2 KiB are more than the latency of memory.
 const PREFETCH: usize = 2048;
@@ -62,6 +64,11 @@ trait Registers {
     unsafe fn mul(a: Self::Float, b: Self::Float) -> Self::Float;
     unsafe fn mul_add(a: Self::Float, b: Self::Float, c: Self::Float) -> Self::Float;
 
+    /// Runs a kernel as a function of its own: all layouts and row counts in one function would take compilers minutes.
+    unsafe fn call<K: TileKernel<Self>>(kernel: K)
+    where
+        Self: Sized;
+
     /// For each row, the sums over the 32 inputs of a group of unsigned codes of up to 8 bits times signed 8-bit activations. `planes` has
     /// `L::PLANES` readable bytes and each of `codes` 32.
     unsafe fn sums<L: Layout, const R: usize>(planes: *const u8, codes: [*const i8; R]) -> [Self::Int; R];
@@ -73,6 +80,60 @@ trait Registers {
         codes: [*const i8; R],
         scales: (Self::Int, Self::Int),
     ) -> [Self::Int; R];
+}
+
+/// The kernel of one layout and row count, with its arguments.
+trait TileKernel<V: Registers> {
+    /// # Safety
+    /// The CPU has what `V` needs, and the arguments are as the kernel's function wants them.
+    unsafe fn run(self);
+}
+
+/// [`blocks32`] with its arguments.
+struct Blocks32<'a, L, const R: usize>(
+    &'a [u8],
+    &'a Quantized,
+    usize,
+    usize,
+    &'a mut [[f32; COLUMNS]],
+    PhantomData<L>,
+);
+
+/// [`blocks256`] with its arguments.
+struct Blocks256<'a, L, const R: usize>(
+    &'a [u8],
+    &'a Quantized,
+    usize,
+    usize,
+    &'a mut [[f32; COLUMNS]],
+    PhantomData<L>,
+);
+
+/// [`floats`] with its arguments.
+struct Floats<'a, F, const R: usize>(&'a [u8], &'a [f32], usize, &'a mut [[f32; COLUMNS]], PhantomData<F>);
+
+impl<V: Registers, L: Layout, const R: usize> TileKernel<V> for Blocks32<'_, L, R> {
+    #[inline(always)]
+    unsafe fn run(self) {
+        // SAFETY: as the caller vouches.
+        unsafe { blocks32::<V, L, R>(self.0, self.1, self.2, self.3, self.4) }
+    }
+}
+
+impl<V: Registers, L: Layout, const R: usize> TileKernel<V> for Blocks256<'_, L, R> {
+    #[inline(always)]
+    unsafe fn run(self) {
+        // SAFETY: as the caller vouches.
+        unsafe { blocks256::<V, L, R>(self.0, self.1, self.2, self.3, self.4) }
+    }
+}
+
+impl<V: Registers, F: Float, const R: usize> TileKernel<V> for Floats<'_, F, R> {
+    #[inline(always)]
+    unsafe fn run(self) {
+        // SAFETY: as the caller vouches.
+        unsafe { floats::<V, F, R>(self.0, self.1, self.2, self.3) }
+    }
 }
 
 /// Outputs of tile `tile` for the activation rows `row..row + out.len()`.
@@ -106,21 +167,21 @@ unsafe fn row_block<V: Registers>(
     out: &mut [[f32; COLUMNS]],
 ) {
     macro_rules! by_rows {
-        ($function:ident, [$($type:ty),*], $($argument:expr),*) => {
+        ($kernel:ident, $type:ty, $($argument:expr),*) => {
             // SAFETY: the promises of the callees are the caller's; `Activations` sized its buffers for the width.
             unsafe {
                 match out.len() {
                     0 => {}
-                    1 => $function::<$($type,)* 1>($($argument),*, out),
-                    2 => $function::<$($type,)* 2>($($argument),*, out),
-                    3 => $function::<$($type,)* 3>($($argument),*, out),
-                    4 => $function::<$($type,)* 4>($($argument),*, out),
+                    1 => V::call($kernel::<$type, 1>($($argument),*, out, PhantomData)),
+                    2 => V::call($kernel::<$type, 2>($($argument),*, out, PhantomData)),
+                    3 => V::call($kernel::<$type, 3>($($argument),*, out, PhantomData)),
+                    4 => V::call($kernel::<$type, 4>($($argument),*, out, PhantomData)),
                     // Never reached, nor compiled, where four rows fill the registers.
                     rows if V::ROWS > 4 => match rows {
-                        5 => $function::<$($type,)* 5>($($argument),*, out),
-                        6 => $function::<$($type,)* 6>($($argument),*, out),
-                        7 => $function::<$($type,)* 7>($($argument),*, out),
-                        _ => $function::<$($type,)* 8>($($argument),*, out),
+                        5 => V::call($kernel::<$type, 5>($($argument),*, out, PhantomData)),
+                        6 => V::call($kernel::<$type, 6>($($argument),*, out, PhantomData)),
+                        7 => V::call($kernel::<$type, 7>($($argument),*, out, PhantomData)),
+                        _ => V::call($kernel::<$type, 8>($($argument),*, out, PhantomData)),
                     },
                     _ => {}
                 }
@@ -132,13 +193,13 @@ unsafe fn row_block<V: Registers>(
     for_layout!(
         kind,
         match kind {
-            WeightType::F16 => by_rows!(floats, [V, Half], tile, values, width),
-            WeightType::BF16 => by_rows!(floats, [V, Brain], tile, values, width),
-            _ => by_rows!(floats, [V, Single], tile, values, width),
+            WeightType::F16 => by_rows!(Floats, Half, tile, values, width),
+            WeightType::BF16 => by_rows!(Floats, Brain, tile, values, width),
+            _ => by_rows!(Floats, Single, tile, values, width),
         },
         |L| match kind.block_len() {
-            32 => by_rows!(blocks32, [V, L], tile, inputs.block32(), row, width),
-            _ => by_rows!(blocks256, [V, L], tile, inputs.block256(), row, width),
+            32 => by_rows!(Blocks32, L, tile, inputs.block32(), row, width),
+            _ => by_rows!(Blocks256, L, tile, inputs.block256(), row, width),
         }
     );
 }
