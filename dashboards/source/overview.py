@@ -7,7 +7,7 @@ from promql import SELECTED, mean, quantile, total, value
 LEVELS = (0.5, 0.9, 0.99)
 REFUSED = 'code="RESOURCE_EXHAUSTED"'
 # The other codes are the callers' doing; these are the service's.
-FAULTS = 'code=~"INTERNAL|UNKNOWN|DATA_LOSS|UNAVAILABLE"'
+FAULTS = 'code=~"INTERNAL|UNKNOWN|DATA_LOSS"'
 
 
 def quantiles(metric: str) -> tuple[Query, ...]:
@@ -24,8 +24,8 @@ NOW = Row("Now", (
     stat("Requests", "Calls that ended, a second.", total("requests_total"), "reqps", decimals=2),
     stat("Tokens", "Tokens generated, a second. A request counts when it ends.",
          total("generation_tokens_total"), "tok/s", decimals=0),
-    stat("Service errors", "Share of calls that failed by a fault of the service: INTERNAL, UNKNOWN, DATA_LOSS or "
-         "UNAVAILABLE.", f"({total('requests_total', FAULTS)} or vector(0)) / ({total('requests_total')} > 0)",
+    stat("Service errors", "Share of calls that failed by a fault of the service: INTERNAL, UNKNOWN or "
+         "DATA_LOSS.", f"({total('requests_total', FAULTS)} or vector(0)) / ({total('requests_total')} > 0)",
          "percentunit", decimals=2, thresholds=((0.001, YELLOW), (0.01, RED))),
     stat("First token, p90", "Nine of ten requests get their first token faster than this.",
          quantile(0.9, "time_to_first_token_seconds"), "s", thresholds=((1, YELLOW), (5, RED))),
@@ -43,7 +43,7 @@ TRAFFIC = Row("Traffic", (
     Panel("Calls by method", "Calls that ended, a second.",
           (Query(total("requests_total", by="method"), "{{method}}"),), "reqps", width=6),
     Panel("Calls that failed, by code", "Calls that ended with another code than OK, a second. INVALID_ARGUMENT, "
-          "CANCELLED and DEADLINE_EXCEEDED are the callers' doing, RESOURCE_EXHAUSTED is a full queue.",
+          "CANCELLED and DEADLINE_EXCEEDED are the callers' doing; RESOURCE_EXHAUSTED is a full queue, UNAVAILABLE a replica that drains.",
           (Query(total("requests_total", 'code!="OK"', by="code"), "{{code}}"),), "reqps", width=6,
           may_be_empty="every call succeeded"),
     Panel("Generations by how they ended", "eos: the model ended; stop: a stop string or token; length: the limit; "
