@@ -4,11 +4,8 @@ import json
 import sys
 from pathlib import Path
 
-import overview
-import replicas
-import speculation
+from boards import BOARDS
 
-BOARDS = (overview.BOARD, speculation.BOARD, replicas.BOARD)
 FOLDER = Path(__file__).resolve().parents[1]
 
 

@@ -12,10 +12,10 @@ DATA_SOURCE = {"type": "prometheus", "uid": "${datasource}"}
 TAG = "skipstone"
 
 # How tables name labels.
-LABEL_HEADINGS = {"instance": "Replica", "model": "Model", "version": "Version", "alertname": "Alert",
+LABEL_HEADINGS = {"instance": "Replica", "model": "Model", "version": "Version", "job": "Job", "alertname": "Alert",
                   "alertstate": "State", "severity": "Severity"}
 
-GREEN, YELLOW, ORANGE, RED, BLUE = "green", "yellow", "orange", "red", "blue"
+GREEN, YELLOW, ORANGE, RED, BLUE, PURPLE = "green", "yellow", "orange", "red", "blue", "purple"
 
 
 @dataclass(frozen=True)
@@ -48,6 +48,8 @@ class Panel:
     low_is_bad: bool = False
     # Why a healthy service may have nothing to show here; empty if it always has.
     may_be_empty: str = ""
+    # Series that have the same colour wherever they are.
+    colors: dict[str, str] = field(default_factory=dict)
     # For tables: the heading and unit of the column of each query; a query without a heading adds its labels only.
     columns: tuple[tuple[str, str], ...] = ()
     # For heat maps: what the vertical axis counts.
@@ -118,7 +120,7 @@ def variables() -> list[dict[str, Any]]:
 def label_variable(name: str, label: str, selector: str) -> dict[str, Any]:
     """A choice among the values of a label."""
     query = f"label_values(skipstone_requests_running{selector}, {name})"
-    return {"type": "query", "name": name, "label": label, "datasource": DATA_SOURCE, "definition": query,
+    return {"type": "query", "name": name, "label": label, "datasource": DATA_SOURCE,
             "query": {"qryType": 1, "query": query, "refId": "PrometheusVariableQueryEditor-VariableQuery"},
             "current": {"text": ["All"], "value": ["$__all"]}, "includeAll": True, "multi": True,
             "hide": 0, "options": [], "refresh": 2, "regex": "", "skipUrlSync": False, "sort": 1}
@@ -192,9 +194,11 @@ def field_defaults(panel: Panel) -> dict[str, Any]:
 
 
 def overrides(panel: Panel) -> list[dict[str, Any]]:
-    """The units of a table's columns."""
-    return [{"matcher": {"id": "byName", "options": name}, "properties": [{"id": "unit", "value": unit}]}
-            for name, unit in panel.columns if unit]
+    """The units of a table's columns, and the colours of series by name."""
+    units = [(name, {"id": "unit", "value": unit}) for name, unit in panel.columns if unit]
+    colors = [(name, {"id": "color", "value": {"mode": "fixed", "fixedColor": color}})
+              for name, color in panel.colors.items()]
+    return [{"matcher": {"id": "byName", "options": name}, "properties": [change]} for name, change in (*units, *colors)]
 
 
 def timeseries_options(_: Panel) -> dict[str, Any]:
@@ -205,14 +209,13 @@ def timeseries_options(_: Panel) -> dict[str, Any]:
 def stat_options(_: Panel) -> dict[str, Any]:
     return {"reduceOptions": {"calcs": ["lastNotNull"], "fields": "", "values": False}, "colorMode": "value",
             "graphMode": "none", "justifyMode": "auto", "orientation": "auto", "textMode": "auto",
-            "wideLayout": True, "showPercentChange": False, "percentChangeColorMode": "standard"}
+            "wideLayout": True, "showPercentChange": False}
 
 
 def bargauge_options(_: Panel) -> dict[str, Any]:
     return {"reduceOptions": {"calcs": ["lastNotNull"], "fields": "", "values": False}, "displayMode": "basic",
             "orientation": "horizontal", "valueMode": "color", "namePlacement": "left", "showUnfilled": True,
-            "sizing": "auto", "minVizWidth": 8, "minVizHeight": 10, "maxVizHeight": 40,
-            "legend": {"displayMode": "list", "placement": "bottom", "showLegend": False, "calcs": []}}
+            "sizing": "auto", "minVizWidth": 8, "minVizHeight": 10, "maxVizHeight": 40}
 
 
 def heatmap_options(panel: Panel) -> dict[str, Any]:
@@ -227,8 +230,7 @@ def heatmap_options(panel: Panel) -> dict[str, Any]:
 
 
 def table_options(_: Panel) -> dict[str, Any]:
-    return {"showHeader": True, "cellHeight": "sm",
-            "footer": {"show": False, "reducer": ["sum"], "countRows": False, "fields": ""}}
+    return {"showHeader": True, "cellHeight": "sm", "footer": {"show": False, "reducer": []}}
 
 
 def table_transformations(panel: Panel) -> list[dict[str, Any]]:

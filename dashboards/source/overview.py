@@ -1,7 +1,7 @@
 """The overview: traffic, errors, latency, and how full the replicas are."""
 
 from grafana import GREEN, RED, YELLOW, Board, Panel, Query, Row
-from phases import time_by_phase
+from phases import COLORS, time_by_phase
 from promql import SELECTED, mean, quantile, total, value
 
 LEVELS = (0.5, 0.9, 0.99)
@@ -43,7 +43,8 @@ TRAFFIC = Row("Traffic", (
     Panel("Calls by method", "Calls that ended, a second.",
           (Query(total("requests_total", by="method"), "{{method}}"),), "reqps", width=6),
     Panel("Calls that failed, by code", "Calls that ended with another code than OK, a second. INVALID_ARGUMENT, "
-          "CANCELLED and DEADLINE_EXCEEDED are the callers' doing; RESOURCE_EXHAUSTED is a full queue, UNAVAILABLE a replica that drains.",
+          "CANCELLED and DEADLINE_EXCEEDED are the callers' doing; RESOURCE_EXHAUSTED is a full queue, "
+          "UNAVAILABLE a replica that drains.",
           (Query(total("requests_total", 'code!="OK"', by="code"), "{{code}}"),), "reqps", width=6,
           may_be_empty="every call succeeded"),
     Panel("Generations by how they ended", "eos: the model ended; stop: a stop string or token; length: the limit; "
@@ -79,7 +80,8 @@ SATURATION = Row("Saturation", (
           (Query(f"max by (instance) ({value('kv_cache_usage_ratio')})", "{{instance}}"),), "percentunit",
           maximum=1, thresholds=((0.95, RED),)),
     Panel("Engine time by phase", "Share of the time, averaged over replicas. The gap to 100 % is idle time: without one, "
-          "the engines are saturated.", (Query(time_by_phase(), "{{phase}}"),), "percentunit", stacked=True, maximum=1),
+          "the engines are saturated.", (Query(time_by_phase(), "{{phase}}"),), "percentunit", stacked=True, maximum=1,
+          colors=COLORS),
     Panel("Steps of the batch", "Passes of the engines, a second. None while requests run: an engine is stalled.",
           (Query(total("engine_steps_total"), "steps"),), "ops"),
     Panel("Alerts", "Alerts of this service that are pending or firing. docs/operations.md has a section on each.",

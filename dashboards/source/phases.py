@@ -1,5 +1,6 @@
 """What the engine spends its time on: expressions that more than one board shows."""
 
+from grafana import BLUE, GREEN, ORANGE, PURPLE
 from promql import SELECTED, named, total
 
 # In the order of drawing, from the bottom up.
@@ -9,6 +10,7 @@ PHASES = {
     "draft": "spec_decode_draft_seconds_total",
     "verify": "spec_decode_verify_seconds_total",
 }
+COLORS = {"prefill": PURPLE, "plain": ORANGE, "draft": BLUE, "verify": GREEN}
 
 
 def time_by_phase() -> str:

@@ -1,7 +1,7 @@
 """Speculation: what drafting is worth, why, and what is drafted with."""
 
 from grafana import GREEN, Board, Panel, Query, Row
-from phases import PHASES
+from phases import COLORS, PHASES
 from promql import mean, named, quantile, share, share_of_all, total, value
 
 SPEEDUP, ACCEPTANCE = "spec_decode_speedup_ratio", "spec_decode_request_acceptance_ratio"
@@ -85,7 +85,7 @@ DRAFTING = Row("What is drafted", (
 TIME = Row("Where the time goes", (
     Panel("Decoding time by phase", "Draft steps, verify passes and plain steps as shares of all decoding time.",
           (Query(" or ".join(decode_share(phase) for phase in DECODING), "{{phase}}"),), "percentunit",
-          maximum=1, stacked=True, width=12),
+          maximum=1, stacked=True, width=12, colors=COLORS),
     Panel("Plain decoding by reason", "Seconds a second in which streams did not draft. request: the caller said so; folded: "
           "drafting lost and rests; no_gain: no bet looked better; length: no room to draft.",
           (Query(total("spec_decode_off_seconds_total", by="reason"), "{{reason}}"),), "percentunit",
