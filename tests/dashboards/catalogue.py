@@ -39,7 +39,6 @@ class Series:
     labels: frozenset[str]
     # Counters and the parts of histograms, which only rise: they need rate() or the like.
     rises: bool
-    announced: bool = False
 
 
 def catalogue() -> dict[str, tuple[str, tuple[str, ...]]]:
@@ -60,9 +59,8 @@ def arrived() -> list[str]:
 def known_series() -> dict[str, Series]:
     """All series that may be used, by name."""
     known = {name: Series(labels, rises=False) for name, labels in BUILT_IN.items()}
-    for announced, table in ((True, ANNOUNCED), (False, catalogue())):
-        for name, (kind, labels) in table.items():
-            known.update(series_of(name, kind, labels, announced))
+    for name, (kind, labels) in {**ANNOUNCED, **catalogue()}.items():
+        known.update(series_of(name, kind, labels))
     for rule in (rule for rules in RULES for rule in rules_of(rules) if "record" in rule):
         # The labels before the first colon are the ones that the rule keeps, by the convention for such names.
         kept = rule["record"].split(":")[0].split("_")
@@ -70,13 +68,13 @@ def known_series() -> dict[str, Series]:
     return known
 
 
-def series_of(name: str, kind: str, labels: tuple[str, ...], announced: bool) -> dict[str, Series]:
+def series_of(name: str, kind: str, labels: tuple[str, ...]) -> dict[str, Series]:
     """The series that a metric shows up as."""
     own = TARGET_LABELS | set(labels)
     if kind != "Histogram":
-        return {name: Series(own, kind == "Counter", announced)}
+        return {name: Series(own, kind == "Counter")}
     parts = {"_bucket": own | {"le"}, "_sum": own, "_count": own}
-    return {name + suffix: Series(frozenset(part), True, announced) for suffix, part in parts.items()}
+    return {name + suffix: Series(frozenset(part), True) for suffix, part in parts.items()}
 
 
 def rules_of(path: Path) -> list[dict]:

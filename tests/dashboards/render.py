@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from boards import BOARDS
-from catalogue import known_series
+from catalogue import ANNOUNCED
 from check_metrics import await_up
 from cluster import Cluster
 from draw import browser, page, photograph
@@ -29,7 +29,6 @@ from run import start
 JOB = "skipstone"
 # So that there are two scrapes before the load, and that its last requests are scraped.
 SETTLE_SECONDS = 2.5
-ANNOUNCED = {name for name, series in known_series().items() if series.announced}
 
 
 def main() -> int:
