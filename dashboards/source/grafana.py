@@ -171,7 +171,7 @@ def target(panel: Panel, query: Query, index: int) -> dict[str, Any]:
 def field_defaults(panel: Panel) -> dict[str, Any]:
     """Unit, limits and colours of the values."""
     below = RED if panel.low_is_bad else GREEN
-    steps = [{"color": below if panel.thresholds else BLUE, "value": None}]
+    steps: list[dict[str, Any]] = [{"color": below if panel.thresholds else BLUE, "value": None}]
     steps += [{"color": color, "value": limit} for limit, color in panel.thresholds]
     by_limits = panel.kind in ("stat", "bargauge")
     defaults: dict[str, Any] = {

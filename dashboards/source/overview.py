@@ -1,5 +1,7 @@
 """The overview: traffic, errors, latency, and how full the replicas are."""
 
+from typing import Any
+
 from grafana import GREEN, RED, YELLOW, Board, Panel, Query, Row
 from phases import COLORS, time_by_phase
 from promql import SELECTED, mean, quantile, total, value
@@ -14,7 +16,7 @@ def quantiles(metric: str) -> tuple[Query, ...]:
     return tuple(Query(quantile(level, metric), f"p{level * 100:g}") for level in LEVELS)
 
 
-def stat(title: str, description: str, expression: str, unit: str, **fields: object) -> Panel:
+def stat(title: str, description: str, expression: str, unit: str, **fields: Any) -> Panel:
     return Panel(title, description, (Query(expression),), unit, kind="stat", width=3, height=4, **fields)
 
 

@@ -1,5 +1,7 @@
 """The replicas side by side: one that differs from the others is the first thing to look at."""
 
+from typing import Any
+
 from grafana import GREEN, RED, Board, Panel, Query, Row
 from overview import FAULTS
 from phases import busy
@@ -9,7 +11,7 @@ NAME = "{{instance}}"
 ACCEPTED, DRAFTED = "spec_decode_num_accepted_tokens_total", "spec_decode_num_draft_tokens_total"
 
 
-def one(title: str, description: str, expression: str, unit: str, **fields: object) -> Panel:
+def one(title: str, description: str, expression: str, unit: str, **fields: Any) -> Panel:
     """A line for each replica."""
     return Panel(title, description, (Query(expression, NAME),), unit, **fields)
 

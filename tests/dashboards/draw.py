@@ -55,6 +55,7 @@ def photograph(html: Path, picture: Path, rows: int) -> None:
         # Chromium's sandbox refuses to run for root, as whom containers often run. The page is our own.
         command.insert(1, "--no-sandbox")
     done = subprocess.run(command, capture_output=True, text=True, timeout=BROWSER_SECONDS, check=False)
-    if f'drawn: {picture.stem}' not in done.stderr or not picture.exists():
+    # Charts are drawn after the page's own script has ended, so an error may follow its last words.
+    if f'"drawn: {picture.stem}"' not in done.stderr or "Uncaught" in done.stderr or not picture.exists():
         said = [line for line in done.stderr.splitlines() if "CONSOLE" in line] or done.stderr.splitlines()[-5:]
         raise NotDrawn(f"{html.name} was not drawn to its end: {' '.join(said)}")

@@ -23,7 +23,9 @@ SEVERITIES = {"warning", "critical"}
 
 
 def main() -> int:
-    known, faults, used = known_series(), [], set()
+    known = known_series()
+    faults: list[str] = []
+    used: set[str] = set()
     for name in arrived():
         faults.append(f"{name} is in the catalogue now: take it out of ANNOUNCED in {Path(__file__).parent}/catalogue.py")
     count = 0
@@ -79,10 +81,12 @@ def faults_of(expression: str, known: dict[str, Series], used: set[str]) -> Iter
         yield f"does not parse: {error}: {expression}"
         return
     for selector, inside_rate in selectors(tree, False):
-        series = known.get(selector.name)
-        used.add(selector.name)
+        # A selector may do without a name; the boards' don't.
+        name = selector.name or str(selector.matchers)
+        series = known.get(name)
+        used.add(name)
         if series is None:
-            yield f"uses {selector.name}, which is not in the catalogue"
+            yield f"uses {name}, which is not in the catalogue"
             continue
         for matcher in selector.matchers.matchers:
             if matcher.name not in series.labels:

@@ -94,7 +94,9 @@ def evaluated(board: Board, window: Window, phases: list[Phase], report: Report)
         if panel["type"] == "row":
             panels.append(place)
             continue
-        source, answers, excuses = next(sources), [], []
+        source = next(sources)
+        answers: list[list[Series]] = []
+        excuses: list[str] = []
         with report.check(f"{board.name}: {panel['title']}"):
             answers = answers_of(panel, source, window, excuses)
         for excuse in excuses:
