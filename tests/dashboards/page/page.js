@@ -25,8 +25,8 @@ function drawPanel(panel) {
     body.append(element("div", "empty", panel.empty ? `No data: ${panel.empty}` : "No data"));
     return;
   }
-  // The chart takes what the legend leaves, so the legend must have its lines before.
-  if (panel.kind === "timeseries" || panel.kind === "heatmap") legend.style.minHeight = "18px";
+  // A heat map's scale comes after it, and needs one line.
+  if (panel.kind === "heatmap") legend.style.minHeight = "18px";
   DRAW[panel.kind](panel, body, legend);
 }
 

@@ -76,6 +76,8 @@ function timeseries(panel, body, legend) {
   const range = () => [min ?? Math.min(0, ...drawn.flat().filter((value) => value !== null)),
     max ?? (top > (min ?? 0) ? (min ?? 0) + (top - (min ?? 0)) * 1.15 : (min ?? 0) + 1)];
   const colors = series.map((one, index) => NAMED[panel.colors[one.name]] ?? COLORS[index % COLORS.length]);
+  // The chart takes the room that its legend leaves.
+  series.forEach((one, index) => entry(legend, colors[index], one.name));
   const order = series.map((_, index) => index);
   // From the back: each pile hides what is below it of the one before.
   if (stacked) order.reverse();
@@ -94,7 +96,6 @@ function timeseries(panel, body, legend) {
     }))],
     hooks: { draw: [marks(panel)] },
   }, [moments, ...order.map((index) => drawn[index])], body);
-  series.forEach((one, index) => entry(legend, colors[index], one.name));
 }
 
 // Every 15 seconds of the load.
