@@ -78,7 +78,7 @@ DRAFTING = Row("What is drafted", (
           "tok/s"),
     Panel("Mean draft length", "Drafted tokens of a cycle that drafted.",
           (Query(by_source(DRAFTED, DRAFTS), "{{source}}"),), "none", decimals=1),
-    Panel("Draft length", "How many cycles drafted how many tokens.",
+    Panel("Draft length", "How many cycles a second drafted how many tokens; 0 is a plain step.",
           (Query(total("spec_decode_draft_length_bucket", by="le"), "{{le}}"),), "ops", kind="heatmap", axis="le"),
 ))
 
