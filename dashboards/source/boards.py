@@ -1,0 +1,7 @@
+"""All boards."""
+
+import overview
+import replicas
+import speculation
+
+BOARDS = (overview.BOARD, speculation.BOARD, replicas.BOARD)
