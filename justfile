@@ -36,6 +36,14 @@ cluster *arguments:
 check-deploy *arguments:
     scripts/check-deploy {{arguments}}
 
+# Write the Grafana dashboards from their source
+dashboards *arguments:
+    scripts/dashboards {{arguments}}
+
+# The dashboards under load, drawn into docs/images
+render-dashboards *arguments:
+    scripts/render-dashboards {{arguments}}
+
 # docs/api.md from the interface
 api-docs:
     scripts/api-docs
