@@ -180,7 +180,7 @@ impl Controller {
         let may_draft = self.allowed.plans && self.fold.drafts();
         let (plan, rate) = if may_draft { self.best_plan(odds, chain) } else { (0, 0.0) };
         self.rate = rate.max(1.0);
-        if self.allowed.ngram && found.tokens > 0 {
+        if found.tokens > 0 {
             let (tokens, value) = self.ngram_value(odds, chain, found);
             // Against a plain step or a cycle of the best plan, whose value at its own rate is zero.
             if tokens > 0 && value + 1.0 - self.rate * odds.costs.rows[1] > 0.0 {
@@ -203,7 +203,7 @@ impl Controller {
 
     /// A bet whatever the odds.
     fn any(&mut self, odds: Odds<'_>, found: Match) -> Bet {
-        if self.allowed.ngram && found.tokens > 0 {
+        if found.tokens > 0 {
             return Bet::Ngram(found.tokens);
         }
         if !self.allowed.plans || odds.knowledge.plans() == 0 {
@@ -216,7 +216,10 @@ impl Controller {
     /// Whether a token of this confidence, drafted by `plan` at the end of `chain`, is worth its row of the verify pass. The chain's survival takes it in.
     pub fn keeps(&self, odds: Odds<'_>, plan: usize, chain: &mut Chain, confidence: f32) -> bool {
         chain.survival *= self.acceptance(odds.knowledge, plan, confidence_bin(confidence));
-        self.allowed.always || chain.survival > self.rate * odds.costs.of_row(chain.drafted)
+        // What is tried is judged, or it would teach nothing.
+        self.allowed.always
+            || self.exploring
+            || chain.survival > self.rate * odds.costs.of_row(chain.drafted)
     }
 
     /// Whether one more draft step of `plan` is worth its time.
@@ -227,10 +230,9 @@ impl Controller {
 
     /// How many tokens of an n-gram match are worth their rows at the end of a chain.
     pub fn ngram_tail(&self, odds: Odds<'_>, chain: Chain, found: Match) -> usize {
-        match (self.allowed.ngram, self.allowed.always) {
-            (false, _) => 0,
-            (true, true) => found.tokens.min(chain.limit.saturating_sub(chain.drafted)),
-            (true, false) => self.ngram_value(odds, chain, found).0,
+        match self.allowed.always {
+            true => found.tokens.min(chain.limit.saturating_sub(chain.drafted)),
+            false => self.ngram_value(odds, chain, found).0,
         }
     }
 
@@ -250,6 +252,11 @@ impl Controller {
     /// How far the stream is off what all learned, for [`Knowledge`] to update.
     pub fn offsets(&mut self) -> &mut StreamOffsets {
         &mut self.own
+    }
+
+    /// Whether the last bet did not look best.
+    pub fn is_exploring(&self) -> bool {
+        self.exploring
     }
 
     /// Time lost to bets that did not look best, in plain steps.

@@ -307,7 +307,8 @@ mod tests {
     fn the_summary_says_rate_acceptance_and_speedup() {
         assert_eq!(
             Summary(&finished()).to_string(),
-            "5 tokens, 2.0 a second, the first after 0.25 s; 3 of 4 drafted tokens accepted (75 %), speedup 1.25"
+            "5 tokens, 2.0 a second, the first after 0.25 s; 3 of 4 drafted tokens accepted (75 %), speedup 1.25 \
+             (layers 2-5 x 2, no_gain 0.50 s)"
         );
         let mut plain = finished();
         plain.usage.completion_tokens = 1;

@@ -33,7 +33,8 @@ pub(super) struct Betting {
 /// The bets of one stream.
 pub(super) struct Bets {
     controller: Controller,
-    proposer: NgramProposer,
+    /// None for a stream without n-gram matches.
+    proposer: Option<NgramProposer>,
     /// Of the current cycle.
     bet: Bet,
     /// Which side of a plan's trial the current cycle is on.
@@ -102,10 +103,11 @@ impl Betting {
 impl Bets {
     /// For a stream with this prompt.
     pub(super) fn new(betting: &Betting, allowed: Allowed, prompt: &[TokenId]) -> Self {
-        let mut proposer = NgramProposer::new(MATCH_LENGTHS.0, MATCH_LENGTHS.1);
-        if allowed.ngram {
+        let proposer = allowed.ngram.then(|| {
+            let mut proposer = NgramProposer::new(MATCH_LENGTHS.0, MATCH_LENGTHS.1);
             proposer.extend(prompt);
-        }
+            proposer
+        });
         Self {
             controller: Controller::new(&betting.knowledge, allowed),
             proposer,
@@ -121,7 +123,9 @@ impl Bets {
     /// Places the bet of the next cycle, which may draft `limit` tokens; an n-gram match goes into `cycle` at once.
     pub(super) fn begin(&mut self, betting: &Betting, costs: &Costs, limit: usize, cycle: &mut Cycle) -> Bet {
         self.chain = Chain::new(limit);
-        let length = self.proposer.propose(self.chain.limit, &mut self.proposal);
+        self.proposal.clear();
+        let room = self.chain.limit;
+        let length = self.proposer.as_ref().map_or(0, |proposer| proposer.propose(room, &mut self.proposal));
         let found = Match { length, tokens: self.proposal.len() };
         self.bet = self.controller.choose(betting.odds(costs), self.chain, found);
         match self.bet {
@@ -149,8 +153,11 @@ impl Bets {
         let Some(room) = self.chain.limit.checked_sub(self.chain.drafted).filter(|&room| room > 0) else {
             return;
         };
-        let pending: Vec<TokenId> = cycle.tokens().collect();
-        let length = self.proposer.propose_after(&pending, room, &mut self.proposal);
+        self.proposal.clear();
+        let length = self.proposer.as_mut().map_or(0, |proposer| {
+            let pending: Vec<TokenId> = cycle.tokens().collect();
+            proposer.propose_after(&pending, room, &mut self.proposal)
+        });
         let found = Match { length, tokens: self.proposal.len() };
         let tail = self.controller.ngram_tail(betting.odds(costs), self.chain, found);
         if tail > 0 {
@@ -188,7 +195,7 @@ impl Bets {
 
     /// Takes in committed tokens.
     pub(super) fn commit(&mut self, tokens: &[TokenId]) {
-        self.proposer.extend(tokens);
+        self.proposer.iter_mut().for_each(|proposer| proposer.extend(tokens));
     }
 
     /// What it bet on so far: cycles by index of the plan.
@@ -199,6 +206,11 @@ impl Bets {
     /// Cycles that verified an n-gram match.
     pub(super) fn ngram_cycles(&self) -> usize {
         self.ngram_cycles
+    }
+
+    /// Whether the current cycle's bet does not look best.
+    pub(super) fn is_exploring(&self) -> bool {
+        self.controller.is_exploring()
     }
 
     /// Time lost to bets that did not look best, in plain steps.

@@ -110,13 +110,16 @@ impl Drafter {
         if self.cycle.is_idle() {
             match &mut self.policy {
                 Policy::Static => {}
-                Policy::Swift => self.take_plan(Arc::clone(betting.swift.plan()), betting.swift.steps()),
+                Policy::Swift => {
+                    let (plan, changes) = (Arc::clone(betting.swift.plan()), betting.swift.changes());
+                    self.take_plan(plan, changes, false);
+                }
                 Policy::Adaptive(bets) => match bets.begin(betting, costs, limit, &mut self.cycle) {
                     Bet::Plain(reason) => return Work::Plain(reason),
                     Bet::Ngram(_) => return Work::Verify,
                     Bet::Plan(index) => {
-                        let plan = betting.next_plan(index, bets);
-                        self.take_plan(plan, index);
+                        let (plan, tries) = (betting.next_plan(index, bets), bets.is_exploring());
+                        self.take_plan(plan, index, tries);
                     }
                 },
             }
@@ -129,10 +132,11 @@ impl Drafter {
         self.cap.min(left.saturating_sub(1))
     }
 
-    /// Plans of one frontier share their draft vocabulary, so the stream's extra tiles stay right.
-    fn take_plan(&mut self, plan: Arc<DraftPlan>, index: usize) {
+    /// Drafts by `plan` from now on, or only `tries` it for a cycle. Plans of one frontier share their draft vocabulary, so the stream's extra
+    /// tiles stay right.
+    fn take_plan(&mut self, plan: Arc<DraftPlan>, index: usize, tries: bool) {
         let Some(current) = &mut self.plan else { return };
-        if index != current.index {
+        if index != current.index && !tries {
             current.index = index;
             current.revision += 1;
             record::plan_changed(PlanChange::Bet);

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::drafting::{DraftPlan, SwiftSearch, matchness};
+use crate::drafting::{DraftPlan, SkipSet, SwiftSearch, matchness};
 use crate::kernels::PAGE_POSITIONS;
 use crate::model::{LogitsWanted, RowGroup, RowInput, Runner, SkipMask, TokenId};
 use crate::sampling::top_probability;
@@ -19,6 +19,8 @@ pub(super) struct Scratchpad {
 pub(super) struct Swift {
     search: SwiftSearch,
     plan: Arc<DraftPlan>,
+    /// How often the plan has changed.
+    changes: usize,
 }
 
 // === impl Scratchpad ===
@@ -67,8 +69,12 @@ impl Scratchpad {
 
 impl Swift {
     pub(super) fn new(search: SwiftSearch) -> Self {
-        let plan = Arc::new(DraftPlan::new(search.best().clone(), search.options().stop_threshold));
-        Self { search, plan }
+        let plan = Self::plan_of(&search);
+        Self { search, plan, changes: 0 }
+    }
+
+    fn plan_of(search: &SwiftSearch) -> Arc<DraftPlan> {
+        Arc::new(DraftPlan::new(search.best().clone(), search.options().stop_threshold))
     }
 
     /// The plan to draft with.
@@ -81,9 +87,9 @@ impl Swift {
         self.search.options().max_draft_tokens
     }
 
-    /// Skip sets scored so far.
-    pub(super) fn steps(&self) -> usize {
-        self.search.steps()
+    /// How often the plan has changed.
+    pub(super) fn changes(&self) -> usize {
+        self.changes
     }
 
     /// Whether a response of `generated` tokens is to be scored on.
@@ -101,11 +107,12 @@ impl Swift {
         first: usize,
     ) {
         let count = self.search.options().window + 1;
-        let Some(mask) = self.search.propose().map(crate::drafting::SkipSet::mask) else { return };
+        let Some(mask) = self.search.propose().map(SkipSet::mask) else { return };
         let drafted = scratchpad.draft(runner, pages, tokens, first, count, &mask);
         self.search.observe(matchness(&drafted, &tokens[first..]));
         if self.search.best() != self.plan.skip_set() {
-            *self = Self::new(self.search.clone());
+            self.plan = Self::plan_of(&self.search);
+            self.changes += 1;
         }
     }
 }

@@ -8,7 +8,7 @@ use crate::drafting::DraftPlan;
 const LEAST_JUDGED: u32 = 100;
 
 /// Judged tokens of each side after which the better one wins, however small the difference.
-const MOST_JUDGED: u32 = 600;
+const MOST_JUDGED: u32 = 400;
 
 /// Standard deviations that a difference takes to end the trial early. The trial is looked at again and again, so two would be too few.
 const DEVIATIONS: f64 = 3.0;

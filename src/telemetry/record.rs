@@ -361,12 +361,14 @@ mod tests {
             r#"skipstone_spec_decode_num_drafts_total{source="ngram"} 0"#,
             r#"skipstone_spec_decode_num_draft_tokens_total{source="layer_skip"} 7"#,
             r#"skipstone_spec_decode_num_accepted_tokens_total{source="layer_skip"} 3"#,
+            r#"skipstone_spec_decode_num_draft_tokens_per_pos_total{position="2"} 2"#,
+            r#"skipstone_spec_decode_num_draft_tokens_per_pos_total{position="3"} 1"#,
             r#"skipstone_spec_decode_num_accepted_tokens_per_pos_total{position="0"} 2"#,
             r#"skipstone_spec_decode_num_accepted_tokens_per_pos_total{position="1"} 1"#,
         ] {
             assert!(page.lines().any(|found| found == line), "{line} is missing in:\n{page}");
         }
-        assert!(!page.contains(r#"position="2""#), "{page}");
+        assert!(!page.contains(r#"accepted_tokens_per_pos_total{position="2""#), "{page}");
     }
 
     #[test]
