@@ -64,7 +64,7 @@ fn requests(count: u64, first_seed: u64, teaches: bool) -> Vec<ValidRequest> {
 /// The share of drafts accepted on texts that teach nothing.
 fn acceptance(engine: &Engine) -> f64 {
     let (mut drafted, mut accepted) = (0, 0);
-    for outcome in generate_all(engine, requests(24, 0, false).into_iter()) {
+    for outcome in generate_all(engine, requests(24, 0, false)) {
         let speculation = outcome.unwrap().finished.speculation;
         drafted += speculation.draft_tokens;
         accepted += speculation.accepted_tokens;
@@ -76,7 +76,7 @@ fn acceptance(engine: &Engine) -> f64 {
 fn serve(engine: &Engine, rounds: u64, teaches: bool) {
     for round in 0..rounds {
         let traffic = requests(16, 1000 + 16 * round, teaches);
-        generate_all(engine, traffic.into_iter()).into_iter().for_each(|outcome| drop(outcome.unwrap()));
+        generate_all(engine, traffic).into_iter().for_each(|outcome| drop(outcome.unwrap()));
     }
 }
 

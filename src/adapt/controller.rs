@@ -217,9 +217,7 @@ impl Controller {
     pub fn keeps(&self, odds: Odds<'_>, plan: usize, chain: &mut Chain, confidence: f32) -> bool {
         chain.survival *= self.acceptance(odds.knowledge, plan, confidence_bin(confidence));
         // What is tried is judged, or it would teach nothing.
-        self.allowed.always
-            || self.exploring
-            || chain.survival > self.rate * odds.costs.of_row(chain.drafted)
+        self.allowed.always || self.exploring || chain.survival > self.rate * odds.costs.of_row(chain.drafted)
     }
 
     /// Whether one more draft step of `plan` is worth its time.

@@ -339,10 +339,10 @@ impl<E: KvElement> AttendRows<'_, E> {
         for chunk in 0..head_dim / (8 * C) {
             let mut sums = [[lanes.splat(0.0); C]; H];
             if page > 0 {
-                for head in 0..H {
+                for (head, sums) in sums.iter_mut().enumerate() {
                     let out = &self.out[row][(first + head) * head_dim + chunk * 8 * C..][..8 * C];
                     for (register, out) in eights(out).iter().enumerate() {
-                        sums[head][register] = lanes.load(out);
+                        sums[register] = lanes.load(out);
                     }
                 }
             }
@@ -356,11 +356,11 @@ impl<E: KvElement> AttendRows<'_, E> {
                     }
                 }
             }
-            for head in 0..H {
+            for (head, sums) in sums.iter().enumerate() {
                 let scale = lanes.splat(self.inverse_sums[row * self.group + first + head]);
                 let out = &mut self.out[row][(first + head) * head_dim + chunk * 8 * C..][..8 * C];
                 for (register, out) in eights_mut(out).iter_mut().enumerate() {
-                    let sum = sums[head][register];
+                    let sum = sums[register];
                     lanes.store(if is_last { lanes.mul(sum, scale) } else { sum }, out);
                 }
             }
