@@ -28,7 +28,7 @@ async fn main() -> anyhow::Result<()> {
         anyhow::bail!("usage: stream http://ADDRESS QUESTION");
     };
     let mut client = GenerationServiceClient::connect(address).await?;
-    let drafted = ask(&mut client, &question, SpeculationMode::Static, &mut io::stdout()).await?;
+    let drafted = ask(&mut client, &question, SpeculationMode::Adaptive, &mut io::stdout()).await?;
     let plain = ask(&mut client, &question, SpeculationMode::Off, &mut io::sink()).await?;
 
     let mut out = io::stdout();
@@ -79,7 +79,16 @@ fn print_drafts(out: &mut impl Write, answer: &Answer) -> io::Result<()> {
     let (drafted, accepted) = (speculation.draft_tokens, speculation.accepted_tokens);
     if let Some(skipped) = speculation.final_plan.as_ref().and_then(|plan| plan.skip_set.as_ref()) {
         let layers = &skipped.mlp_layers;
-        writeln!(out, "\ndrafted without layers {layers:?}; the whole model confirmed each token")?;
+        writeln!(
+            out,
+            "\ndrafts at the end skip the MLPs of layers {layers:?}; the whole model confirmed each token"
+        )?;
+    }
+    for arm in &speculation.arms {
+        writeln!(out, "{} cycles drafted by: {}", arm.cycles, arm.name)?;
+    }
+    for off in &speculation.off_times {
+        writeln!(out, "{} plain steps, because: {}", off.steps, off.reason)?;
     }
     writeln!(out, "{} drafts, {drafted} tokens drafted, {accepted} accepted", speculation.drafts)?;
     writeln!(out, "accepted at each draft position: {:?}", speculation.accepted_per_position)?;
