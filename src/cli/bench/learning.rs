@@ -55,7 +55,10 @@ pub(super) struct Learning {
 impl Learning {
     pub(super) fn run(self) -> anyhow::Result<ExitCode> {
         ensure!(self.checkpoints > 0, "--checkpoints must be at least 1");
-        let mut given = flags([("bench learning", "engine.max_streams", Some("4".to_owned()))]);
+        let mut given = flags([
+            ("bench learning", "engine.max_streams", Some("4".to_owned())),
+            ("bench learning", "speculation.learn_bridges", Some("true".to_owned())),
+        ]);
         given.extend(self.model.flags());
         let configuration = self.config.load(given)?;
         let runtime = load(configuration.settings(), &LoadBar::new())?;
