@@ -78,7 +78,16 @@ pub fn confidence_bin(confidence: f32) -> usize {
 }
 
 #[cfg(test)]
+pub(crate) mod testing {
+    /// Whether the `index`-th of evenly spread drafts is accepted: after any number of them the accepted share is `share`, to within one.
+    pub(crate) fn is_accepted(index: usize, share: f64) -> bool {
+        ((index + 1) as f64 * share).floor() > (index as f64 * share).floor()
+    }
+}
+
+#[cfg(test)]
 mod tests {
+    use super::testing::is_accepted;
     use super::*;
 
     #[test]
@@ -108,9 +117,7 @@ mod tests {
             let mut offset = Offset::default();
             let mut mean = 0.0;
             for index in 0..2000 {
-                // Evenly spread: after any number of judgements the accepted share is `own`, to within one.
-                let accepted = ((index + 1) as f64 * own).floor() > (index as f64 * own).floor();
-                all.observe(&mut offset, 0, accepted);
+                all.observe(&mut offset, 0, is_accepted(index, own));
                 mean += all.of_stream(offset, 0) / 2000.0;
             }
             assert!((mean - own).abs() < 0.08, "{pooled} {own}: {mean}");

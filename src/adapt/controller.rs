@@ -5,7 +5,7 @@
 //! decides everything: whether to draft at all, by which plan, and whether to add one more token (an optimal stopping rule).
 
 use super::acceptance::{BINS, confidence_bin};
-use super::costs::{Costs, MAX_ROWS};
+use super::bet::{Allowed, Bet, Chain, Match, Odds, OffReason};
 use super::fold::Fold;
 use super::knowledge::{Knowledge, StreamOffsets, ngram_bin};
 
@@ -14,70 +14,6 @@ const EXPLORATION: f64 = 0.02;
 
 /// How much better than plain decoding a bet must look: below, its forecast is mostly noise.
 const MARGIN: f64 = 1.01;
-
-/// What a cycle does.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Bet {
-    /// A plain step, and why.
-    Plain(OffReason),
-    /// Drafts by this plan.
-    Plan(usize),
-    /// Verifies this many tokens of an n-gram match.
-    Ngram(usize),
-}
-
-/// Why a step drafts nothing.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-pub enum OffReason {
-    /// The caller turned drafting off.
-    Request,
-    /// Drafting lost, and rests.
-    Folded,
-    /// No bet looks better than a plain step.
-    NoGain,
-    /// There is no room for a draft: the output ends with the next token.
-    Length,
-}
-
-/// A match that the n-gram proposer found: its length, and how many tokens follow it.
-#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
-pub struct Match {
-    /// Tokens that match.
-    pub length: usize,
-    /// Tokens proposed.
-    pub tokens: usize,
-}
-
-/// Which bets a stream may place.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Allowed {
-    /// Draft plans.
-    pub plans: bool,
-    /// N-gram matches.
-    pub ngram: bool,
-    /// Place them whatever the odds, each plan in turn, and draft as far as the limit: to measure what drafts are worth, and for tests.
-    pub always: bool,
-}
-
-/// What every decision is made from: what is known, and what a step costs now.
-#[derive(Clone, Copy, Debug)]
-pub struct Odds<'a> {
-    /// What all streams learned.
-    pub knowledge: &'a Knowledge,
-    /// What rows cost now.
-    pub costs: &'a Costs,
-}
-
-/// The chain that a cycle has drafted so far.
-#[derive(Clone, Copy, Debug)]
-pub struct Chain {
-    /// Its tokens.
-    pub drafted: usize,
-    /// How likely all of them are accepted.
-    pub survival: f64,
-    /// Tokens that it may have at most.
-    pub limit: usize,
-}
 
 /// Chooses bets for one stream and learns from them.
 #[derive(Clone, Debug)]
@@ -110,37 +46,6 @@ struct Step {
     kept: f64,
     /// How likely a kept token is accepted.
     accepted: f64,
-}
-
-// === impl OffReason ===
-
-impl OffReason {
-    /// The label of metrics and logs.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Request => "request",
-            Self::Folded => "folded",
-            Self::NoGain => "no_gain",
-            Self::Length => "length",
-        }
-    }
-}
-
-// === impl Allowed ===
-
-impl Default for Allowed {
-    fn default() -> Self {
-        Self { plans: true, ngram: true, always: false }
-    }
-}
-
-// === impl Chain ===
-
-impl Chain {
-    /// Nothing drafted yet.
-    pub fn new(limit: usize) -> Self {
-        Self { drafted: 0, survival: 1.0, limit: limit.min(MAX_ROWS - 1) }
-    }
 }
 
 // === impl Forecast ===
@@ -331,7 +236,7 @@ impl Controller {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::adapt::PlanKnowledge;
+    use crate::adapt::{Costs, PlanKnowledge, is_accepted};
 
     /// A machine on which each further row of a verify costs `row`.
     fn costs(row: f64) -> Costs {
@@ -398,11 +303,6 @@ mod tests {
         assert!(folded > 0);
         assert!(spent < 4000.0 * 1.03, "{spent}");
         assert!(controller.explored() <= EXPLORATION * spent + 1.0);
-    }
-
-    /// Whether the `index`-th of evenly spread drafts is accepted.
-    fn is_accepted(index: usize, share: f64) -> bool {
-        ((index + 1) as f64 * share).floor() > (index as f64 * share).floor()
     }
 
     #[test]

@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 mod acceptance;
+mod bet;
 mod bridge_fit;
 mod controller;
 mod costs;
@@ -15,16 +16,17 @@ mod profile_check;
 mod profile_file;
 
 pub use acceptance::{BINS, confidence_bin};
+pub use bet::{Allowed, Bet, Chain, Match, Odds, OffReason};
 pub use bridge_fit::{BridgeFit, BridgeFitError, BridgeWeights};
-pub use controller::{Allowed, Bet, Chain, Controller, Match, Odds, OffReason};
+pub use controller::Controller;
 pub use costs::{Costs, MAX_ROWS};
 pub use fold::Fold;
 pub use frontier::{FrontierError, frontier};
 pub use knowledge::{FrontierPlan, Knowledge, PlanKnowledge, StreamOffsets, ngram_bin};
-pub use moments::{Moments, MomentsShapeError};
-#[cfg(test)]
-pub(crate) use profile::testing;
+pub use moments::{LEFT_OUT, Moments, MomentsShapeError};
 pub use profile::{
     AcceptanceCount, AcceptancePrior, BridgeKind, Measurement, Profile, ProfileBridge, ProfileError,
     ProfilePlan, ProfiledModel,
 };
+#[cfg(test)]
+pub(crate) use {acceptance::testing::is_accepted, profile::testing};

@@ -3,6 +3,9 @@
 use faer::linalg::matmul::{matmul, triangular};
 use faer::{Accum, MatMut, MatRef, Par};
 
+/// Positions at the front of a sequence to leave out of moments: their states are unlike all others.
+pub const LEFT_OUT: usize = 2;
+
 /// Rows that are multiplied at once: enough for the products to run at full speed, few enough for the copies to stay in the cache.
 const BLOCK_ROWS: usize = 256;
 
@@ -47,8 +50,8 @@ impl Moments {
         }
     }
 
-    /// Takes in the states before and after the run, both \[rows, hidden\]. The caller leaves out the first two positions of a sequence,
-    /// whose states are unlike all others. Pairs that don't change or are not finite are passed over.
+    /// Takes in the states before and after the run, both \[rows, hidden\]. The caller leaves out the first
+    /// [`LEFT_OUT`] positions of a sequence. Pairs that don't change or are not finite are passed over.
     pub fn observe(&mut self, before: &[f32], after: &[f32]) {
         let block = BLOCK_ROWS * self.hidden.max(1);
         for (before, after) in before.chunks(block).zip(after.chunks(block)) {

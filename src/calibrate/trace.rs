@@ -4,14 +4,11 @@ use std::ops::Range;
 
 use super::corpus::{MAX_SEQUENCE, Sequence};
 use super::{CalibrationError, CalibrationProgress};
-use crate::adapt::{BridgeWeights, Moments};
+use crate::adapt::{BridgeWeights, LEFT_OUT, Moments};
 use crate::model::{LogitsWanted, PagePool, PassOutput, RowGroup, RowInput, Runner, SkipMask};
 
 /// Rows of a traced pass.
 pub(super) const CHUNK: usize = 128;
-
-/// Positions at the front of a sequence that are left out: their states are unlike all others.
-const LEFT_OUT: usize = 2;
 
 /// Tokens that mean changes are taken over; many times what a mean needs.
 const BIAS_TOKENS: usize = 2048;

@@ -6,7 +6,7 @@ use super::bets::{Bets, Betting};
 use super::cycle::Confirmed;
 use super::drafter::Drafter;
 use super::event::{ArmUse, PhaseTime, SpeculationStats, Timing};
-use super::stream::Work;
+use super::work::Work;
 use crate::telemetry::record;
 
 /// Counts and times of a stream.

@@ -11,7 +11,7 @@ const WEIGHT: f64 = 0.1;
 
 /// Measurements of each kind at start. Their median is what a plain step takes; what rows cost is told by the quickest, which no interruption
 /// has touched.
-const REPEATS: usize = 5;
+const REPEATS: usize = 3;
 
 /// Context of the longer measurement, in positions: far enough for the slope to show.
 const LONG_CONTEXT: usize = 512;

@@ -7,7 +7,7 @@ use super::cycle::{Chooser, Confirmed, Cycle, Origin};
 use super::event::PlanSummary;
 use super::options::EngineOptions;
 use super::request::{Speculation, ValidRequest};
-use super::stream::Work;
+use super::work::Work;
 use crate::adapt::{Bet, Costs, OffReason};
 use crate::drafting::DraftPlan;
 use crate::model::{DraftHead, TokenId};

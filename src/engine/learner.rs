@@ -13,7 +13,7 @@ use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
 use std::time::Instant;
 
 use super::bets::Betting;
-use crate::adapt::{BridgeFit, BridgeFitError, BridgeWeights, Moments};
+use crate::adapt::{BridgeFit, BridgeFitError, BridgeWeights, LEFT_OUT, Moments};
 use crate::drafting::DraftPlan;
 use crate::model::{Bridge, PassOutput};
 
@@ -37,9 +37,6 @@ const MEMORY: f64 = 131_072.0;
 
 /// The ridge is this over the number of pairs: the more there are, the less they need to be held back.
 const RIDGE_PAIRS: f64 = 800.0;
-
-/// Positions at the front of a sequence that are left out: their states are unlike all others.
-const LEFT_OUT: usize = 2;
 
 /// The engine thread's end.
 pub(super) struct Learner {

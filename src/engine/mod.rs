@@ -23,6 +23,7 @@ mod request;
 mod score;
 mod stream;
 mod trial;
+mod work;
 mod worker;
 
 pub use baseline::PlainStep;

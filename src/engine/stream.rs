@@ -16,11 +16,12 @@ use super::outbox::Outbox;
 use super::output_text::OutputText;
 use super::request::ValidRequest;
 use super::score::{Scratchpad, Swift};
-use crate::adapt::{Costs, OffReason};
+use super::work::Work;
+use crate::adapt::Costs;
 use crate::drafting::DraftPlan;
 use crate::model::{LogitsWanted, PageLease, PassOutput, RowGroup, RowInput, Runner, TokenId};
 use crate::sampling::{Sampler, SamplingError, TokenHistory, log_probabilities};
-use crate::telemetry::record::{self, Phase};
+use crate::telemetry::record;
 use crate::text::TextModel;
 
 /// A request that waits, with the ends of its channels.
@@ -49,22 +50,6 @@ pub(super) struct Stream {
     account: Account,
 }
 
-/// What a stream wants of the next pass.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Work {
-    /// The next tokens of the prompt.
-    Prefill {
-        /// How many.
-        tokens: usize,
-    },
-    /// One token through the whole model, and why no more.
-    Plain(OffReason),
-    /// One token through the draft plan.
-    Draft,
-    /// The drafted chain through the whole model.
-    Verify,
-}
-
 /// What a stream needs to know about the pass that did its work.
 pub(super) struct Answer<'a> {
     pub(super) output: PassOutput<'a>,
@@ -76,19 +61,6 @@ pub(super) struct Answer<'a> {
     pub(super) plain_seconds: f64,
     /// What rows of such a pass cost the stream.
     pub(super) costs: &'a Costs,
-}
-
-// === impl Work ===
-
-impl Work {
-    pub(super) fn phase(self) -> Phase {
-        match self {
-            Self::Prefill { .. } => Phase::Prefill,
-            Self::Plain(_) => Phase::Plain,
-            Self::Draft => Phase::Draft,
-            Self::Verify => Phase::Verify,
-        }
-    }
 }
 
 // === impl Stream ===

@@ -91,6 +91,7 @@ impl Trial {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::adapt::is_accepted;
     use crate::drafting::SkipSet;
 
     /// The winner of a trial in which evenly spread shares are accepted, and the judgements that it took.
@@ -99,9 +100,7 @@ mod tests {
         for index in 1.. {
             let arm = trial.next();
             let share = if arm == Arm::Rival { rival } else { incumbent };
-            let turn = f64::from(index / 2);
-            let accepted = ((turn + 1.0) * share).floor() > (turn * share).floor();
-            if let Some(winner) = trial.observe(arm, accepted) {
+            if let Some(winner) = trial.observe(arm, is_accepted(index as usize / 2, share)) {
                 return (winner, index);
             }
         }

@@ -8,6 +8,7 @@
 pub mod catalogue;
 mod exporter;
 mod indexed;
+mod kinds;
 mod logging;
 mod readiness;
 pub mod record;

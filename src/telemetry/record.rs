@@ -9,52 +9,9 @@ use metrics::{Counter, Gauge, Histogram};
 
 use super::catalogue;
 use super::indexed::IndexedCounters;
+pub use super::kinds::{DraftCycle, DraftSource, Phase, PlanChange};
 use crate::adapt::OffReason;
 use crate::drafting::SkipSet;
-
-/// What one cycle drafted.
-#[derive(Clone, Copy, Debug)]
-pub struct DraftCycle {
-    /// Who drafted.
-    pub source: DraftSource,
-    /// Tokens drafted; a cycle without any is not counted.
-    pub drafted: usize,
-    /// Of those, accepted.
-    pub accepted: usize,
-}
-
-/// Who drafted.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum DraftSource {
-    /// The model's own layers.
-    LayerSkip,
-    /// Repetition in the stream's own text.
-    Ngram,
-}
-
-/// What changed a draft plan.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum PlanChange {
-    /// A stream bet on another plan than before.
-    Bet,
-    /// A learned bridge replaced one.
-    Bridge,
-    /// A skip set that was found replaced one.
-    Search,
-}
-
-/// What the engine spends its time on.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Phase {
-    /// Draft steps.
-    Draft,
-    /// Verify passes.
-    Verify,
-    /// Plain steps.
-    Plain,
-    /// Prompts.
-    Prefill,
-}
 
 /// Handles to all metrics whose labels are known in advance.
 #[derive(Debug)]
@@ -236,8 +193,8 @@ impl Instruments {
             off: [OffReason::Request, OffReason::Folded, OffReason::NoGain, OffReason::Length].map(
                 |reason| SecondsCounter(counter!(catalogue::OFF_SECONDS.name, "reason" => reason.name())),
             ),
-            plan_changes: ["bet", "bridge", "search"]
-                .map(|cause| counter!(catalogue::PLAN_CHANGES.name, "cause" => cause)),
+            plan_changes: [PlanChange::Bet, PlanChange::Bridge, PlanChange::Search]
+                .map(|cause| counter!(catalogue::PLAN_CHANGES.name, "cause" => cause.label())),
             engine_steps: counter!(catalogue::ENGINE_STEPS.name),
             accepted_at: IndexedCounters::new(
                 |position| counter!(catalogue::NUM_ACCEPTED_TOKENS_PER_POS.name, "position" => position.to_string()),
@@ -315,31 +272,6 @@ impl SecondsCounter {
     fn add(&self, seconds: f64) {
         // The cast saturates: a negative time or NaN, which only a faulty clock could give, counts as none.
         self.0.increment((seconds * super::exporter::NANOSECONDS) as u64);
-    }
-}
-
-// === impl DraftSource ===
-
-impl DraftSource {
-    /// The value of the label `source`.
-    pub fn label(self) -> &'static str {
-        match self {
-            Self::LayerSkip => "layer_skip",
-            Self::Ngram => "ngram",
-        }
-    }
-}
-
-// === impl Phase ===
-
-impl Phase {
-    fn metric(self) -> &'static catalogue::Metric {
-        match self {
-            Self::Draft => &catalogue::DRAFT_SECONDS,
-            Self::Verify => &catalogue::VERIFY_SECONDS,
-            Self::Plain => &catalogue::PLAIN_DECODE_SECONDS,
-            Self::Prefill => &catalogue::PREFILL_SECONDS,
-        }
     }
 }
 

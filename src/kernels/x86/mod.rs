@@ -89,18 +89,8 @@ trait TileKernel<V: Registers> {
     unsafe fn run(self);
 }
 
-/// [`blocks32`] with its arguments.
-struct Blocks32<'a, L, const R: usize>(
-    &'a [u8],
-    &'a Quantized,
-    usize,
-    usize,
-    &'a mut [[f32; COLUMNS]],
-    PhantomData<L>,
-);
-
-/// [`blocks256`] with its arguments.
-struct Blocks256<'a, L, const R: usize>(
+/// [`blocks32`] or [`blocks256`], by the block length, with its arguments.
+struct Blocks<'a, L, const LENGTH: usize, const R: usize>(
     &'a [u8],
     &'a Quantized,
     usize,
@@ -112,19 +102,19 @@ struct Blocks256<'a, L, const R: usize>(
 /// [`floats`] with its arguments.
 struct Floats<'a, F, const R: usize>(&'a [u8], &'a [f32], usize, &'a mut [[f32; COLUMNS]], PhantomData<F>);
 
-impl<V: Registers, L: Layout, const R: usize> TileKernel<V> for Blocks32<'_, L, R> {
+impl<V: Registers, L: Layout, const LENGTH: usize, const R: usize> TileKernel<V>
+    for Blocks<'_, L, LENGTH, R>
+{
     #[inline(always)]
     unsafe fn run(self) {
+        let Self(tile, inputs, row, width, out, _) = self;
         // SAFETY: as the caller vouches.
-        unsafe { blocks32::<V, L, R>(self.0, self.1, self.2, self.3, self.4) }
-    }
-}
-
-impl<V: Registers, L: Layout, const R: usize> TileKernel<V> for Blocks256<'_, L, R> {
-    #[inline(always)]
-    unsafe fn run(self) {
-        // SAFETY: as the caller vouches.
-        unsafe { blocks256::<V, L, R>(self.0, self.1, self.2, self.3, self.4) }
+        unsafe {
+            match LENGTH {
+                32 => blocks32::<V, L, R>(tile, inputs, row, width, out),
+                _ => blocks256::<V, L, R>(tile, inputs, row, width, out),
+            }
+        }
     }
 }
 
@@ -167,21 +157,21 @@ unsafe fn row_block<V: Registers>(
     out: &mut [[f32; COLUMNS]],
 ) {
     macro_rules! by_rows {
-        ($kernel:ident, $type:ty, $($argument:expr),*) => {
+        ($kernel:ident, [$($generic:tt),*], $($argument:expr),*) => {
             // SAFETY: the promises of the callees are the caller's; `Activations` sized its buffers for the width.
             unsafe {
                 match out.len() {
                     0 => {}
-                    1 => V::call($kernel::<$type, 1>($($argument),*, out, PhantomData)),
-                    2 => V::call($kernel::<$type, 2>($($argument),*, out, PhantomData)),
-                    3 => V::call($kernel::<$type, 3>($($argument),*, out, PhantomData)),
-                    4 => V::call($kernel::<$type, 4>($($argument),*, out, PhantomData)),
+                    1 => V::call($kernel::<$($generic,)* 1>($($argument),*, out, PhantomData)),
+                    2 => V::call($kernel::<$($generic,)* 2>($($argument),*, out, PhantomData)),
+                    3 => V::call($kernel::<$($generic,)* 3>($($argument),*, out, PhantomData)),
+                    4 => V::call($kernel::<$($generic,)* 4>($($argument),*, out, PhantomData)),
                     // Never reached, nor compiled, where four rows fill the registers.
                     rows if V::ROWS > 4 => match rows {
-                        5 => V::call($kernel::<$type, 5>($($argument),*, out, PhantomData)),
-                        6 => V::call($kernel::<$type, 6>($($argument),*, out, PhantomData)),
-                        7 => V::call($kernel::<$type, 7>($($argument),*, out, PhantomData)),
-                        _ => V::call($kernel::<$type, 8>($($argument),*, out, PhantomData)),
+                        5 => V::call($kernel::<$($generic,)* 5>($($argument),*, out, PhantomData)),
+                        6 => V::call($kernel::<$($generic,)* 6>($($argument),*, out, PhantomData)),
+                        7 => V::call($kernel::<$($generic,)* 7>($($argument),*, out, PhantomData)),
+                        _ => V::call($kernel::<$($generic,)* 8>($($argument),*, out, PhantomData)),
                     },
                     _ => {}
                 }
@@ -193,13 +183,13 @@ unsafe fn row_block<V: Registers>(
     for_layout!(
         kind,
         match kind {
-            WeightType::F16 => by_rows!(Floats, Half, tile, values, width),
-            WeightType::BF16 => by_rows!(Floats, Brain, tile, values, width),
-            _ => by_rows!(Floats, Single, tile, values, width),
+            WeightType::F16 => by_rows!(Floats, [Half], tile, values, width),
+            WeightType::BF16 => by_rows!(Floats, [Brain], tile, values, width),
+            _ => by_rows!(Floats, [Single], tile, values, width),
         },
         |L| match kind.block_len() {
-            32 => by_rows!(Blocks32, L, tile, inputs.block32(), row, width),
-            _ => by_rows!(Blocks256, L, tile, inputs.block256(), row, width),
+            32 => by_rows!(Blocks, [L, 32], tile, inputs.block32(), row, width),
+            _ => by_rows!(Blocks, [L, 256], tile, inputs.block256(), row, width),
         }
     );
 }

@@ -1,0 +1,85 @@
+//! What the engine tells metrics apart by: the values of their labels.
+
+use super::catalogue;
+
+/// What one cycle drafted.
+#[derive(Clone, Copy, Debug)]
+pub struct DraftCycle {
+    /// Who drafted.
+    pub source: DraftSource,
+    /// Tokens drafted; a cycle without any is not counted.
+    pub drafted: usize,
+    /// Of those, accepted.
+    pub accepted: usize,
+}
+
+/// Who drafted.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum DraftSource {
+    /// The model's own layers.
+    LayerSkip,
+    /// Repetition in the stream's own text.
+    Ngram,
+}
+
+/// What changed a draft plan.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum PlanChange {
+    /// A stream bet on another plan than before.
+    Bet,
+    /// A learned bridge replaced one.
+    Bridge,
+    /// A skip set that was found replaced one.
+    Search,
+}
+
+/// What the engine spends its time on.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Phase {
+    /// Draft steps.
+    Draft,
+    /// Verify passes.
+    Verify,
+    /// Plain steps.
+    Plain,
+    /// Prompts.
+    Prefill,
+}
+
+// === impl DraftSource ===
+
+impl DraftSource {
+    /// The value of the label `source`.
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::LayerSkip => "layer_skip",
+            Self::Ngram => "ngram",
+        }
+    }
+}
+
+// === impl Phase ===
+
+impl Phase {
+    pub(super) fn metric(self) -> &'static catalogue::Metric {
+        match self {
+            Self::Draft => &catalogue::DRAFT_SECONDS,
+            Self::Verify => &catalogue::VERIFY_SECONDS,
+            Self::Plain => &catalogue::PLAIN_DECODE_SECONDS,
+            Self::Prefill => &catalogue::PREFILL_SECONDS,
+        }
+    }
+}
+
+// === impl PlanChange ===
+
+impl PlanChange {
+    /// The value of the label `cause`.
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::Bet => "bet",
+            Self::Bridge => "bridge",
+            Self::Search => "search",
+        }
+    }
+}
