@@ -143,6 +143,12 @@ impl Cycle {
         self.drafted.push(Drafted { token, distribution: Some(distribution), origin });
     }
 
+    /// Takes the most likely token of a draft step, for a sampler that takes nothing else.
+    pub(super) fn take(&mut self, token: TokenId, confidence: f32) {
+        let distribution = Some(Distribution::one_hot(token));
+        self.drafted.push(Drafted { token, distribution, origin: Origin::Plan { confidence } });
+    }
+
     /// The rows of the verify pass: the `committed` token and the drafted ones. Those that the draft fed enter late.
     pub(super) fn verify_rows(&self, committed: TokenId, entry: usize, hidden: usize) -> Vec<RowInput<'_>> {
         let fed = self.states.chunks_exact(hidden).map(|state| RowInput::Hidden { first: entry, state });

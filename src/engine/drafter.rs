@@ -28,7 +28,7 @@ pub(super) struct Drafter {
     cap: usize,
     /// Tiles of the head for tokens of the stream that the draft vocabulary lacks.
     extra_tiles: Vec<u32>,
-    /// A draft's logits over the whole vocabulary.
+    /// A draft's logits over the whole vocabulary, for a draw.
     logits: Vec<f32>,
 }
 
@@ -183,10 +183,37 @@ impl Drafter {
         betting: &mut Betting,
     ) {
         let limit = self.limit(left);
-        let mut scattered = std::mem::take(&mut self.logits);
         let Some(current) = &self.plan else { return };
         record::sublayers_skipped(current.plan.skip_set(), 1);
         self.cycle.feed(step.entered);
+        // Judged before the draw, and by the most likely token whichever is drawn: to drop a token because it itself turned out unlikely
+        // would favour the likely ones.
+        let (place, confidence) = top_probability(step.logits);
+        let is_sure = confidence >= current.plan.confidence_threshold;
+        let keeps = match &mut self.policy {
+            Policy::Static => is_sure,
+            Policy::Swift => true,
+            Policy::Adaptive(bets) => bets.keeps(betting, step, confidence),
+        };
+        if keeps {
+            self.draw(step, place.index(), confidence, chooser);
+        }
+        match &mut self.policy {
+            Policy::Adaptive(bets) if keeps => bets.go_on(betting, step.costs, limit, &mut self.cycle),
+            Policy::Static | Policy::Swift if is_sure => {}
+            _ => self.cycle.close(),
+        }
+    }
+
+    /// Adds a token to the chain: the one at `place` of a step's logits, of which `confidence` is the probability, or one drawn.
+    fn draw(&mut self, step: &Drafted<'_>, place: usize, confidence: f32, chooser: Chooser<'_>) {
+        if confidence > 0.0 && chooser.sampler.takes_peak() {
+            let token = self.head().map_or(TokenId(place as u32), |head| head.token(place));
+            if token.index() < step.vocabulary {
+                return self.cycle.take(token, confidence);
+            }
+        }
+        let mut scattered = std::mem::take(&mut self.logits);
         let logits = match self.head() {
             Some(head) => {
                 scattered.clear();
@@ -196,23 +223,7 @@ impl Drafter {
             }
             None => step.logits,
         };
-        // Judged before the draw, and by the most likely token whichever is drawn: to drop a token because it itself turned out unlikely
-        // would favour the likely ones.
-        let (_, confidence) = top_probability(logits);
-        let is_sure = confidence >= current.plan.confidence_threshold;
-        let keeps = match &mut self.policy {
-            Policy::Static => is_sure,
-            Policy::Swift => true,
-            Policy::Adaptive(bets) => bets.keeps(betting, step, confidence),
-        };
-        if keeps {
-            self.cycle.draw(logits, confidence, chooser);
-        }
-        match &mut self.policy {
-            Policy::Adaptive(bets) if keeps => bets.go_on(betting, step.costs, limit, &mut self.cycle),
-            Policy::Static | Policy::Swift if is_sure => {}
-            _ => self.cycle.close(),
-        }
+        self.cycle.draw(logits, confidence, chooser);
         self.logits = scattered;
     }
 

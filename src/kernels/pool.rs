@@ -1,8 +1,9 @@
 //! A small persistent thread pool: fork, share chunks, join, without a system call while it is warm.
 //!
 //! One decode step forks some two hundred times, so a fork-join must cost about a microsecond. Workers spin on one word for
-//! a while after each job and then park. Chunks are claimed one by one: a worker that the system descheduled delays
-//! its own chunk only, and a worker that has not woken up yet is not waited for.
+//! a while after each job and then park. Items are claimed range by range: a worker that the system descheduled delays
+//! its own range only, and a worker that has not woken up yet is not waited for. Ranges shrink towards the end, so that all
+//! threads finish at about the same time (guided self-scheduling: Polychronopoulos and Kuck, 1987).
 
 use std::cell::UnsafeCell;
 use std::ops::Range;
@@ -14,7 +15,7 @@ use std::thread::{JoinHandle, Thread};
 /// between two jobs of a step, shorter than a person notices on an idle machine.
 const SPINS_BEFORE_PARK: u32 = 20_000;
 
-/// Runs closures over ranges of chunks on a fixed set of threads, the caller's included.
+/// Runs closures over ranges of items on a fixed set of threads, the caller's included.
 pub struct ThreadPool {
     shared: Arc<Shared>,
     threads: Vec<Thread>,
@@ -25,9 +26,9 @@ struct Shared {
     /// Odd while a job is open, even otherwise; every change wakes the spinners.
     generation: AtomicU64,
     job: UnsafeCell<Option<Job>>,
-    /// Next chunk to claim.
+    /// Next item to claim.
     next: AtomicUsize,
-    /// Chunks finished.
+    /// Items finished.
     done: AtomicUsize,
     /// Workers that look at `job` right now.
     inside: AtomicUsize,
@@ -35,16 +36,25 @@ struct Shared {
     parked: AtomicUsize,
     /// Workers that have started.
     started: AtomicUsize,
-    /// A chunk panicked on a worker.
+    /// An item panicked on a worker.
     panicked: AtomicBool,
     stop: AtomicBool,
 }
 
 #[derive(Clone, Copy)]
 struct Job {
-    /// Called with the thread's number and the chunk's.
-    run: *const (dyn Fn(usize, usize) + Sync),
-    chunks: usize,
+    /// Called with the thread's number and a range of items.
+    run: *const (dyn Fn(usize, Range<usize>) + Sync),
+    share: Share,
+}
+
+/// How a job's items are dealt out.
+#[derive(Clone, Copy)]
+struct Share {
+    items: usize,
+    /// Items of a range at least.
+    grain: usize,
+    threads: usize,
 }
 
 // SAFETY: `job` is written only by the thread that holds `&mut ThreadPool` while `generation` is even and `inside` is
@@ -92,30 +102,46 @@ impl ThreadPool {
         self.handles.len() + 1
     }
 
-    /// Calls `body` once for each chunk in `0..chunks`, in no particular order or place, and returns when all are done.
+    /// Calls `body` once for each item in `0..items`, in no particular order or place, and returns when all are done.
     ///
     /// # Panics
-    /// If a chunk panicked.
-    pub fn run(&mut self, chunks: usize, body: &(dyn Fn(usize) + Sync)) {
-        self.run_numbered(chunks, &|_, chunk| body(chunk));
+    /// If a call panicked.
+    pub fn run(&mut self, items: usize, body: &(dyn Fn(usize) + Sync)) {
+        self.run_ranges(items, 1, &|range| range.for_each(body));
     }
 
-    /// [`ThreadPool::run`] whose `body` is also told which thread runs it: first a number below [`ThreadPool::threads`], then the chunk. No two calls
-    /// with the same number overlap.
-    #[expect(clippy::panic, reason = "a panic of a chunk goes on in the caller, which isolates it")]
-    fn run_numbered(&mut self, chunks: usize, body: &(dyn Fn(usize, usize) + Sync)) {
-        if self.handles.is_empty() || chunks <= 1 {
-            (0..chunks).for_each(|chunk| body(0, chunk));
+    /// Splits `0..items` into ranges of at least `grain` items, several for each thread, and runs `body` on each.
+    ///
+    /// # Panics
+    /// If a call panicked.
+    pub fn run_ranges(&mut self, items: usize, grain: usize, body: &(dyn Fn(Range<usize>) + Sync)) {
+        self.run_ranges_numbered(items, grain, &|_, range| body(range));
+    }
+
+    /// [`ThreadPool::run_ranges`] whose `body` is also told which thread runs it: a number below [`ThreadPool::threads`]. No two calls with the
+    /// same number overlap, so that threads can have scratch memory of their own.
+    #[expect(clippy::panic, reason = "a panic of an item goes on in the caller, which isolates it")]
+    pub fn run_ranges_numbered(
+        &mut self,
+        items: usize,
+        grain: usize,
+        body: &(dyn Fn(usize, Range<usize>) + Sync),
+    ) {
+        let share = Share { items, grain: grain.max(1), threads: self.threads() };
+        if self.handles.is_empty() || items <= share.grain {
+            if items > 0 {
+                body(0, 0..items);
+            }
             return;
         }
         let shared = &*self.shared;
         // SAFETY: only the lifetime is erased. The pointer is dereferenced by workers inside the job only, and
-        // `close` below waits until none is, before `body` can go out of scope, even when a chunk panics.
-        let run: *const (dyn Fn(usize, usize) + Sync) =
+        // `close` below waits until none is, before `body` can go out of scope, even when an item panics.
+        let run: *const (dyn Fn(usize, Range<usize>) + Sync) =
             unsafe { std::mem::transmute(std::ptr::from_ref(body)) };
-        // SAFETY: `&mut self` excludes another `run`; the last one left `generation` even and `inside` zero, and a
+        // SAFETY: `&mut self` excludes another run; the last one left `generation` even and `inside` zero, and a
         // worker that enters late sees the even generation and leaves without looking at the job.
-        unsafe { *shared.job.get() = Some(Job { run, chunks }) };
+        unsafe { *shared.job.get() = Some(Job { run, share }) };
         shared.next.store(0, Ordering::Relaxed);
         shared.done.store(0, Ordering::Relaxed);
         shared.panicked.store(false, Ordering::Relaxed);
@@ -124,34 +150,14 @@ impl ThreadPool {
         if shared.parked.load(Ordering::SeqCst) > 0 {
             self.threads.iter().for_each(Thread::unpark);
         }
-        claim_chunks(shared, chunks, |chunk| body(0, chunk));
-        while shared.done.load(Ordering::Acquire) < chunks && !shared.panicked.load(Ordering::Relaxed) {
+        claim_ranges(shared, share, |range| body(0, range));
+        while shared.done.load(Ordering::Acquire) < items && !shared.panicked.load(Ordering::Relaxed) {
             std::hint::spin_loop();
         }
         drop(job);
         if shared.panicked.swap(false, Ordering::SeqCst) {
             panic!("a kernel panicked on a worker thread");
         }
-    }
-
-    /// Splits `0..items` into ranges of at least `grain` items, a few for each thread, and runs `body` on each.
-    pub fn run_ranges(&mut self, items: usize, grain: usize, body: &(dyn Fn(Range<usize>) + Sync)) {
-        self.run_ranges_numbered(items, grain, &|_, range| body(range));
-    }
-
-    /// [`ThreadPool::run_ranges`] whose `body` is also told which thread runs it: a number below [`ThreadPool::threads`]. No two calls with the
-    /// same number overlap, so that threads can have scratch memory of their own.
-    pub fn run_ranges_numbered(
-        &mut self,
-        items: usize,
-        grain: usize,
-        body: &(dyn Fn(usize, Range<usize>) + Sync),
-    ) {
-        // Four claims a thread even out threads of unequal speed; more would only cost atomics.
-        let chunk = items.div_ceil(self.threads() * 4).max(grain).max(1);
-        self.run_numbered(items.div_ceil(chunk), &|thread, index| {
-            body(thread, index * chunk..((index + 1) * chunk).min(items));
-        });
     }
 }
 
@@ -174,7 +180,7 @@ struct OpenJob<'a> {
 impl Drop for OpenJob<'_> {
     fn drop(&mut self) {
         self.shared.generation.fetch_add(1, Ordering::SeqCst);
-        // No more claims, should a chunk have panicked in the caller.
+        // No more claims, should an item have panicked in the caller.
         self.shared.next.store(usize::MAX / 2, Ordering::SeqCst);
         while self.shared.inside.load(Ordering::SeqCst) > 0 {
             std::hint::spin_loop();
@@ -182,16 +188,26 @@ impl Drop for OpenJob<'_> {
     }
 }
 
+// === impl Share ===
+
+impl Share {
+    /// The range that is claimed when `start` items are: half of a thread's fair share of what is left.
+    fn range(self, start: usize) -> Option<Range<usize>> {
+        let left = self.items.checked_sub(start).filter(|&left| left > 0)?;
+        let items = left.div_ceil(2 * self.threads).max(self.grain).min(left);
+        Some(start..start + items)
+    }
+}
+
 // === workers ===
 
-fn claim_chunks(shared: &Shared, chunks: usize, body: impl Fn(usize)) {
-    loop {
-        let index = shared.next.fetch_add(1, Ordering::Relaxed);
-        if index >= chunks {
-            return;
-        }
-        body(index);
-        shared.done.fetch_add(1, Ordering::Release);
+fn claim_ranges(shared: &Shared, share: Share, body: impl Fn(Range<usize>)) {
+    let claim = |start| share.range(start).map(|range| range.end);
+    while let Ok(start) = shared.next.fetch_update(Ordering::Relaxed, Ordering::Relaxed, claim) {
+        let Some(range) = share.range(start) else { return };
+        let items = range.len();
+        body(range);
+        shared.done.fetch_add(items, Ordering::Release);
     }
 }
 
@@ -230,7 +246,7 @@ fn enter(shared: &Shared, generation: u64, number: usize) {
             // SAFETY: as above.
             let body = unsafe { &*job.run };
             let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-                claim_chunks(shared, job.chunks, |chunk| body(number, chunk));
+                claim_ranges(shared, job.share, |range| body(number, range));
             }));
             if outcome.is_err() {
                 shared.panicked.store(true, Ordering::SeqCst);
@@ -245,13 +261,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_chunk_runs_exactly_once() {
+    fn every_item_runs_exactly_once() {
         for threads in [1, 2, 3, 5] {
             let mut pool = ThreadPool::new(threads);
-            for chunks in [0, 1, 2, 7, 64] {
+            for items in [0, 1, 2, 7, 64] {
                 for _ in 0..200 {
-                    let counts: Vec<AtomicUsize> = (0..chunks).map(|_| AtomicUsize::new(0)).collect();
-                    pool.run(chunks, &|index| {
+                    let counts: Vec<AtomicUsize> = (0..items).map(|_| AtomicUsize::new(0)).collect();
+                    pool.run(items, &|index| {
                         counts[index].fetch_add(1, Ordering::Relaxed);
                     });
                     assert!(counts.iter().all(|count| count.load(Ordering::Relaxed) == 1));

@@ -68,6 +68,15 @@ impl DraftHead<'_> {
         self.vocabulary.tokens.len() + self.extra_tiles.len() * COLUMNS
     }
 
+    /// The token of entry `index` of a row of its logits. The last tile may reach beyond the vocabulary.
+    pub fn token(&self, index: usize) -> TokenId {
+        let shared = &self.vocabulary.tokens;
+        shared.get(index).copied().unwrap_or_else(|| {
+            let (tile, column) = ((index - shared.len()) / COLUMNS, (index - shared.len()) % COLUMNS);
+            TokenId(self.extra_tiles[tile] * COLUMNS as u32 + column as u32)
+        })
+    }
+
     /// Writes a row of its logits to their places in a row over all tokens, \[vocabulary\].
     pub fn scatter(&self, logits: &[f32], out: &mut [f32]) {
         let (shared, extra) = logits.split_at(self.vocabulary.tokens.len());

@@ -50,6 +50,17 @@ impl<'a> Row<'a> {
     }
 }
 
+/// Whether the settings change any logit.
+pub(super) fn changes_logits(settings: &SamplingSettings) -> bool {
+    is_penalised(settings) || !settings.logit_bias.is_empty()
+}
+
+fn is_penalised(settings: &SamplingSettings) -> bool {
+    settings.repetition_penalty != 1.0
+        || settings.presence_penalty != 0.0
+        || settings.frequency_penalty != 0.0
+}
+
 /// Writes the row with penalties and bias into `adjusted`; returns `false`, and writes nothing, if there are none.
 ///
 /// Tokens outside the row are left out: a draft vocabulary need not know all that the history or the bias names.
@@ -59,14 +70,13 @@ pub(super) fn adjust(
     history: &TokenHistory,
     adjusted: &mut Vec<f32>,
 ) -> bool {
-    let SamplingSettings { repetition_penalty, presence_penalty, frequency_penalty, .. } = *settings;
-    let penalised = repetition_penalty != 1.0 || presence_penalty != 0.0 || frequency_penalty != 0.0;
-    if !penalised && settings.logit_bias.is_empty() {
+    if !changes_logits(settings) {
         return false;
     }
+    let SamplingSettings { repetition_penalty, presence_penalty, frequency_penalty, .. } = *settings;
     adjusted.clear();
     adjusted.extend_from_slice(row.logits);
-    if penalised {
+    if is_penalised(settings) {
         for (token, generated) in history.occurrences() {
             let Some(entry) = row.entry(token) else { continue };
             let logit = &mut adjusted[entry];

@@ -7,7 +7,7 @@ use super::filters::{Workspace, release};
 use super::history::TokenHistory;
 use super::logits::{SamplingError, first_at, peak};
 use super::params::SamplingParams;
-use super::processors::{Row, adjust};
+use super::processors::{Row, adjust, changes_logits};
 use super::random::{RandomStream, uniform};
 use crate::model::TokenId;
 
@@ -31,6 +31,11 @@ impl Sampler {
     /// Whether the best token is always taken, so that no random number matters.
     pub fn is_greedy(&self) -> bool {
         self.params.settings().temperature == 0.0
+    }
+
+    /// Whether the token with the highest logit is always taken, as the model gave it: nothing is drawn, penalised or biased.
+    pub fn takes_peak(&self) -> bool {
+        self.is_greedy() && !changes_logits(self.params.settings())
     }
 
     /// The distribution of the next token, from a row of logits `[vocabulary]` and the tokens before it.
