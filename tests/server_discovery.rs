@@ -42,6 +42,7 @@ async fn reflection_lists_the_services() {
     {
         assert!(names.contains(&name), "{name} is not in {names:?}");
     }
+    assert!(!names.contains(&"skipstone.v1.ControlService"), "another port's: {names:?}");
 }
 
 #[tokio::test]

@@ -13,7 +13,7 @@ use skipstone::drafting::SkipSet;
 use skipstone::server::wire;
 use skipstone::telemetry::catalogue::{ALL, Kind};
 use skipstone::telemetry::record::{self, DraftCycle, DraftSource, Phase};
-use skipstone::telemetry::{Readiness, install, serve_metrics};
+use skipstone::telemetry::{Readiness, install, serve_admin};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
@@ -23,7 +23,8 @@ async fn the_page_agrees_with_the_catalogue() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let readiness = Readiness::default();
-    tokio::spawn(serve_metrics(listener, exporter, readiness.clone(), std::future::pending()));
+    let others = axum::Router::new();
+    tokio::spawn(serve_admin(listener, exporter, readiness.clone(), others, std::future::pending()));
 
     let page = get(address, "/metrics").await;
     assert!(

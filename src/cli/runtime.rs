@@ -1,7 +1,9 @@
 //! The one place where the command line meets the model, the engine and the server.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Instant;
 
 use anyhow::{Context, ensure};
 use tokio::net::TcpListener;
@@ -13,9 +15,10 @@ use super::request::speculation_of;
 use crate::adapt;
 use crate::bench::Machine;
 use crate::config::{EngineSettings, KvCachePrecision, ServerSettings, Settings};
+use crate::control::ServerInfo;
 use crate::drafting::{SkipSet, unified};
-use crate::engine::{CostFile, Engine, EngineOptions, GenerationStream, Submit, ValidRequest};
-use crate::gguf::GgufFile;
+use crate::engine::{CostFile, Engine, EngineOptions, GenerationStream, Observer, Submit, ValidRequest};
+use crate::gguf::{GgufFile, Manifest};
 use crate::kernels::{Isa, KvPrecision, PAGE_POSITIONS};
 use crate::model::{Model, TokenId};
 use crate::server::{self, Limits, ServedModel, ServerOptions};
@@ -28,6 +31,10 @@ pub struct Runtime {
     pub text: Arc<TextModel>,
     /// Where requests go.
     pub engine: Arc<dyn Submit>,
+    /// Where to see what becomes of them.
+    pub observer: Observer,
+    /// What the model and the engine are.
+    pub info: Arc<ServerInfo>,
     /// The name the model is served under.
     pub name: String,
     /// Transformer layers; twice as many sublayers.
@@ -101,6 +108,7 @@ fn start(
     let file = Arc::new(GgufFile::open(path)?);
     let text = Arc::new(TextModel::from_gguf(&file)?);
     let fingerprint = file.fingerprint();
+    let weight_types = weight_types(file.manifest());
     let threads = settings.engine.thread_count().get();
     progress.stage(&format!("preparing the weights on {threads} threads"));
     let model = Arc::new(Model::load(file, threads, &mut |done, total| progress.bytes(done, total))?);
@@ -120,8 +128,35 @@ fn start(
         CostFile { path, key: format!("{fingerprint}, {machine}, {threads} threads, {isa}, {precision:?}") }
     });
     progress.stage("starting the engine");
+    let mut info = ServerInfo {
+        model: name.clone(),
+        fingerprint,
+        architecture: model.config().architecture.clone(),
+        weight_types,
+        layers: layer_count,
+        context_length,
+        vocabulary,
+        instruction_set: Isa::detect().name(),
+        threads,
+        max_streams: options.max_streams,
+        kv_cache_tokens: options.kv_cache_tokens,
+        started: Instant::now(),
+    };
     let engine = Arc::new(Engine::start(model, Arc::clone(&text), options)?);
-    Ok(Runtime { text, engine, name, layer_count, vocabulary, context_length })
+    info.started = Instant::now();
+    let (observer, info) = (engine.observer(), Arc::new(info));
+    Ok(Runtime { text, engine, observer, info, name, layer_count, vocabulary, context_length })
+}
+
+/// The types of a file's matrices, the most bytes first.
+fn weight_types(manifest: &Manifest) -> Vec<String> {
+    let mut bytes: BTreeMap<String, u64> = BTreeMap::new();
+    for tensor in manifest.tensors().iter().filter(|tensor| tensor.dims.len() > 1) {
+        *bytes.entry(tensor.kind.to_string()).or_default() += tensor.byte_len;
+    }
+    let mut types: Vec<(String, u64)> = bytes.into_iter().collect();
+    types.sort_by_key(|(_, bytes)| std::cmp::Reverse(*bytes));
+    types.into_iter().map(|(name, _)| name).collect()
 }
 
 /// Longest prompt plus output, in tokens. Positions beyond the trained ones yield nonsense, so they are refused.

@@ -10,17 +10,18 @@ use anyhow::Context;
 use clap::Args;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 
 use super::load_progress::LoadBar;
 use super::options::{ConfigOptions, ModelOptions, SpeculationOptions, flags};
 use super::runtime::{load, serve_grpc};
 use crate::config::Settings;
-use crate::telemetry::{self, ExporterHandle, Readiness};
+use crate::control::{self, Access, Control};
+use crate::telemetry::{self, ExporterHandle, LogFilter, Readiness};
 
 /// Threads for network traffic. The engine has threads of its own; serialising a few messages a step needs no more.
 const NETWORK_THREADS: usize = 2;
-/// How long the metrics endpoint may take to close after the service has ended.
+/// How long the admin port may take to close after the service has ended.
 const METRICS_CLOSE: Duration = Duration::from_secs(1);
 
 /// Serve a model over gRPC
@@ -46,6 +47,14 @@ struct Sockets {
     metrics: Option<TcpListener>,
 }
 
+/// What the admin port needs that is there before the model is.
+struct Admin {
+    /// None if the port is closed.
+    exporter: Option<ExporterHandle>,
+    log_filter: LogFilter,
+    access: Access,
+}
+
 /// The signals that ask for a shutdown.
 struct StopSignals {
     terminate: Signal,
@@ -64,21 +73,23 @@ impl Serve {
         ]));
         let configuration = self.config.load(given)?;
         let settings = configuration.settings().clone();
-        telemetry::init_logging(&settings.log.level, settings.log.format)?;
+        let log_filter = telemetry::init_logging(&settings.log.level, settings.log.format)?;
+        let access = settings.control.token_file.as_deref().map(Access::from_file).transpose()?;
         let exporter = settings.metrics.enabled.then(telemetry::install).transpose()?;
         let network = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(NETWORK_THREADS)
             .thread_name("network")
             .enable_all()
             .build()?;
-        let result = network.block_on(serve(Arc::new(settings), exporter));
+        let admin = Admin { exporter, log_filter, access: access.unwrap_or_default() };
+        let result = network.block_on(serve(Arc::new(settings), admin));
         // A model that is still being loaded when the process is told to stop is not waited for.
         network.shutdown_background();
         result.map(|()| ExitCode::SUCCESS)
     }
 }
 
-async fn serve(settings: Arc<Settings>, exporter: Option<ExporterHandle>) -> anyhow::Result<()> {
+async fn serve(settings: Arc<Settings>, admin: Admin) -> anyhow::Result<()> {
     let mut signals = StopSignals::new()?;
     let sockets = Sockets::open(&settings).await?;
     let for_load = Arc::clone(&settings);
@@ -91,22 +102,36 @@ async fn serve(settings: Arc<Settings>, exporter: Option<ExporterHandle>) -> any
     let (stop, stopped) = watch::channel(false);
     let readiness = Readiness::default();
     let ready_line = sockets.ready_line(&runtime.name)?;
-    let metrics = sockets.metrics.zip(exporter).map(|(listener, exporter)| {
+    let drain = Arc::new(Notify::new());
+    let control = Control {
+        info: Arc::clone(&runtime.info),
+        engine: Arc::clone(&runtime.engine),
+        observer: runtime.observer.clone(),
+        readiness: readiness.clone(),
+        log_filter: admin.log_filter,
+        drain: Arc::clone(&drain),
+    };
+    let routes =
+        if settings.serves_control() { control::routes(control, admin.access)? } else { axum::Router::new() };
+    let metrics = sockets.metrics.zip(admin.exporter).map(|(listener, exporter)| {
         let shutdown = wait_for(stopped.clone());
-        tokio::spawn(telemetry::serve_metrics(listener, exporter, readiness.clone(), shutdown))
+        tokio::spawn(telemetry::serve_admin(listener, exporter, readiness.clone(), routes, shutdown))
     });
     writeln!(io::stdout(), "{ready_line}")?;
     io::stdout().flush()?;
 
     let shutdown = async move {
-        signals.wait().await;
-        tracing::info!("draining: running streams may finish; a second signal stops at once");
+        tokio::select! {
+            () = signals.wait() => {}
+            () = drain.notified() => {}
+        }
+        tracing::info!("draining: running streams may finish; another signal stops at once");
         tokio::spawn(stop_at_once(signals));
     };
     let result = serve_grpc(&runtime, &settings, sockets.grpc, readiness, shutdown)
         .await
         .context("the gRPC service failed");
-    // The metrics endpoint goes last, so that the drain can be watched.
+    // The admin port goes last, so that the drain can be watched.
     let _ = stop.send(true);
     if let Some(metrics) = metrics {
         let _ = tokio::time::timeout(METRICS_CLOSE, metrics).await;

@@ -16,7 +16,7 @@ struct Checker<'a> {
 /// Everything in `settings` that is out of range.
 pub(super) fn check(settings: &Settings, origin_of: &dyn Fn(&str) -> String) -> Vec<ConfigError> {
     let mut checker = Checker { origin_of, errors: Vec::new() };
-    let Settings { model, engine, speculation, server, metrics, log, sampling } = settings;
+    let Settings { model, engine, speculation, server, metrics, control: _, log, sampling } = settings;
 
     if let Some(context_length) = model.context_length {
         checker.range("model.context_length", context_length.get(), 16..=1 << 20);

@@ -209,6 +209,7 @@ fn extract(merged: &Figment) -> Result<Settings, ConfigErrors> {
         section(merged, "speculation", &mut errors),
         section(merged, "server", &mut errors),
         section(merged, "metrics", &mut errors),
+        section(merged, "control", &mut errors),
         section(merged, "log", &mut errors),
         section(merged, "sampling", &mut errors),
     );
@@ -218,13 +219,14 @@ fn extract(merged: &Figment) -> Result<Settings, ConfigErrors> {
         Some(speculation),
         Some(server),
         Some(metrics),
+        Some(control),
         Some(log),
         Some(sampling),
     ) = sections
     else {
         return Err(ConfigErrors::check(errors).err().unwrap_or_else(|| ConfigErrors::from(internal_gap())));
     };
-    Ok(Settings { model, engine, speculation, server, metrics, log, sampling })
+    Ok(Settings { model, engine, speculation, server, metrics, control, log, sampling })
 }
 
 fn section<T: DeserializeOwned>(merged: &Figment, name: &str, errors: &mut Vec<ConfigError>) -> Option<T> {

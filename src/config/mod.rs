@@ -16,8 +16,8 @@ pub use effective::{Configuration, EffectiveValue};
 pub use error::{ConfigError, ConfigErrors};
 pub use layers::{Flag, Layers};
 pub use settings::{
-    EngineSettings, KvCachePrecision, LogSettings, MetricsSettings, ModelSettings, Reflection,
-    SamplingDefaults, ServerSettings, Settings, SpeculationMode, SpeculationSettings,
+    ControlSettings, EngineSettings, KvCachePrecision, LogSettings, MetricsSettings, ModelSettings,
+    SamplingDefaults, ServerSettings, Settings, SpeculationMode, SpeculationSettings, Switch,
 };
 
 /// The built-in defaults: every key there is, with a comment each.

@@ -25,6 +25,8 @@ pub struct Settings {
     pub server: ServerSettings,
     /// `[metrics]`
     pub metrics: MetricsSettings,
+    /// `[control]`
+    pub control: ControlSettings,
     /// `[log]`
     pub log: LogSettings,
     /// `[sampling]`
@@ -143,14 +145,14 @@ pub struct ServerSettings {
     /// How long running streams may take to finish after that.
     pub drain_seconds: u64,
     /// When gRPC reflection is served.
-    pub reflection: Reflection,
+    pub reflection: Switch,
 }
 
-/// When gRPC reflection is served.
+/// Whether something is served that strangers should not have.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Reflection {
-    /// On loopback addresses.
+pub enum Switch {
+    /// Where it can't harm, as on loopback addresses.
     Auto,
     /// Always.
     On,
@@ -158,13 +160,23 @@ pub enum Reflection {
     Off,
 }
 
-/// The Prometheus endpoint.
+/// The admin port: Prometheus metrics, health, and control.
 #[derive(Clone, PartialEq, Debug, Deserialize)]
 pub struct MetricsSettings {
     /// Whether it is served.
     pub enabled: bool,
     /// Where to listen; port 0 takes a free one.
     pub listen: SocketAddr,
+}
+
+/// The control service and the live page, on the address of the metrics.
+#[derive(Clone, PartialEq, Debug, Deserialize)]
+pub struct ControlSettings {
+    /// When they are served.
+    pub serve: Switch,
+    /// The file with the token that they ask for; `None`: they ask for none.
+    #[serde(deserialize_with = "empty_is_unset")]
+    pub token_file: Option<PathBuf>,
 }
 
 /// What is logged, and how.
@@ -241,11 +253,29 @@ impl ServerSettings {
 
     /// Whether reflection is served: on loopback it helps, on a network it tells strangers about the service.
     pub fn serves_reflection(&self) -> bool {
-        match self.reflection {
-            Reflection::Auto => self.listen.ip().is_loopback(),
-            Reflection::On => true,
-            Reflection::Off => false,
+        self.reflection.decide(self.listen.ip().is_loopback())
+    }
+}
+
+// === impl Switch ===
+
+impl Switch {
+    /// Whether to serve, where `auto` is what the circumstances say.
+    fn decide(self, auto: bool) -> bool {
+        match self {
+            Self::Auto => auto,
+            Self::On => true,
+            Self::Off => false,
         }
+    }
+}
+
+// === impl Settings ===
+
+impl Settings {
+    /// Whether control is served: to those on the same machine, or to those with a token, unless the setting says otherwise.
+    pub fn serves_control(&self) -> bool {
+        self.control.serve.decide(self.metrics.listen.ip().is_loopback() || self.control.token_file.is_some())
     }
 }
 
@@ -291,15 +321,31 @@ mod tests {
     fn reflection_follows_the_address() {
         let mut server = Layers::default().load().unwrap().settings().server.clone();
         for (listen, reflection, served) in [
-            ("127.0.0.1:1", Reflection::Auto, true),
-            ("[::1]:1", Reflection::Auto, true),
-            ("0.0.0.0:1", Reflection::Auto, false),
-            ("0.0.0.0:1", Reflection::On, true),
-            ("127.0.0.1:1", Reflection::Off, false),
+            ("127.0.0.1:1", Switch::Auto, true),
+            ("[::1]:1", Switch::Auto, true),
+            ("0.0.0.0:1", Switch::Auto, false),
+            ("0.0.0.0:1", Switch::On, true),
+            ("127.0.0.1:1", Switch::Off, false),
         ] {
             server.listen = listen.parse().unwrap();
             server.reflection = reflection;
             assert_eq!(server.serves_reflection(), served, "{listen} {reflection:?}");
+        }
+    }
+
+    #[test]
+    fn control_is_for_the_same_machine_or_for_a_token() {
+        let mut settings = Layers::default().load().unwrap().settings().clone();
+        for (listen, serve, token, served) in [
+            ("127.0.0.1:1", Switch::Auto, false, true),
+            ("0.0.0.0:1", Switch::Auto, false, false),
+            ("0.0.0.0:1", Switch::Auto, true, true),
+            ("0.0.0.0:1", Switch::On, false, true),
+            ("127.0.0.1:1", Switch::Off, true, false),
+        ] {
+            settings.metrics.listen = listen.parse().unwrap();
+            settings.control = ControlSettings { serve, token_file: token.then(|| "token".into()) };
+            assert_eq!(settings.serves_control(), served, "{listen} {:?}", settings.control);
         }
     }
 }

@@ -7,6 +7,7 @@ use super::cycle::Confirmed;
 use super::drafter::Drafter;
 use super::event::{ArmUse, PhaseTime, SpeculationStats, Timing};
 use super::work::Work;
+use crate::drafting::DraftPlan;
 use crate::telemetry::record;
 
 /// Counts and times of a stream.
@@ -16,10 +17,6 @@ pub(super) struct Account {
     first_token: Option<Instant>,
     last_token: Option<Instant>,
     stats: SpeculationStats,
-    /// What plain decoding would have taken for the tokens committed so far, in seconds.
-    plain_seconds: f64,
-    /// What their draft, verify and plain steps took.
-    spent_seconds: f64,
 }
 
 /// The share of a step's time that falls to a stream, and what plain decoding would take for one token there.
@@ -39,8 +36,6 @@ impl Account {
             first_token: None,
             last_token: None,
             stats: SpeculationStats::default(),
-            plain_seconds: 0.0,
-            spent_seconds: 0.0,
         }
     }
 
@@ -51,7 +46,7 @@ impl Account {
 
     /// Books a step that committed nothing yet: a draft.
     pub(super) fn spend(&mut self, time: StepTime) {
-        self.spent_seconds += time.spent_seconds;
+        self.stats.spent_seconds += time.spent_seconds;
     }
 
     /// Books what a step's time went to.
@@ -59,7 +54,7 @@ impl Account {
         record::phase_seconds(work.phase(), seconds);
         let phases = &mut self.stats.phases;
         match work {
-            Work::Prefill { .. } => {}
+            Work::Prefill { .. } => phases.prefill.add(seconds),
             Work::Draft => phases.draft.add(seconds),
             Work::Verify => phases.verify.add(seconds),
             Work::Plain(reason) => {
@@ -72,7 +67,16 @@ impl Account {
 
     /// Books the tokens of a verify or plain step.
     pub(super) fn earn(&mut self, tokens: usize, time: StepTime) {
-        self.plain_seconds += tokens as f64 * time.plain_seconds;
+        self.stats.plain_seconds += tokens as f64 * time.plain_seconds;
+    }
+
+    /// Books a draft step that left out what `plan` skips.
+    pub(super) fn count_skips(&mut self, plan: &DraftPlan) {
+        let counts = &mut self.stats.skipped_per_sublayer;
+        counts.resize(2 * plan.skip_set().layer_count(), 0);
+        for (index, count) in counts.iter_mut().enumerate() {
+            *count += usize::from(plan.mask().skips(index));
+        }
     }
 
     /// Books a finished cycle's drafts.
@@ -126,8 +130,8 @@ impl Account {
             let all = plans.chain([("ngram".to_owned(), bets.ngram_cycles())]);
             arms.extend(all.filter(|(_, cycles)| *cycles > 0).map(|(name, cycles)| ArmUse { name, cycles }));
         }
-        let ratio = self.plain_seconds / self.spent_seconds;
-        let has_bet = final_plan.is_some() && self.plain_seconds > 0.0;
+        let ratio = self.stats.plain_seconds / self.stats.spent_seconds;
+        let has_bet = final_plan.is_some() && self.stats.plain_seconds > 0.0;
         SpeculationStats {
             estimated_speedup: (has_bet && ratio.is_finite()).then_some(ratio),
             final_plan,

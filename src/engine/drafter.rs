@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::activity::PlanActivity;
 use super::bets::{Bets, Betting};
 use super::cycle::{Chooser, Confirmed, Cycle, Origin};
 use super::event::PlanSummary;
@@ -264,6 +265,17 @@ impl Drafter {
             max_draft_tokens: self.cap,
             revision: current.revision,
         })
+    }
+
+    /// What operators are told about the plan.
+    pub(super) fn activity(&self, betting: &Betting) -> Option<PlanActivity> {
+        let current = self.plan.as_ref().filter(|_| self.cap > 0)?;
+        let name = match &self.policy {
+            Policy::Static => "request",
+            Policy::Swift => "swift",
+            Policy::Adaptive(_) => betting.plans().get(current.index).map_or("", |plan| &plan.name),
+        };
+        Some(PlanActivity::new(name.to_owned(), &current.plan, self.cap, current.revision))
     }
 
     /// The bets, if it is adaptive.

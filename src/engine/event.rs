@@ -116,7 +116,7 @@ pub struct SpeculationStats {
     pub estimated_speedup: Option<f64>,
     /// The plan at the end.
     pub final_plan: Option<PlanSummary>,
-    /// What the stream's time after its prompt went to.
+    /// What the stream's time went to.
     pub phases: PhaseTimes,
     /// Plain steps by why they were plain.
     pub off: BTreeMap<OffReason, PhaseTime>,
@@ -124,6 +124,12 @@ pub struct SpeculationStats {
     pub arms: Vec<ArmUse>,
     /// Time that trying bets which did not look best has cost, in plain steps.
     pub explored_steps: f64,
+    /// Draft steps that left out each sublayer, attention at even indices; empty before the first.
+    pub skipped_per_sublayer: Vec<usize>,
+    /// What plain decoding would have taken for the tokens committed after the first, in seconds.
+    pub plain_seconds: f64,
+    /// What their draft, verify and plain steps took, in seconds.
+    pub spent_seconds: f64,
 }
 
 /// How often an adaptive stream bet on something.
@@ -138,6 +144,8 @@ pub struct ArmUse {
 /// What a stream's steps took, by kind.
 #[derive(Clone, Copy, Default, PartialEq, Debug)]
 pub struct PhaseTimes {
+    /// Passes over the prompt.
+    pub prefill: PhaseTime,
     /// Draft steps, those that were too unsure to yield a token included.
     pub draft: PhaseTime,
     /// Verify passes, those of an empty draft included.

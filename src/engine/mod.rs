@@ -7,9 +7,11 @@
 #![forbid(unsafe_code)]
 
 mod account;
+mod activity;
 mod baseline;
 mod batch;
 mod bets;
+mod board;
 mod cost_file;
 mod cycle;
 mod drafter;
@@ -26,7 +28,9 @@ mod trial;
 mod work;
 mod worker;
 
+pub use activity::{Activity, BridgeActivity, Ending, PlanActivity, StreamActivity, Totals};
 pub use baseline::PlainStep;
+pub use board::Observer;
 pub use cost_file::CostFile;
 pub use event::{
     ArmUse, CommittedToken, Delta, Event, FinishReason, Finished, GenerationError, PhaseTime, PhaseTimes,

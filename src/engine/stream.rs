@@ -5,6 +5,7 @@ use std::time::Instant;
 use tokio::sync::mpsc;
 
 use super::account::{Account, Gap, StepTime};
+use super::activity::{Ending, StreamActivity};
 use super::bets::Betting;
 use super::cycle::{Chooser, Confirmed};
 use super::drafter::{Drafted, Drafter};
@@ -48,6 +49,7 @@ pub(super) struct Stream {
     text: OutputText,
     drafter: Drafter,
     account: Account,
+    ending: Option<Ending>,
 }
 
 /// What a stream needs to know about the pass that did its work.
@@ -85,6 +87,7 @@ impl Stream {
             lease: Some(lease),
             drafter: Drafter::new(&request, options, betting),
             account: Account::new(submitted),
+            ending: None,
             cancel,
             request,
         };
@@ -115,9 +118,15 @@ impl Stream {
     /// Ends the stream with an error; its pages are free.
     pub(super) fn fail(&mut self, error: GenerationError) {
         tracing::info!(request = %self.request.id, %error, "stream failed");
-        record::request_finished(error.reason());
-        self.lease = None;
+        self.end(error.reason());
         self.outbox.fail(error);
+    }
+
+    /// Notes that the stream has ended, and how; its pages are free.
+    pub(super) fn end(&mut self, reason: &'static str) {
+        record::request_finished(reason);
+        self.ending = Some(Ending::now(reason));
+        self.lease = None;
     }
 
     /// What the stream wants next, given how many prompt tokens the pass still has room for, and what rows cost now. An adaptive stream
@@ -223,6 +232,7 @@ impl Stream {
             }
             Work::Draft => {
                 self.spend(time);
+                self.drafter.plan().into_iter().for_each(|plan| self.account.count_skips(plan));
                 let step = Drafted {
                     entered: answer.output.saved(answer.group, 0, 0),
                     logits: answer.output.logits(answer.group, 0),
@@ -322,7 +332,7 @@ impl Stream {
         let speculation = self.account.stats(&self.drafter, betting);
         let timing = self.account.timing(now);
         let usage = Usage { prompt_tokens: self.request.prompt.len(), completion_tokens: self.generated() };
-        record::request_finished(reason.name());
+        self.end(reason.name());
         record::tokens(usage.prompt_tokens as u64, usage.completion_tokens as u64);
         record::request_latency(timing.total.as_secs_f64());
         if usage.completion_tokens > 1 {
@@ -347,7 +357,22 @@ impl Stream {
             "stream finished"
         );
         self.outbox.push(Ok(Event::Finished(Box::new(Finished { reason, usage, speculation, timing }))));
-        self.lease = None;
+    }
+
+    /// What it is at, for operators.
+    pub(super) fn activity(&self, betting: &Betting) -> StreamActivity {
+        StreamActivity {
+            request_id: self.request.id.clone(),
+            speculation: self.request.speculation.clone(),
+            prompt_tokens: self.request.prompt.len(),
+            prefilled_tokens: self.computed.min(self.request.prompt.len()),
+            committed_tokens: self.generated(),
+            max_new_tokens: self.request.stop.max_new_tokens,
+            plan: self.drafter.activity(betting),
+            stats: self.account.stats(&self.drafter, betting),
+            timing: self.account.timing(self.ending.map_or_else(Instant::now, |ending| ending.at)),
+            ending: self.ending,
+        }
     }
 
     fn generated(&self) -> usize {

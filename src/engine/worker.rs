@@ -7,9 +7,11 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TryRecvError, sync
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use super::activity::Activity;
 use super::baseline::PlainStep;
 use super::batch;
 use super::bets::Betting;
+use super::board::{Board, Observer};
 use super::cost_file::CostFile;
 use super::event::GenerationError;
 use super::handle::{CancelFlag, GenerationStream, Submit, SubmitError};
@@ -32,6 +34,7 @@ const READER_POLL: Duration = Duration::from_millis(1);
 pub struct Engine {
     commands: Option<SyncSender<Pending>>,
     shared: Arc<Shared>,
+    observer: Observer,
     thread: Option<JoinHandle<()>>,
     max_waiting: usize,
     event_buffer: usize,
@@ -56,6 +59,7 @@ struct Worker {
     waiting: VecDeque<Pending>,
     running: Vec<Stream>,
     shared: Arc<Shared>,
+    board: Board,
 }
 
 // === impl Engine ===
@@ -92,6 +96,8 @@ impl Engine {
             let hidden = runner.model().config().hidden;
             betting.learner = Learner::start(betting.plans().iter().map(|plan| &*plan.plan), hidden);
         }
+        let board = Board::new();
+        let observer = board.observer();
         let mut worker = Worker {
             runner,
             pages,
@@ -103,9 +109,22 @@ impl Engine {
             running: Vec::with_capacity(options.max_streams),
             shared: Arc::clone(&shared),
             options,
+            board,
         };
         let thread = std::thread::Builder::new().name("engine".to_owned()).spawn(move || worker.run())?;
-        Ok(Self { commands: Some(commands), shared, thread: Some(thread), max_waiting, event_buffer })
+        Ok(Self {
+            commands: Some(commands),
+            shared,
+            observer,
+            thread: Some(thread),
+            max_waiting,
+            event_buffer,
+        })
+    }
+
+    /// Where to see what the engine is doing.
+    pub fn observer(&self) -> Observer {
+        self.observer.clone()
     }
 }
 
@@ -186,6 +205,8 @@ impl Worker {
         }
         self.running.clear();
         self.report();
+        self.show();
+        self.board.set_idle(true);
         if let Some(file) = &self.options.cost_file
             && let Err(error) = file.write(self.betting.baseline)
         {
@@ -196,7 +217,11 @@ impl Worker {
     /// Takes new requests; blocks while there is nothing else to do. Returns false when nobody can submit any more.
     fn receive(&mut self) -> bool {
         if self.running.is_empty() && self.waiting.is_empty() {
-            match self.commands.recv_timeout(Duration::from_secs(3600)) {
+            self.show();
+            self.board.set_idle(true);
+            let received = self.commands.recv_timeout(Duration::from_secs(3600));
+            self.board.set_idle(false);
+            match received {
                 Ok(pending) => self.waiting.push_back(pending),
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => return false,
@@ -215,9 +240,10 @@ impl Worker {
     fn sweep(&mut self) {
         let now = Instant::now();
         let stall_timeout = self.options.stall_timeout;
-        self.running.retain_mut(|stream| {
+        let (board, betting) = (&mut self.board, &self.betting);
+        let stays = |stream: &mut Stream| {
             if stream.cancel.is_set() && !stream.is_finished() {
-                record::request_finished("cancelled");
+                stream.end("cancelled");
                 return false;
             }
             if stream.is_expired(now) {
@@ -233,11 +259,18 @@ impl Worker {
                 Delivery::Blocked(_) => true,
                 Delivery::Gone => {
                     if !stream.is_finished() {
-                        record::request_finished("cancelled");
+                        stream.end("cancelled");
                     }
                     false
                 }
             }
+        };
+        self.running.retain_mut(|stream| {
+            let stays = stays(stream);
+            if !stays {
+                board.retire(stream.activity(betting));
+            }
+            stays
         });
         let before = self.waiting.len();
         self.waiting.retain(|pending| {
@@ -283,11 +316,30 @@ impl Worker {
         }
     }
 
-    fn report(&self) {
+    fn report(&mut self) {
         self.shared.running.store(self.running.len(), Ordering::Release);
         record::running(self.running.len());
         record::waiting(self.waiting.len());
-        record::kv_usage(self.pages.leased() as f64 / self.pages.total().max(1) as f64);
+        record::kv_usage(self.kv_usage());
+        if self.board.is_asked() {
+            self.show();
+        }
+    }
+
+    /// Share of the cache's pages that is leased.
+    fn kv_usage(&self) -> f64 {
+        self.pages.leased() as f64 / self.pages.total().max(1) as f64
+    }
+
+    /// Tells those who ask what is going on.
+    fn show(&mut self) {
+        self.board.show(Activity {
+            running: self.running.iter().map(|stream| stream.activity(&self.betting)).collect(),
+            waiting: self.waiting.len(),
+            plain_step_seconds: self.betting.baseline.seconds(0, 1),
+            kv_cache_usage: self.kv_usage(),
+            ..Activity::default()
+        });
     }
 }
 

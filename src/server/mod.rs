@@ -24,6 +24,7 @@ pub mod wire;
 pub use limits::Limits;
 pub use metadata::{REQUEST_ID, RequestId};
 pub use request::{CallContext, parse_generation};
+pub(crate) use serve::descriptors;
 pub use serve::{ServeError, ServedModel, ServerOptions, serve};
 pub use status::{ERROR_DOMAIN, Reason};
 pub use violation::{RequestError, Violation};

@@ -8,6 +8,7 @@ use super::serve::ServedModel;
 use super::wire;
 use super::wire::generate_stream_response::Event as WireEvent;
 use crate::adapt::OffReason;
+use crate::drafting::SkipSet;
 use crate::engine::{
     CommittedToken, Delta, Event, FinishReason, Finished, OutputOptions, PhaseTime, PlanSummary,
     SpeculationStats, Started, Timing, Usage,
@@ -194,14 +195,17 @@ fn timing(timing: Timing) -> wire::Timing {
 }
 
 fn draft_plan(plan: PlanSummary) -> wire::DraftPlan {
-    let layers = |layers: &[LayerIndex]| layers.iter().map(|layer| layer.0.into()).collect();
     wire::DraftPlan {
-        skip_set: Some(wire::SkipSet {
-            attention_layers: layers(plan.skip_set.attention()),
-            mlp_layers: layers(plan.skip_set.mlp()),
-        }),
+        skip_set: Some((&plan.skip_set).into()),
         max_draft_tokens: count(plan.max_draft_tokens),
         revision: plan.revision,
+    }
+}
+
+impl From<&SkipSet> for wire::SkipSet {
+    fn from(skip_set: &SkipSet) -> Self {
+        let layers = |layers: &[LayerIndex]| layers.iter().map(|layer| layer.0.into()).collect();
+        Self { attention_layers: layers(skip_set.attention()), mlp_layers: layers(skip_set.mlp()) }
     }
 }
 

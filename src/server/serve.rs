@@ -11,7 +11,9 @@ use tonic::codec::CompressionEncoding;
 use tonic::server::NamedService;
 use tonic::transport::Server;
 use tonic_health::ServingStatus;
+use tonic_health::pb::health_server;
 use tonic_health::server::HealthReporter;
+use tonic_reflection::pb::{v1, v1alpha};
 
 use super::calls::OpenCalls;
 use super::connection::Incoming;
@@ -144,15 +146,15 @@ async fn router(
     let limits = service.options.limits.clone();
     health.set_service_status(WHOLE_SERVER, ServingStatus::Serving).await;
     health.set_serving::<GenerationServiceServer<Generation>>().await;
-    let health = tonic_health::pb::health_server::HealthServer::new(
-        tonic_health::server::HealthService::from_health_reporter(health),
-    );
+    let health =
+        health_server::HealthServer::new(tonic_health::server::HealthService::from_health_reporter(health));
     // Replies are not compressed: their messages are tens of bytes, and the cores belong to the model.
     let generation = GenerationServiceServer::new(service)
         .max_decoding_message_size(limits.max_message_bytes)
         .accept_compressed(CompressionEncoding::Gzip);
-    let (v1, v1alpha) = if reflection {
-        (Some(descriptors().build_v1()?), Some(descriptors().build_v1alpha()?))
+    let (reflection, old_reflection) = if reflection {
+        let names = [GenerationServiceServer::<Generation>::NAME, health_server::SERVICE_NAME];
+        (Some(descriptors(&names).build_v1()?), Some(descriptors(&names).build_v1alpha()?))
     } else {
         (None, None)
     };
@@ -167,15 +169,18 @@ async fn router(
         .http2_keepalive_timeout(Some(limits.keep_alive))
         .add_service(health)
         .add_service(generation)
-        .add_optional_service(v1)
-        .add_optional_service(v1alpha);
+        .add_optional_service(reflection)
+        .add_optional_service(old_reflection);
     Ok(router)
 }
 
-fn descriptors() -> tonic_reflection::server::Builder<'static> {
-    tonic_reflection::server::Builder::configure()
+/// Describes all messages; lists `services`, which are those of a port, and itself.
+pub(crate) fn descriptors(services: &[&str]) -> tonic_reflection::server::Builder<'static> {
+    let own = [v1::server_reflection_server::SERVICE_NAME, v1alpha::server_reflection_server::SERVICE_NAME];
+    let builder = tonic_reflection::server::Builder::configure()
         .register_encoded_file_descriptor_set(wire::FILE_DESCRIPTOR_SET)
-        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET);
+    own.iter().chain(services).fold(builder, |builder, name| builder.with_service_name(*name))
 }
 
 // === impl Shutdown ===

@@ -51,7 +51,7 @@ struct Page {
     readiness: Readiness,
 }
 
-/// Makes this process record its metrics. Call it once, before the engine starts, and run [`serve_metrics`] with the
+/// Makes this process record its metrics. Call it once, before the engine starts, and run [`serve_admin`] with the
 /// result: it also does the upkeep, without which histograms grow.
 pub fn install() -> Result<ExporterHandle, InstallError> {
     if record::is_in_use() {
@@ -65,13 +65,15 @@ pub fn install() -> Result<ExporterHandle, InstallError> {
     Ok(ExporterHandle { prometheus })
 }
 
-/// Serves `/metrics`, `/healthz` (the process runs) and `/readyz` (it wants requests) until `shutdown` completes.
+/// Serves `/metrics`, `/healthz` (the process runs), `/readyz` (it wants requests) and what `others` has until `shutdown` completes,
+/// by HTTP/1 and HTTP/2.
 ///
 /// The page shows nothing of any prompt, but bind it to loopback or a private network all the same.
-pub async fn serve_metrics(
+pub async fn serve_admin(
     listener: TcpListener,
     exporter: ExporterHandle,
     readiness: Readiness,
+    others: Router,
     shutdown: impl Future<Output = ()>,
 ) -> io::Result<()> {
     let page = Page { exporter: exporter.clone(), readiness };
@@ -79,7 +81,8 @@ pub async fn serve_metrics(
         .route("/metrics", get(metrics_page))
         .route("/healthz", get(|| async { "ok\n" }))
         .route("/readyz", get(readiness_page))
-        .with_state(page);
+        .with_state(page)
+        .merge(others);
     // Not axum's graceful shutdown: it would wait for connections that never say anything.
     tokio::select! {
         result = axum::serve(listener, router) => result,

@@ -1,10 +1,13 @@
 //! Logs: one line an event to standard error, as text for people or as JSON for collectors.
 
 use std::io::{self, IsTerminal};
+use std::sync::{Arc, Mutex, PoisonError};
 
-use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::ParseError;
-use tracing_subscriber::util::TryInitError;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::reload;
+use tracing_subscriber::util::{SubscriberInitExt, TryInitError};
+use tracing_subscriber::{EnvFilter, Layer, Registry};
 
 /// How a log line looks.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug, serde::Serialize, serde::Deserialize)]
@@ -30,33 +33,62 @@ pub enum LoggingError {
         /// What is wrong with it.
         source: ParseError,
     },
+    /// Nobody means to log nothing but what has no level; `off` says so.
+    #[error("the log filter is empty; use a level such as \"info\", or \"off\"")]
+    Empty,
     /// Logging started before.
     #[error("logging is set up already: {0}")]
     Occupied(#[from] TryInitError),
+    /// The filter can't be changed any more.
+    #[error("the log filter can't be changed: {0}; restart the process with log.level")]
+    Reload(#[from] reload::Error),
+}
+
+/// What is logged, and the way to change it. Clones share it.
+#[derive(Clone, Debug)]
+pub struct LogFilter {
+    current: Arc<Mutex<String>>,
+    handle: reload::Handle<EnvFilter, Registry>,
 }
 
 /// Starts logging for the whole process. `filter` is a level, or levels by module: `info,skipstone=debug`.
-pub fn init_logging(filter: &str, format: LogFormat) -> Result<(), LoggingError> {
-    let filter = parse_filter(filter)?;
-    let mut builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr);
-    if !io::stderr().is_terminal() {
-        builder = builder.with_ansi(false);
-    }
-    match format {
-        LogFormat::Text => start(builder.finish()),
-        LogFormat::Json => start(builder.json().flatten_event(true).finish()),
-    }
-}
-
-fn start(subscriber: impl Into<tracing::Dispatch>) -> Result<(), LoggingError> {
-    use tracing_subscriber::util::SubscriberInitExt;
-    Ok(subscriber.try_init()?)
+pub fn init_logging(filter: &str, format: LogFormat) -> Result<LogFilter, LoggingError> {
+    let (layer, handle) = reload::Layer::new(parse_filter(filter)?);
+    let lines =
+        tracing_subscriber::fmt::layer().with_writer(io::stderr).with_ansi(io::stderr().is_terminal());
+    let lines = match format {
+        LogFormat::Text => lines.boxed(),
+        LogFormat::Json => lines.json().flatten_event(true).boxed(),
+    };
+    tracing_subscriber::registry().with(layer).with(lines).try_init()?;
+    Ok(LogFilter { current: Arc::new(Mutex::new(filter.to_owned())), handle })
 }
 
 fn parse_filter(filter: &str) -> Result<EnvFilter, LoggingError> {
+    if filter.trim().is_empty() {
+        return Err(LoggingError::Empty);
+    }
     EnvFilter::builder()
         .parse(filter)
         .map_err(|source| LoggingError::Filter { filter: filter.to_owned(), source })
+}
+
+// === impl LogFilter ===
+
+impl LogFilter {
+    /// What is logged.
+    pub fn get(&self) -> String {
+        self.current.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Changes what is logged from now on; returns what was logged before.
+    pub fn set(&self, filter: &str) -> Result<String, LoggingError> {
+        let parsed = parse_filter(filter)?;
+        // Held while the filter changes, so that what is told is what holds.
+        let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
+        self.handle.reload(parsed)?;
+        Ok(std::mem::replace(&mut *current, filter.to_owned()))
+    }
 }
 
 #[cfg(test)]

@@ -13,6 +13,6 @@ mod logging;
 mod readiness;
 pub mod record;
 
-pub use exporter::{ExporterHandle, InstallError, install, serve_metrics};
-pub use logging::{LogFormat, LoggingError, init_logging};
+pub use exporter::{ExporterHandle, InstallError, install, serve_admin};
+pub use logging::{LogFilter, LogFormat, LoggingError, init_logging};
 pub use readiness::Readiness;

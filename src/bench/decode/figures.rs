@@ -185,6 +185,7 @@ mod tests {
                     draft: PhaseTime { steps: tokens, seconds: seconds / 2.0 },
                     verify: PhaseTime { steps: tokens / 4, seconds: seconds / 4.0 },
                     plain: PhaseTime { steps: tokens / 4, seconds: seconds / 4.0 },
+                    ..PhaseTimes::default()
                 },
                 ..Measurement::nothing()
             })
