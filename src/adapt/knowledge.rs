@@ -76,6 +76,12 @@ impl Knowledge {
         StreamOffsets { plans: vec![Offset::default(); self.plans.len()], ngram: Offset::default() }
     }
 
+    /// Plan `index` is another one now, whose draft step costs `plain_steps` more: of its acceptance, that of its predecessor is all that is known.
+    pub fn add_cost(&mut self, index: usize, plain_steps: f64) {
+        let plan = &mut self.plans[index];
+        plan.cost = (plan.cost + plain_steps).max(0.01);
+    }
+
     /// Takes in a draft step of plan `index`: its confidence and its cost in plain steps.
     pub fn observe_step(&mut self, index: usize, confidence: f32, cost: f64) {
         let plan = &mut self.plans[index];
@@ -123,6 +129,11 @@ impl PlanKnowledge {
             confidences: confidences.map(|share| share / total),
             cost,
         }
+    }
+
+    /// Its draft step, in plain steps.
+    pub fn cost(&self) -> f64 {
+        self.cost
     }
 }
 

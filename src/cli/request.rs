@@ -222,7 +222,8 @@ mod tests {
             skip_mlp: skip_mlp.to_vec(),
             confidence_threshold: 0.0,
             profile: None,
-            learn_bridges: true,
+            max_plans: 8,
+            learn_plans: true,
         };
         let max_draft_tokens = Some(5);
         let skip_set = |mlp: &[u32]| Some(SkipSet::new(&[], mlp, 8).unwrap());

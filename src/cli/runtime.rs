@@ -119,6 +119,7 @@ fn start(
         profile_source::of_model(settings.speculation.profile.as_deref(), path, &fingerprint)?
     {
         options.frontier = adapt::frontier(&profile, &model, threads)?;
+        options.frontier.truncate(settings.speculation.max_plans);
     }
     let machine = Machine::this();
     options.cost_file = model_cache::state_folder(settings.engine.state_folder.as_deref()).map(|folder| {
@@ -196,7 +197,7 @@ fn engine_options(
         kv_precision: kv_precision(engine),
         default_skip_set,
         frontier: Vec::new(),
-        learn_bridges: speculation.learn_bridges,
+        learn_plans: speculation.learn_plans,
         cost_file: None,
         max_draft_tokens: speculation.max_draft_tokens,
         confidence_threshold: speculation.confidence_threshold as f32,

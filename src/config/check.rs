@@ -34,6 +34,7 @@ pub(super) fn check(settings: &Settings, origin_of: &dyn Fn(&str) -> String) -> 
     checker.range("engine.event_buffer", engine.event_buffer, 1..=4096);
 
     checker.range("speculation.max_draft_tokens", speculation.max_draft_tokens, 1..=16);
+    checker.range("speculation.max_plans", speculation.max_plans, 1..=16);
     checker.range("speculation.target_speedup", speculation.target_speedup, 1.0..=4.0);
     checker.that(
         (0.0..1.0).contains(&speculation.confidence_threshold),
@@ -109,6 +110,7 @@ mod tests {
             ("engine.kv_cache_tokens", &["0", "16"], &["15"]),
             ("engine.event_buffer", &["1", "4096"], &["0", "4097"]),
             ("speculation.max_draft_tokens", &["1", "16"], &["0", "17"]),
+            ("speculation.max_plans", &["1", "16"], &["0", "17"]),
             ("speculation.target_speedup", &["1", "4.0"], &["0.99", "4.01", "nan"]),
             ("speculation.confidence_threshold", &["0", "0.99"], &["1.0", "-0.1"]),
             ("server.max_new_tokens_default", &["1", "1048576"], &["0", "1048577"]),

@@ -101,8 +101,10 @@ pub struct SpeculationSettings {
     /// The profile to draft by; `None`: the one beside the model file, else the built-in one of the default model.
     #[serde(deserialize_with = "empty_is_unset")]
     pub profile: Option<PathBuf>,
-    /// Whether bridges are learned from the streams that are served.
-    pub learn_bridges: bool,
+    /// Plans of the profile that adaptive streams bet on, at most.
+    pub max_plans: usize,
+    /// Whether bridges and skip sets are learned from the streams that are served.
+    pub learn_plans: bool,
 }
 
 /// Whether and how to draft.

@@ -102,8 +102,8 @@ impl DraftPlan {
         self.clone().with_bridges(others.chain([bridge.clone()]).collect())
     }
 
-    /// The runs of skipped sublayers.
-    fn runs(&self) -> Vec<Range<usize>> {
+    /// The runs of skipped sublayers, ascending.
+    pub fn runs(&self) -> Vec<Range<usize>> {
         let mut runs: Vec<Range<usize>> = Vec::new();
         for index in (0..2 * self.skip_set.layer_count()).filter(|&index| self.mask.skips(index)) {
             match runs.last_mut().filter(|run| run.end == index) {

@@ -1,5 +1,7 @@
 //! Which sublayers a draft does not run.
 
+use std::ops::Range;
+
 use crate::model::{LayerIndex, SkipMask};
 
 /// The sublayers that a draft skips: attention and MLP blocks separately, never of the first or the last layer.
@@ -55,6 +57,14 @@ impl SkipSet {
             mlp: checked("mlp", mlp, layer_count)?,
             layer_count,
         })
+    }
+
+    /// The set that skips the sublayers of one run, 0 to 2 x layers - 1.
+    pub fn of_run(run: Range<usize>, layer_count: usize) -> Result<Self, SkipSetError> {
+        let layers = |parity| -> Vec<u32> {
+            run.clone().filter(|index| index % 2 == parity).map(|index| index as u32 / 2).collect()
+        };
+        Self::new(&layers(0), &layers(1), layer_count)
     }
 
     /// The set that skips nothing.
@@ -121,6 +131,13 @@ mod tests {
         assert_eq!(set.attention(), [LayerIndex(3), LayerIndex(5)]);
         let skipped: Vec<usize> = (0..16).filter(|&index| set.skips(index)).collect();
         assert_eq!(skipped, [6, 9, 10]);
+    }
+
+    #[test]
+    fn a_run_is_the_sublayers_between_its_ends() {
+        let set = SkipSet::of_run(3..6, 8).unwrap();
+        assert_eq!(set, SkipSet::new(&[2], &[1, 2], 8).unwrap());
+        assert!(SkipSet::of_run(0..4, 8).is_err() && SkipSet::of_run(10..16, 8).is_err());
     }
 
     #[test]

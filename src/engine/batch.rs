@@ -20,7 +20,7 @@ pub(super) fn step(
     betting: &mut Betting,
 ) -> bool {
     if let Some(mut learner) = betting.learner.take() {
-        learner.challenge(betting);
+        learner.challenge(betting, runner.model());
         betting.learner = Some(learner);
     }
     let mut budget = prefill_tokens;
@@ -98,6 +98,7 @@ fn attempt(
     {
         betting.baseline.observe_rows(rows_in_pass, streams[*index].context(), output.seconds);
     }
+    betting.auditions.observe_pass(output.seconds);
     if let Some(learner) = &mut betting.learner {
         learner.observe_pass(output.seconds);
     }

@@ -1,17 +1,15 @@
 //! The bets of adaptive streams: what all of them share, and what each has of its own.
 
-use std::sync::Arc;
-
+use super::audition::{Auditions, Outcome, Stakes};
 use super::baseline::PlainStep;
 use super::cycle::{Confirmed, Cycle, Origin};
 use super::drafter::Drafted;
 use super::learner::Learner;
 use super::score::Swift;
-use super::trial::{Arm, Trial};
 use crate::adapt::{
     Allowed, Bet, Chain, Controller, Costs, FrontierPlan, Knowledge, Match, Odds, PlanKnowledge, ngram_bin,
 };
-use crate::drafting::{DraftPlan, NgramProposer, SwiftOptions, SwiftSearch};
+use crate::drafting::{NgramProposer, SwiftOptions, SwiftSearch};
 use crate::model::TokenId;
 use crate::telemetry::record::{self, PlanChange};
 
@@ -21,11 +19,12 @@ const MATCH_LENGTHS: (usize, usize) = (2, 12);
 /// What the streams of an engine bet with.
 pub(super) struct Betting {
     frontier: Vec<FrontierPlan>,
-    /// Rivals of the frontier's plans, by index.
-    trials: Vec<Option<Trial>>,
     pub(super) knowledge: Knowledge,
     pub(super) baseline: PlainStep,
     pub(super) swift: Swift,
+    /// Cycles bet on each plan, over all streams.
+    uses: Vec<usize>,
+    pub(super) auditions: Auditions,
     /// Learns better bridges, if it is to.
     pub(super) learner: Option<Learner>,
 }
@@ -37,8 +36,6 @@ pub(super) struct Bets {
     proposer: Option<NgramProposer>,
     /// Of the current cycle.
     bet: Bet,
-    /// Which side of a plan's trial the current cycle is on.
-    arm: Arm,
     chain: Chain,
     /// What the last match proposed.
     proposal: Vec<TokenId>,
@@ -53,8 +50,15 @@ impl Betting {
         let plans: Vec<PlanKnowledge> = frontier.iter().map(|plan| plan.knowledge.clone()).collect();
         let layers = frontier.first().map_or(0, |plan| plan.plan.skip_set().layer_count());
         let swift = Swift::new(SwiftSearch::new(layers, SwiftOptions::default()));
-        let trials = frontier.iter().map(|_| None).collect();
-        Self { knowledge: Knowledge::new(plans), frontier, trials, baseline, swift, learner: None }
+        Self {
+            uses: vec![0; frontier.len()],
+            knowledge: Knowledge::new(plans),
+            frontier,
+            baseline,
+            swift,
+            auditions: Auditions::default(),
+            learner: None,
+        }
     }
 
     /// The plans that streams bet on.
@@ -62,35 +66,43 @@ impl Betting {
         &self.frontier
     }
 
-    /// Puts up a rival of plan `index`, in place of the last one.
-    pub(super) fn challenge(&mut self, index: usize, rival: Arc<DraftPlan>) {
-        self.trials[index] = Some(Trial::new(rival));
+    /// The plan that streams bet on most.
+    pub(super) fn favourite(&self) -> usize {
+        (0..self.uses.len()).rev().max_by_key(|&index| self.uses[index]).unwrap_or(0)
     }
 
-    /// The plan to draft with on a bet on plan `index`: its own or, every other time, its rival's.
-    pub(super) fn next_plan(&mut self, index: usize, bets: &mut Bets) -> Arc<DraftPlan> {
-        let Some(trial) = &mut self.trials[index] else {
-            bets.arm = Arm::Incumbent;
-            return Arc::clone(&self.frontier[index].plan);
+    /// What an audition for the seat of plan `index` is decided by.
+    pub(super) fn stakes(&self, index: usize) -> Stakes {
+        Stakes { draft: self.knowledge.plan(index).cost(), verify: self.baseline.rows(2) }
+    }
+
+    /// Seats a candidate that turned out better.
+    pub(super) fn conclude(&mut self, outcome: Outcome) {
+        let Outcome { candidate, is_better, agreement: (incumbent, rival), tokens } = outcome;
+        let seat = &mut self.frontier[candidate.seat];
+        let name = candidate.name.as_deref().unwrap_or(&seat.name);
+        tracing::info!(
+            plan = seat.name,
+            candidate = name,
+            incumbent,
+            rival,
+            tokens,
+            is_better,
+            "a plan was tried"
+        );
+        if !is_better {
+            return;
+        }
+        seat.plan = candidate.plan;
+        let change = match candidate.name {
+            Some(name) => {
+                seat.name = name;
+                self.knowledge.add_cost(candidate.seat, candidate.extra_cost);
+                PlanChange::Search
+            }
+            None => PlanChange::Bridge,
         };
-        bets.arm = trial.next();
-        match bets.arm {
-            Arm::Incumbent => Arc::clone(&self.frontier[index].plan),
-            Arm::Rival => Arc::clone(trial.rival()),
-        }
-    }
-
-    /// Takes in what became of a token that plan `index` drafted on a side of its trial.
-    fn observe_trial(&mut self, index: usize, arm: Arm, accepted: bool) {
-        let Some(trial) = &mut self.trials[index] else { return };
-        let Some(winner) = trial.observe(arm, accepted) else { return };
-        let (incumbent, rival) = trial.acceptance();
-        tracing::info!(plan = self.frontier[index].name, incumbent, rival, "a learned bridge was tried");
-        if winner == Arm::Rival {
-            self.frontier[index].plan = Arc::clone(trial.rival());
-            record::plan_changed(PlanChange::Bridge);
-        }
-        self.trials[index] = None;
+        record::plan_changed(change);
     }
 
     fn odds<'a>(&'a self, costs: &'a Costs) -> Odds<'a> {
@@ -112,7 +124,6 @@ impl Bets {
             controller: Controller::new(&betting.knowledge, allowed),
             proposer,
             bet: Bet::Ngram(0),
-            arm: Arm::Incumbent,
             chain: Chain::new(0),
             proposal: Vec::new(),
             placed: vec![0; betting.plans().len()],
@@ -121,7 +132,13 @@ impl Bets {
     }
 
     /// Places the bet of the next cycle, which may draft `limit` tokens; an n-gram match goes into `cycle` at once.
-    pub(super) fn begin(&mut self, betting: &Betting, costs: &Costs, limit: usize, cycle: &mut Cycle) -> Bet {
+    pub(super) fn begin(
+        &mut self,
+        betting: &mut Betting,
+        costs: &Costs,
+        limit: usize,
+        cycle: &mut Cycle,
+    ) -> Bet {
         self.chain = Chain::new(limit);
         self.proposal.clear();
         let room = self.chain.limit;
@@ -130,7 +147,10 @@ impl Bets {
         self.bet = self.controller.choose(betting.odds(costs), self.chain, found);
         match self.bet {
             Bet::Plain(_) => {}
-            Bet::Plan(index) => self.placed[index] += 1,
+            Bet::Plan(index) => {
+                self.placed[index] += 1;
+                betting.uses[index] += 1;
+            }
             Bet::Ngram(tokens) => {
                 self.ngram_cycles += 1;
                 cycle.append_match(&self.proposal[..tokens], length);
@@ -182,7 +202,6 @@ impl Bets {
             match (*origin, self.bet) {
                 (Origin::Plan { confidence }, Bet::Plan(plan)) => {
                     betting.knowledge.observe_drafted(own, plan, confidence, accepted);
-                    betting.observe_trial(plan, self.arm, accepted);
                 }
                 (Origin::Ngram { matched, place }, _) => {
                     betting.knowledge.observe_ngram(own, ngram_bin(matched, place), accepted);

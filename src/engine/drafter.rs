@@ -119,7 +119,7 @@ impl Drafter {
                     Bet::Plain(reason) => return Work::Plain(reason),
                     Bet::Ngram(_) => return Work::Verify,
                     Bet::Plan(index) => {
-                        let (plan, tries) = (betting.next_plan(index, bets), bets.is_exploring());
+                        let (plan, tries) = (Arc::clone(&betting.plans()[index].plan), bets.is_exploring());
                         self.take_plan(plan, index, tries);
                     }
                 },

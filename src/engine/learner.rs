@@ -1,21 +1,25 @@
 //! Bridges learned from the streams that are served.
 //!
 //! Every pass of the full model over tokens that are committed shows what a run of sublayers does to their hidden states: before it and
-//! after it. The engine thread hands such pairs on; a background thread adds them to the moments of each run and fits
-//! bridges anew each time that the number of pairs has doubled. What it finds only becomes a rival (see [`super::trial`]): a bridge
-//! replaces another if more of its drafts are accepted, whatever the fit says.
+//! after it. The engine thread hands such pairs on; a background thread (see [`super::course`]) adds them to the moments of each run and fits
+//! bridges anew each time that the number of pairs has doubled. What it finds is only a candidate: it replaces another plan if it drafts
+//! better what streams say (see [`super::audition`]), whatever the fit says.
+//!
+//! Beside the runs in use there is one on probation, next to the run of the plan that streams bet on most: the search for skip sets.
 
 use std::collections::BTreeSet;
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
+use std::sync::mpsc::{Receiver, SyncSender, channel, sync_channel};
 use std::time::Instant;
 
+use super::audition::Candidate;
 use super::bets::Betting;
-use crate::adapt::{BridgeFit, BridgeFitError, BridgeWeights, LEFT_OUT, Moments};
-use crate::drafting::DraftPlan;
-use crate::model::{Bridge, PassOutput};
+use super::course::{self, Course, Fit, Pairs};
+use crate::adapt::LEFT_OUT;
+use crate::drafting::{DraftPlan, RunSearch, SkipSet};
+use crate::model::{Bridge, Model, PassOutput};
 
 /// Share of the engine's time that learning may take, both threads' work together.
 const BUDGET: f64 = 0.01;
@@ -29,14 +33,8 @@ const BATCH: usize = 128;
 /// Batches that may wait. More are dropped: there will be others.
 const QUEUE: usize = 4;
 
-/// Pairs before the first fit.
-const FIRST_FIT: f64 = 1024.0;
-
-/// Pairs that are remembered, by decay, so that the bridges follow the traffic.
-const MEMORY: f64 = 131_072.0;
-
-/// The ridge is this over the number of pairs: the more there are, the less they need to be held back.
-const RIDGE_PAIRS: f64 = 800.0;
+/// Pairs before the first fit: with fewer, a bridge from calibration is hardly ever worse.
+const FIRST_FIT: f64 = 4096.0;
 
 /// The engine thread's end.
 pub(super) struct Learner {
@@ -44,6 +42,9 @@ pub(super) struct Learner {
     spans: Vec<Span>,
     /// Where full passes save their states: the spans' ends, ascending.
     places: Arc<[usize]>,
+    search: RunSearch,
+    /// Runs that were ever learned: what numbers them.
+    begun: usize,
     /// Gone when the background thread could not be started or has ended.
     pairs: Option<SyncSender<Pairs>>,
     fits: Receiver<Fit>,
@@ -53,25 +54,13 @@ pub(super) struct Learner {
     pass_seconds: f64,
 }
 
-/// A run of sublayers with a bridge, and pairs not handed on yet.
+/// A run of sublayers that is learned, and pairs not handed on yet.
 struct Span {
     range: Range<usize>,
+    course: Arc<Course>,
     pairs: Pairs,
-}
-
-/// States before and after a run, both \[pairs, hidden\].
-#[derive(Default)]
-struct Pairs {
-    span: usize,
-    before: Vec<f32>,
-    after: Vec<f32>,
-}
-
-/// Bridges fitted to one run.
-struct Fit {
-    span: usize,
-    tokens: f64,
-    bridges: Vec<BridgeWeights>,
+    /// The plan that a plan with this run might replace, for the run on probation.
+    seat: Option<usize>,
 }
 
 /// Rows of a pass that a stream's committed tokens went through.
@@ -87,50 +76,68 @@ pub(super) struct CommittedRows {
     pub(super) entered: usize,
 }
 
+// === impl Span ===
+
+impl Span {
+    fn new(range: Range<usize>, course: Course, seat: Option<usize>) -> Self {
+        let course = Arc::new(course);
+        Self { range, pairs: Pairs::new(&course), course, seat }
+    }
+}
+
 // === impl Learner ===
 
 impl Learner {
     /// Starts to learn the bridges of `plans`, the best first, for states of `hidden` numbers. Without bridges there is nothing to learn.
     pub(super) fn start<'a>(plans: impl Iterator<Item = &'a DraftPlan>, hidden: usize) -> Option<Self> {
-        let mut spans: Vec<(Range<usize>, BTreeSet<usize>)> = Vec::new();
+        let mut runs: Vec<(Range<usize>, BTreeSet<usize>)> = Vec::new();
         for bridge in plans.flat_map(DraftPlan::bridges) {
-            let known = spans.iter().position(|(range, _)| *range == bridge.span());
+            let known = runs.iter().position(|(range, _)| *range == bridge.span());
             match known {
-                Some(index) => spans[index].1.extend([bridge.rank()]),
-                None if spans.len() < MOST_SPANS => {
-                    spans.push((bridge.span(), BTreeSet::from([bridge.rank()])));
+                Some(index) => runs[index].1.extend([bridge.rank()]),
+                None if runs.len() < MOST_SPANS => {
+                    runs.push((bridge.span(), BTreeSet::from([bridge.rank()])));
                 }
                 None => {}
             }
         }
-        if spans.is_empty() {
+        if runs.is_empty() {
             return None;
         }
-        let places: BTreeSet<usize> = spans.iter().flat_map(|(range, _)| [range.start, range.end]).collect();
         let (pairs, received) = sync_channel(QUEUE);
         let (found, fits) = channel();
         let busy = Arc::new(AtomicU64::new(0));
-        let ranks: Vec<BTreeSet<usize>> = spans.iter().map(|(_, ranks)| ranks.clone()).collect();
         let clock = Arc::clone(&busy);
         let thread = std::thread::Builder::new().name("learner".to_owned());
-        let started = thread.spawn(move || learn(hidden, &ranks, &received, &found, &clock));
+        let started = thread.spawn(move || course::learn(hidden, &received, &found, &clock));
         if let Err(error) = &started {
             tracing::warn!(%error, "bridges are not learned: no thread");
         }
-        Some(Self {
+        let begun = runs.len();
+        let span = |(number, (range, ranks))| {
+            let course = Course { number, ranks, first_fit: FIRST_FIT };
+            Span::new(range, course, None)
+        };
+        let mut learner = Self {
             hidden,
-            spans: spans
-                .into_iter()
-                .enumerate()
-                .map(|(span, (range, _))| Span { range, pairs: Pairs { span, ..Pairs::default() } })
-                .collect(),
-            places: places.into_iter().collect(),
+            spans: runs.into_iter().enumerate().map(span).collect(),
+            places: Arc::default(),
+            search: RunSearch::default(),
+            begun,
             pairs: started.is_ok().then_some(pairs),
             fits,
             busy,
             spent_seconds: 0.0,
             pass_seconds: 0.0,
-        })
+        };
+        learner.place();
+        Some(learner)
+    }
+
+    /// Sets the places to the ends of the spans.
+    fn place(&mut self) {
+        let ends = self.spans.iter().flat_map(|span| [span.range.start, span.range.end]);
+        self.places = ends.collect::<BTreeSet<usize>>().into_iter().collect();
     }
 
     /// Where the next full pass should save its states: nowhere while learning is over its budget.
@@ -159,8 +166,7 @@ impl Learner {
                 span.pairs.after.extend_from_slice(output.saved(group, after, row));
             }
             if span.pairs.before.len() >= BATCH * self.hidden {
-                let next = Pairs { span: span.pairs.span, ..Pairs::default() };
-                let full = std::mem::replace(&mut span.pairs, next);
+                let full = std::mem::replace(&mut span.pairs, Pairs::new(&span.course));
                 // A full queue drops the batch.
                 let _ = self.pairs.as_ref().map(|pairs| pairs.try_send(full));
             }
@@ -168,80 +174,101 @@ impl Learner {
         self.spent_seconds += started.elapsed().as_secs_f64();
     }
 
-    /// Puts up what was fitted as rivals of the plans that have such a bridge.
-    pub(super) fn challenge(&mut self, betting: &mut Betting) {
-        while let Ok(Fit { span, tokens, bridges }) = self.fits.try_recv() {
-            let range = self.spans[span].range.clone();
+    /// Lets what was fitted audition, and puts the next run on probation when nothing is left to try.
+    pub(super) fn challenge(&mut self, betting: &mut Betting, model: &Model) {
+        while let Ok(Fit { course, pairs, bridges }) = self.fits.try_recv() {
+            let Some(index) = self.spans.iter().position(|span| span.course.number == course.number) else {
+                continue;
+            };
+            let (range, seat) = (self.spans[index].range.clone(), self.spans[index].seat);
+            tracing::info!(first = range.start, end = range.end, pairs, "bridges were learned");
             for weights in bridges {
-                let rank = weights.rank();
                 let bridge =
                     Bridge::new(range.clone(), self.hidden, weights.bias, &weights.down, &weights.up);
                 let Ok(bridge) = bridge.map(Arc::new) else { continue };
-                for index in 0..betting.plans().len() {
-                    let plan = &betting.plans()[index].plan;
-                    let fits = |old: &Arc<Bridge>| old.span() == range && old.rank() == rank;
-                    if !plan.bridges().iter().any(fits) {
-                        continue;
-                    }
-                    if let Ok(rival) = plan.with_bridge(Arc::clone(&bridge)) {
-                        betting.challenge(index, Arc::new(rival));
-                    }
+                match seat {
+                    Some(seat) => enter_run(betting, model, seat, &bridge),
+                    None => enter_bridge(betting, &bridge),
                 }
             }
-            tracing::info!(first = range.start, end = range.end, tokens, "bridges were learned");
+            if seat.is_some() {
+                self.spans.remove(index);
+                self.place();
+            }
+        }
+        let is_searching = self.spans.iter().any(|span| span.seat.is_some());
+        if betting.auditions.is_idle() && !is_searching {
+            self.follow(betting);
+            self.search(betting, model.config().layers);
+        }
+    }
+
+    /// Learns the run of the favourite plan, if a search has changed it, in place of one that no plan skips any more.
+    fn follow(&mut self, betting: &Betting) {
+        let bridges = || betting.plans().iter().flat_map(|plan| plan.plan.bridges());
+        self.spans.retain(|span| bridges().any(|bridge| bridge.span() == span.range));
+        for bridge in betting.plans()[betting.favourite()].plan.bridges() {
+            if self.spans.len() < MOST_SPANS && !self.spans.iter().any(|span| span.range == bridge.span()) {
+                self.begin(bridge.span(), bridge.rank(), None);
+            }
+        }
+        self.place();
+    }
+
+    /// Begins to learn bridges of a rank over a run, on probation for a seat or for good.
+    fn begin(&mut self, range: Range<usize>, rank: usize, seat: Option<usize>) {
+        let course = Course { number: self.begun, ranks: BTreeSet::from([rank]), first_fit: FIRST_FIT };
+        self.begun += 1;
+        self.spans.push(Span::new(range, course, seat));
+        self.place();
+    }
+
+    /// Puts a run next to that of the favourite plan on probation, if that plan has one bridge over one run.
+    fn search(&mut self, betting: &Betting, layers: usize) {
+        let seat = betting.favourite();
+        let [bridge] = betting.plans()[seat].plan.bridges() else { return };
+        if betting.plans()[seat].plan.runs().len() > 1 {
+            return;
+        }
+        let Some(range) = self.search.propose(&bridge.span(), layers) else { return };
+        self.begin(range, bridge.rank(), Some(seat));
+    }
+}
+
+/// Enters `bridge` for the seats of all plans that have one like it.
+fn enter_bridge(betting: &mut Betting, bridge: &Arc<Bridge>) {
+    let is_like = |old: &Arc<Bridge>| old.span() == bridge.span() && old.rank() == bridge.rank();
+    for seat in 0..betting.plans().len() {
+        let plan = &betting.plans()[seat].plan;
+        if !plan.bridges().iter().any(is_like) {
+            continue;
+        }
+        if let Ok(plan) = plan.with_bridge(Arc::clone(bridge)) {
+            betting.auditions.enter(Candidate::new(seat, None, Arc::new(plan), 0.0));
         }
     }
 }
 
-// === the background thread ===
-
-/// The moments of one run.
-struct Course {
-    moments: Moments,
-    next_fit: f64,
-    /// Pairs ever seen; the moments' own count decays.
-    seen: f64,
-}
-
-fn learn(
-    hidden: usize,
-    ranks: &[BTreeSet<usize>],
-    pairs: &Receiver<Pairs>,
-    fits: &Sender<Fit>,
-    busy: &AtomicU64,
-) {
-    let course = || Course { moments: Moments::new(hidden), next_fit: FIRST_FIT, seen: 0.0 };
-    let mut courses: Vec<Course> = ranks.iter().map(|_| course()).collect();
-    while let Ok(Pairs { span, before, after }) = pairs.recv() {
-        let started = Instant::now();
-        let course = &mut courses[span];
-        let count = (before.len() / hidden) as f64;
-        course.moments.observe(&before, &after);
-        course.moments.decay(1.0 - count / MEMORY);
-        course.seen += count;
-        if course.seen >= course.next_fit {
-            course.next_fit = (2.0 * course.seen).min(course.seen + MEMORY / 2.0);
-            match fit(&course.moments, &ranks[span]) {
-                Ok(bridges) => {
-                    if fits.send(Fit { span, tokens: course.seen, bridges }).is_err() {
-                        return;
-                    }
-                }
-                Err(error) => tracing::warn!(%error, "a bridge could not be fitted"),
-            }
-        }
-        busy.fetch_add(started.elapsed().as_nanos() as u64, Ordering::Relaxed);
-    }
-}
-
-fn fit(moments: &Moments, ranks: &BTreeSet<usize>) -> Result<Vec<BridgeWeights>, BridgeFitError> {
-    let mut bridges = Vec::with_capacity(ranks.len());
-    if ranks.contains(&0) {
-        bridges.push(BridgeWeights::bias_of(moments)?);
-    }
-    if ranks.iter().any(|&rank| rank > 0) {
-        let fit = BridgeFit::new(moments, (RIDGE_PAIRS / moments.tokens()).clamp(0.01, 1.0))?;
-        bridges.extend(ranks.iter().filter(|&&rank| rank > 0).map(|&rank| fit.bridge(rank)));
-    }
-    Ok(bridges)
+/// Enters a plan that skips the run of `bridge`, for the seat of the plan that it came from.
+fn enter_run(betting: &mut Betting, model: &Model, seat: usize, bridge: &Arc<Bridge>) {
+    let (run, weights, layers) = (bridge.span(), model.weights(), model.config().layers);
+    let old = &betting.plans()[seat].plan;
+    let Ok(skip_set) = SkipSet::of_run(run.clone(), layers) else { return };
+    let mut plan = DraftPlan::new(skip_set, old.confidence_threshold);
+    plan = match old.vocabulary() {
+        Some(vocabulary) => plan.with_vocabulary(Arc::clone(vocabulary)),
+        None => plan,
+    };
+    let Ok(plan) = plan.with_bridges(vec![Arc::clone(bridge)]) else { return };
+    let skipped = |plan: &DraftPlan| -> usize {
+        (0..2 * layers)
+            .filter(|&index| plan.mask().skips(index))
+            .map(|index| weights.sublayer_bytes(index))
+            .sum()
+    };
+    // What a step costs is what it reads; once the plan drafts, its time is measured.
+    let extra_cost = (skipped(old) as f64 - skipped(&plan) as f64) / weights.bytes() as f64;
+    let kind = if bridge.rank() == 0 { "bias".to_owned() } else { format!("rank {}", bridge.rank()) };
+    let name = format!("layers {}-{}, {kind}", run.start / 2, run.end / 2 - 1);
+    betting.auditions.enter(Candidate::new(seat, Some(name), Arc::new(plan), extra_cost));
 }

@@ -8,11 +8,13 @@
 
 mod account;
 mod activity;
+mod audition;
 mod baseline;
 mod batch;
 mod bets;
 mod board;
 mod cost_file;
+mod course;
 mod cycle;
 mod drafter;
 mod event;
@@ -24,7 +26,6 @@ mod output_text;
 mod request;
 mod score;
 mod stream;
-mod trial;
 mod work;
 mod worker;
 

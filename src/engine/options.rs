@@ -30,8 +30,8 @@ pub struct EngineOptions {
     pub default_skip_set: SkipSet,
     /// The plans that adaptive streams bet on, the best first; empty is the plan of `default_skip_set` alone.
     pub frontier: Vec<FrontierPlan>,
-    /// Whether bridges are learned from the streams that are served.
-    pub learn_bridges: bool,
+    /// Whether bridges and skip sets are learned from the streams that are served.
+    pub learn_plans: bool,
     /// Where costs are kept between runs, if they are to be.
     pub cost_file: Option<CostFile>,
     /// Cap on the draft length of a stream that names none.

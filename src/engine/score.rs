@@ -1,10 +1,11 @@
-//! How a skip set would have drafted what a stream said: the score of a search.
+//! How plans would have drafted what a stream said: the scores of auditions and of searches.
 
 use std::sync::Arc;
 
+use super::audition::PLACES;
 use crate::drafting::{DraftPlan, SkipSet, SwiftSearch, matchness};
 use crate::kernels::PAGE_POSITIONS;
-use crate::model::{LogitsWanted, RowGroup, RowInput, Runner, SkipMask, TokenId};
+use crate::model::{DraftHead, LogitsWanted, RowGroup, RowInput, Runner, SkipMask, TokenId};
 use crate::sampling::top_probability;
 
 /// Tokens that are scored at once, at most.
@@ -13,6 +14,16 @@ pub(super) const MAX_WINDOW: usize = 64;
 /// Pages that scores are computed in, beyond those of the streams, whose own keys and values stay as they are.
 pub(super) struct Scratchpad {
     pages: Vec<u32>,
+}
+
+/// A stream's text as an audition looks at it.
+pub(super) struct ScoredText<'a> {
+    /// Its pages, which stay as they are.
+    pub(super) pages: &'a [u32],
+    /// Prompt and committed tokens.
+    pub(super) tokens: &'a [TokenId],
+    /// The part of the head that drafts use, if not all of it.
+    pub(super) head: Option<DraftHead<'a>>,
 }
 
 /// The search of SWIFT, shared by all streams that use it, and the plan it stands at.
@@ -26,8 +37,11 @@ pub(super) struct Swift {
 // === impl Scratchpad ===
 
 impl Scratchpad {
-    /// Pages that it takes: a window may begin late in a page.
-    pub(super) const PAGES: usize = MAX_WINDOW.div_ceil(PAGE_POSITIONS) + 1;
+    /// Pages that it takes: one for each side of an audition at each place, and for a window, which may begin late in a page.
+    pub(super) const PAGES: usize = {
+        let window = MAX_WINDOW.div_ceil(PAGE_POSITIONS) + 1;
+        if window > 2 * PLACES { window } else { 2 * PLACES }
+    };
 
     /// On the [`Scratchpad::PAGES`] pages from `first` on.
     pub(super) fn new(first: usize) -> Self {
@@ -62,6 +76,47 @@ impl Scratchpad {
         };
         let output = runner.run(std::slice::from_ref(&group));
         (0..rows.len()).map(|row| top_probability(output.logits(0, row)).0).collect()
+    }
+
+    /// The tokens that each of two plans drafts after the tokens at `places`, and the seconds that took. As in the first step of a cycle,
+    /// all earlier tokens have the full model's keys and values.
+    pub(super) fn compare(
+        &self,
+        runner: &mut Runner,
+        text: &ScoredText<'_>,
+        places: &[usize],
+        plans: [&DraftPlan; 2],
+    ) -> (Vec<[TokenId; 2]>, f64) {
+        let jobs: Vec<(usize, &DraftPlan)> =
+            places.iter().flat_map(|&place| plans.map(|plan| (place, plan))).collect();
+        let mut tables = Vec::with_capacity(jobs.len());
+        for (&(place, _), &page) in jobs.iter().zip(&self.pages) {
+            let whole = place / PAGE_POSITIONS;
+            runner.copy_page(text.pages[whole], page);
+            let mut table = text.pages[..whole].to_vec();
+            table.push(page);
+            tables.push((table, [RowInput::Token(text.tokens[place])]));
+        }
+        let groups: Vec<RowGroup<'_>> = jobs
+            .iter()
+            .zip(&tables)
+            .map(|(&(position, plan), (pages, rows))| RowGroup {
+                pages,
+                position,
+                rows,
+                skip: Some(plan.mask()),
+                bridges: plan.bridges(),
+                save_before: &[],
+                logits: text.head.map_or(LogitsWanted::Last, LogitsWanted::Draft),
+            })
+            .collect();
+        let output = runner.run(&groups);
+        let drafted = |group: usize| {
+            let (entry, _) = top_probability(output.logits(group, 0));
+            text.head.map_or(entry, |head| head.token(entry.index()))
+        };
+        let pairs = (0..tables.len() / 2).map(|pair| [drafted(2 * pair), drafted(2 * pair + 1)]).collect();
+        (pairs, output.seconds)
     }
 }
 

@@ -1,5 +1,7 @@
 //! One running stream: what it wants of the next pass, and what it makes of the answer.
 
+mod score;
+
 use std::time::Instant;
 
 use tokio::sync::mpsc;
@@ -16,11 +18,10 @@ use super::options::EngineOptions;
 use super::outbox::Outbox;
 use super::output_text::OutputText;
 use super::request::ValidRequest;
-use super::score::{Scratchpad, Swift};
 use super::work::Work;
 use crate::adapt::Costs;
 use crate::drafting::DraftPlan;
-use crate::model::{LogitsWanted, PageLease, PassOutput, RowGroup, RowInput, Runner, TokenId};
+use crate::model::{LogitsWanted, PageLease, PassOutput, RowGroup, RowInput, TokenId};
 use crate::sampling::{Sampler, SamplingError, TokenHistory, log_probabilities};
 use crate::telemetry::record;
 use crate::text::TextModel;
@@ -50,6 +51,8 @@ pub(super) struct Stream {
     drafter: Drafter,
     account: Account,
     ending: Option<Ending>,
+    /// Tokens when plans were last tried on the stream's text.
+    auditioned: usize,
 }
 
 /// What a stream needs to know about the pass that did its work.
@@ -88,6 +91,7 @@ impl Stream {
             drafter: Drafter::new(&request, options, betting),
             account: Account::new(submitted),
             ending: None,
+            auditioned: 0,
             cancel,
             request,
         };
@@ -260,17 +264,6 @@ impl Stream {
             }
         };
         Ok(self.taught(rows))
-    }
-
-    /// A step of SWIFT's search, if the stream drafts by it and a cycle has just ended. Its time counts as the stream's.
-    pub(super) fn search(&mut self, runner: &mut Runner, scratchpad: &Scratchpad, swift: &mut Swift) {
-        if !self.drafter.is_swift() || !self.drafter.cycle().is_idle() || !swift.wants_score(self.generated())
-        {
-            return;
-        }
-        let (Some(lease), started) = (&self.lease, Instant::now()) else { return };
-        swift.step(scratchpad, runner, lease.pages(), &self.tokens, self.request.prompt.len());
-        self.spend(StepTime { spent_seconds: started.elapsed().as_secs_f64(), plain_seconds: 0.0 });
     }
 
     /// Of `rows`, those that may be learned from.

@@ -92,7 +92,7 @@ impl Engine {
             false => options.frontier.clone(),
         };
         let mut betting = Betting::new(frontier, baseline);
-        if options.learn_bridges {
+        if options.learn_plans {
             let hidden = runner.model().config().hidden;
             betting.learner = Learner::start(betting.plans().iter().map(|plan| &*plan.plan), hidden);
         }
@@ -188,6 +188,7 @@ impl Worker {
             let worked = batch::step(&mut self.runner, &mut ready, budget, &mut self.betting);
             for stream in ready.iter_mut().filter(|stream| stream.is_decoding()) {
                 stream.search(&mut self.runner, &self.scratchpad, &mut self.betting.swift);
+                stream.audition(&mut self.runner, &self.scratchpad, &mut self.betting);
             }
             for stream in ready {
                 stream.outbox.flush(now);

@@ -36,7 +36,7 @@ pub fn options(loaded: &Loaded) -> EngineOptions {
         kv_precision: KvPrecision::F16,
         default_skip_set: SkipSet::empty(loaded.model.config().layers),
         frontier: Vec::new(),
-        learn_bridges: true,
+        learn_plans: true,
         cost_file: None,
         max_draft_tokens: 4,
         confidence_threshold: 0.0,

@@ -36,6 +36,12 @@ pub(super) struct Learning {
     /// Measurements after the first
     #[arg(long, value_name = "COUNT", default_value_t = 5)]
     checkpoints: usize,
+    /// Plans of the profile that are bet on and measured, the best first
+    #[arg(long, value_name = "COUNT", default_value_t = 1)]
+    plans: usize,
+    /// Learn nothing: what the same traffic does to acceptance without learning
+    #[arg(long)]
+    without: bool,
     /// Generate at most this many tokens for each prompt
     #[arg(long, value_name = "COUNT", default_value_t = 128)]
     max_new_tokens: usize,
@@ -57,7 +63,8 @@ impl Learning {
         ensure!(self.checkpoints > 0, "--checkpoints must be at least 1");
         let mut given = flags([
             ("bench learning", "engine.max_streams", Some("4".to_owned())),
-            ("bench learning", "speculation.learn_bridges", Some("true".to_owned())),
+            ("bench learning", "speculation.learn_plans", Some((!self.without).to_string())),
+            ("--plans", "speculation.max_plans", Some(self.plans.to_string())),
         ]);
         given.extend(self.model.flags());
         let configuration = self.config.load(given)?;

@@ -1,0 +1,249 @@
+//! Auditions: whether a plan would have drafted what streams just said better than the plan that it would replace.
+//!
+//! Both draft the same committed tokens, one each at several places of a stream's last text, in one pass over spare pages: a paired
+//! comparison, which tells small differences apart many times sooner than drafting with both in turn. What counts is what a cycle of one
+//! drafted token yields for its time. All auditions together may take [`BUDGET`] of the engine's time.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use crate::drafting::DraftPlan;
+
+/// Share of the engine's time that auditions may take.
+const BUDGET: f64 = 0.02;
+
+/// Places of a stream's text that one pass looks at.
+pub(super) const PLACES: usize = 8;
+
+/// Tokens between two places: neighbours tend to be right or wrong together.
+pub(super) const STRIDE: usize = 4;
+
+/// Tokens drafted by each side before a difference is looked at.
+const LEAST: u32 = 96;
+
+/// Tokens drafted by each side after which it is decided.
+const MOST: u32 = 384;
+
+/// Standard deviations that a difference takes to decide early. It is looked at again and again, so two would be too few.
+const EARLY: f64 = 3.0;
+
+/// Candidates that may wait; a machine that can't try so many takes the newest.
+const WAITING: usize = 4;
+
+/// The candidates, the one on stage first.
+#[derive(Default)]
+pub(super) struct Auditions {
+    candidates: VecDeque<Candidate>,
+    engine_seconds: f64,
+    spent_seconds: f64,
+}
+
+/// A plan that would replace another.
+pub(super) struct Candidate {
+    /// The place in the frontier of the plan it would replace.
+    pub(super) seat: usize,
+    /// Its name, if it is another than that of the plan in its seat: it skips other sublayers.
+    pub(super) name: Option<String>,
+    pub(super) plan: Arc<DraftPlan>,
+    /// Its draft step's cost less that of the plan it would replace, in plain steps.
+    pub(super) extra_cost: f64,
+    tally: Tally,
+}
+
+/// What became of the tokens that both drafted.
+#[derive(Clone, Copy, Default, Debug)]
+struct Tally {
+    tokens: u32,
+    /// The incumbent was right.
+    incumbent: u32,
+    /// The candidate was right.
+    candidate: u32,
+    /// Exactly one of them was.
+    apart: u32,
+}
+
+/// What an audition is decided by: costs in plain steps.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Stakes {
+    /// The incumbent's draft step.
+    pub(super) draft: f64,
+    /// A verify pass of two rows.
+    pub(super) verify: f64,
+}
+
+/// How an audition ended.
+pub(super) struct Outcome {
+    pub(super) candidate: Candidate,
+    pub(super) is_better: bool,
+    /// Shares that were right, of the incumbent and of the candidate.
+    pub(super) agreement: (f64, f64),
+    pub(super) tokens: u32,
+}
+
+// === impl Auditions ===
+
+impl Auditions {
+    /// Puts a candidate in line, in place of one that wants the same seat for the same sublayers.
+    pub(super) fn enter(&mut self, candidate: Candidate) {
+        let is_same = |other: &Candidate| {
+            other.seat == candidate.seat && other.plan.skip_set() == candidate.plan.skip_set()
+        };
+        match self.candidates.iter_mut().find(|other| is_same(other)) {
+            Some(other) => *other = candidate,
+            None => self.candidates.push_back(candidate),
+        }
+        if self.candidates.len() > WAITING {
+            self.candidates.pop_front();
+        }
+    }
+
+    /// The candidate on stage, unless auditions have used up their share of the time.
+    pub(super) fn on_stage(&self) -> Option<&Candidate> {
+        self.candidates.front().filter(|_| self.spent_seconds <= BUDGET * self.engine_seconds)
+    }
+
+    /// Whether nobody waits.
+    pub(super) fn is_idle(&self) -> bool {
+        self.candidates.is_empty()
+    }
+
+    /// Books a pass of the engine.
+    pub(super) fn observe_pass(&mut self, seconds: f64) {
+        self.engine_seconds += seconds;
+    }
+
+    /// Takes in what the incumbent and the candidate on stage made of some tokens: whether each was right. Says how it ended, if it did.
+    pub(super) fn observe(
+        &mut self,
+        right: impl Iterator<Item = (bool, bool)>,
+        seconds: f64,
+        stakes: Stakes,
+    ) -> Option<Outcome> {
+        self.spent_seconds += seconds;
+        let candidate = self.candidates.front_mut()?;
+        right.for_each(|(incumbent, other)| candidate.tally.observe(incumbent, other));
+        let is_better = candidate.verdict(stakes)?;
+        let candidate = self.candidates.pop_front()?;
+        let tally = candidate.tally;
+        let agreement = (tally.share(tally.incumbent), tally.share(tally.candidate));
+        Some(Outcome { candidate, is_better, agreement, tokens: tally.tokens })
+    }
+}
+
+// === impl Candidate ===
+
+impl Candidate {
+    pub(super) fn new(seat: usize, name: Option<String>, plan: Arc<DraftPlan>, extra_cost: f64) -> Self {
+        Self { seat, name, plan, extra_cost, tally: Tally::default() }
+    }
+
+    /// Whether it is better, once that is decided.
+    fn verdict(&self, stakes: Stakes) -> Option<bool> {
+        let tally = &self.tally;
+        if tally.tokens < LEAST {
+            return None;
+        }
+        let deviation = f64::from(tally.apart.max(1)).sqrt() / f64::from(tally.tokens);
+        // What a cycle of one drafted token yields, were the candidate's share of right ones off by so many deviations.
+        let gain = |deviations: f64| {
+            let yields = |share: f64, draft: f64| (1.0 + share) / (draft + stakes.verify);
+            yields(tally.share(tally.candidate) + deviations * deviation, stakes.draft + self.extra_cost)
+                - yields(tally.share(tally.incumbent), stakes.draft)
+        };
+        match tally.tokens >= MOST {
+            // Of many skip sets the one that looks best was lucky too; a bridge learned from more text is better beforehand.
+            true => Some(gain(if self.name.is_some() { -1.0 } else { 0.0 }) > 0.0),
+            false if gain(-EARLY) > 0.0 => Some(true),
+            false if gain(EARLY) < 0.0 => Some(false),
+            false => None,
+        }
+    }
+}
+
+// === impl Tally ===
+
+impl Tally {
+    fn observe(&mut self, incumbent: bool, candidate: bool) {
+        self.tokens += 1;
+        self.incumbent += u32::from(incumbent);
+        self.candidate += u32::from(candidate);
+        self.apart += u32::from(incumbent != candidate);
+    }
+
+    fn share(&self, right: u32) -> f64 {
+        f64::from(right) / f64::from(self.tokens.max(1))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::adapt::is_accepted;
+    use crate::drafting::SkipSet;
+
+    const STAKES: Stakes = Stakes { draft: 0.4, verify: 1.1 };
+
+    fn candidate(name: Option<&str>, extra_cost: f64) -> Candidate {
+        let plan = Arc::new(DraftPlan::new(SkipSet::new(&[1], &[1], 4).unwrap(), 0.5));
+        Candidate::new(0, name.map(str::to_owned), plan, extra_cost)
+    }
+
+    /// Whether the candidate wins, and after how many tokens, where each side is right for an evenly spread share of the tokens.
+    fn run(candidate: Candidate, incumbent: f64, share: f64) -> (bool, u32) {
+        let mut auditions = Auditions::default();
+        auditions.enter(candidate);
+        for index in 0.. {
+            // The better side is right wherever the other is.
+            let right = (is_accepted(index, incumbent), is_accepted(index, share));
+            if let Some(outcome) = auditions.observe([right].into_iter(), 0.0, STAKES) {
+                assert!(auditions.is_idle());
+                return (outcome.is_better, outcome.tokens);
+            }
+        }
+        unreachable!("an audition ends")
+    }
+
+    #[test]
+    fn the_better_plan_wins_and_large_differences_show_early() {
+        let cases = [
+            ("much better", None, 0.0, (0.5, 0.8), true, LEAST),
+            ("much worse", None, 0.0, (0.8, 0.5), false, LEAST),
+            ("a bridge somewhat better", None, 0.0, (0.70, 0.72), true, MOST),
+            ("a bridge no better", None, 0.0, (0.7, 0.7), false, MOST),
+            ("another skip set hardly better", Some("x"), 0.0, (0.70, 0.705), false, MOST),
+            ("as right, and cheaper", Some("x"), -0.1, (0.7, 0.7), true, LEAST),
+            ("better, but too dear", Some("x"), 0.2, (0.70, 0.75), false, MOST),
+        ];
+        let mut failures = Vec::new();
+        for (case, name, extra_cost, (incumbent, share), wins, tokens) in cases {
+            let found = run(candidate(name, extra_cost), incumbent, share);
+            if found.0 != wins || (found.1 == LEAST) != (tokens == LEAST) {
+                failures.push(format!("{case}: {found:?}"));
+            }
+        }
+        assert!(failures.is_empty(), "{failures:#?}");
+    }
+
+    #[test]
+    fn the_stage_is_closed_while_the_time_is_used_up() {
+        let mut auditions = Auditions::default();
+        assert!(auditions.on_stage().is_none());
+        auditions.enter(candidate(None, 0.0));
+        assert!(auditions.on_stage().is_some());
+        auditions.observe_pass(1.0);
+        assert!(auditions.observe([(true, true)].into_iter(), 0.03, STAKES).is_none());
+        assert!(auditions.on_stage().is_none());
+        auditions.observe_pass(1.0);
+        assert!(auditions.on_stage().is_some());
+    }
+
+    #[test]
+    fn a_newer_bridge_takes_the_place_of_an_older_one() {
+        let mut auditions = Auditions::default();
+        auditions.enter(candidate(None, 0.0));
+        auditions.observe([(true, false)].into_iter(), 0.0, STAKES);
+        auditions.enter(candidate(None, 0.0));
+        assert_eq!(auditions.candidates.len(), 1);
+        assert_eq!(auditions.candidates[0].tally.tokens, 0);
+    }
+}

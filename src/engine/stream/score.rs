@@ -1,0 +1,60 @@
+//! What a stream's own text says about plans: auditions, and SWIFT's search.
+
+use std::time::Instant;
+
+use super::super::account::StepTime;
+use super::super::audition::{PLACES, STRIDE};
+use super::super::bets::Betting;
+use super::super::score::{ScoredText, Scratchpad, Swift};
+use super::Stream;
+use crate::model::Runner;
+
+impl Stream {
+    /// A step of SWIFT's search, if the stream drafts by it and a cycle has just ended. Its time counts as the stream's.
+    pub(in super::super) fn search(
+        &mut self,
+        runner: &mut Runner,
+        scratchpad: &Scratchpad,
+        swift: &mut Swift,
+    ) {
+        if !self.drafter.is_swift() || !self.drafter.cycle().is_idle() || !swift.wants_score(self.generated())
+        {
+            return;
+        }
+        let (Some(lease), started) = (&self.lease, Instant::now()) else { return };
+        swift.step(scratchpad, runner, lease.pages(), &self.tokens, self.request.prompt.len());
+        self.spend(StepTime { spent_seconds: started.elapsed().as_secs_f64(), plain_seconds: 0.0 });
+    }
+
+    /// Lets the candidate on stage and the plan it would replace draft some of the stream's last tokens, if the stream may be learned from, has
+    /// enough text that none was tried on, and is between two cycles.
+    pub(in super::super) fn audition(
+        &mut self,
+        runner: &mut Runner,
+        scratchpad: &Scratchpad,
+        betting: &mut Betting,
+    ) {
+        let fresh = self.tokens.len() - self.auditioned.max(self.request.prompt.len());
+        if !self.request.teaches || fresh <= PLACES * STRIDE || !self.drafter.cycle().is_idle() {
+            return;
+        }
+        let (Some(candidate), Some(lease)) = (betting.auditions.on_stage(), &self.lease) else { return };
+        let seat = candidate.seat;
+        let text = ScoredText { pages: lease.pages(), tokens: &self.tokens, head: self.drafter.head() };
+        // The last token is not fed yet, and what follows the one before it is the last that is known.
+        let places: Vec<usize> = (1..=PLACES).map(|place| self.computed - place * STRIDE).collect();
+        let plans = [&*betting.plans()[seat].plan, &*candidate.plan];
+        let (drafted, seconds) = scratchpad.compare(runner, &text, &places, plans);
+        let right = drafted.iter().zip(&places).map(|(drafted, &place)| {
+            let [incumbent, other] = drafted.map(|token| token == self.tokens[place + 1]);
+            (incumbent, other)
+        });
+        let stakes = betting.stakes(seat);
+        if let Some(outcome) = betting.auditions.observe(right, seconds, stakes) {
+            betting.conclude(outcome);
+        }
+        self.auditioned = self.tokens.len();
+        // Part of what adapting costs the stream, but no fault of the bets that it placed.
+        self.account.spend(StepTime { spent_seconds: seconds, plain_seconds: 0.0 });
+    }
+}
