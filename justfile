@@ -44,6 +44,10 @@ dashboards *arguments:
 render-dashboards *arguments:
     scripts/render-dashboards {{arguments}}
 
+# The live page in a browser, with streams running
+live-page *arguments:
+    scripts/live-page {{arguments}}
+
 # docs/api.md from the interface
 api-docs:
     scripts/api-docs

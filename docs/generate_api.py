@@ -31,6 +31,10 @@ HEAD = """\
 The gRPC interface of Skipstone, from {files}. Beside it the server offers `grpc.health.v1.Health`, for the whole server
 (`""`) and for each service by its full name, and reflection (`v1` and `v1alpha`) where `server.reflection` allows it.
 
+`GenerationService` is on the address `server.listen`. `ControlService` is for operators and on that of the metrics, `metrics.listen`;
+[docs/operations.md](operations.md#control-without-the-page) says when, and for whom. Its statuses are plain: UNAUTHENTICATED without the token,
+INVALID_ARGUMENT for a value that can't be taken.
+
 A field marked *optional* tells unset from zero. Of the fields marked *one of*, at most one is set.
 
 ## Metadata
@@ -40,6 +44,7 @@ A field marked *optional* tells unset from zero. Of the fields marked *one of*, 
 | `x-request-id` | client and server | Names the request in replies and logs. At most 128 letters, digits and `-_.:/+=@`; the server makes one otherwise. |
 | `grpc-timeout` | client | The deadline, which gRPC libraries send. It bounds the whole generation. |
 | `x-session-id` | client | Read by the load balancer only: requests of equal sessions go to one replica. |
+| `authorization` | client | `Bearer TOKEN`, for the control service where `control.token_file` is set. |
 | `grpc-retry-pushback-ms` | server | How long to wait before the next try, with RESOURCE_EXHAUSTED. gRPC libraries with a retry policy obey it. |
 
 ## Statuses

@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 mod access;
+mod page;
 mod reply;
 mod routes;
 mod service;

@@ -1,4 +1,4 @@
-//! The admin port's routes for control: gRPC and JSON on one port.
+//! The admin port's routes for control: gRPC, JSON and the live page.
 
 use axum::Router;
 use axum::extract::{Request, State};
@@ -10,6 +10,7 @@ use tonic::Status;
 use tonic::server::NamedService;
 
 use super::access::Access;
+use super::page::live_page;
 use super::service::Control;
 use crate::server::descriptors;
 use crate::server::wire::control_service_server::ControlServiceServer;
@@ -17,7 +18,8 @@ use crate::server::wire::control_service_server::ControlServiceServer;
 /// What a browser is told that may not read the data.
 const NOT_ALLOWED: &str = "send the token of control.token_file as `Authorization: Bearer TOKEN`";
 
-/// The gRPC service with its reflection, and `/api/server` and `/api/activity`, which are two of its replies as JSON.
+/// The gRPC service with its reflection; `/api/server` and `/api/activity`, which are two of its replies as JSON; and `/`, the page that
+/// draws these.
 ///
 /// # Errors
 /// If the compiled descriptors don't load.
@@ -35,7 +37,7 @@ pub fn routes(control: Control, access: Access) -> Result<Router, tonic_reflecti
         .route("/api/activity", get(activity))
         .with_state(control)
         .layer(middleware::from_fn_with_state(access, guard_json));
-    Ok(grpc.merge(json))
+    Ok(Router::new().route("/", get(live_page)).merge(json).merge(grpc))
 }
 
 fn path_of<S: NamedService>(_: &S) -> String {

@@ -62,7 +62,7 @@ pub struct Ending {
 /// How drafts are made now.
 #[derive(Clone, PartialEq, Debug)]
 pub struct PlanActivity {
-    /// Its name in the profile, `default`, or `request`.
+    /// Its name in the profile, `default`, `request`, or `rival` for one on trial.
     pub name: String,
     /// The sublayers skipped.
     pub skip_set: SkipSet,

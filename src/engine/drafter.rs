@@ -273,7 +273,10 @@ impl Drafter {
         let name = match &self.policy {
             Policy::Static => "request",
             Policy::Swift => "swift",
-            Policy::Adaptive(_) => betting.plans().get(current.index).map_or("", |plan| &plan.name),
+            Policy::Adaptive(_) => {
+                let known = betting.plans().iter().find(|known| Arc::ptr_eq(&known.plan, &current.plan));
+                known.map_or("rival", |known| &known.name)
+            }
         };
         Some(PlanActivity::new(name.to_owned(), &current.plan, self.cap, current.revision))
     }
