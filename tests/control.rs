@@ -251,6 +251,17 @@ async fn the_page_s_data_is_the_service_s() {
 }
 
 #[tokio::test]
+async fn the_page_comes_with_a_strict_policy() {
+    let replica = Replica::start(Access::open()).await;
+    let answer = replica.http("GET /", "").await;
+    let (head, page) = answer.split_once("\r\n\r\n").unwrap();
+    assert!(head.starts_with("HTTP/1.1 200") && head.contains("content-type: text/html"), "{head}");
+    let policy = head.lines().find(|line| line.starts_with("content-security-policy: ")).unwrap();
+    assert!(policy.contains("default-src 'none'") && !policy.contains("unsafe"), "{policy}");
+    assert!(page.trim_end().ends_with("</html>"), "it is cut off");
+}
+
+#[tokio::test]
 async fn drain_ends_the_server_and_lets_streams_finish() {
     let replica = Replica::start(Access::open()).await;
     let mut stream = replica.engine.submit(replica.request("last", 200, Speculation::Off)).unwrap();

@@ -184,22 +184,26 @@ function show(activity) {
 }
 
 async function look() {
+  // One question at a time, however slow the answers.
+  const again = () => setTimeout(look, POLL_MILLISECONDS);
+  let activity;
   try {
-    const activity = await ask("api/activity");
+    activity = await ask("api/activity");
     // Uptime and readiness change as well.
     server = await ask("api/server");
-    known.push(performance.now() / 1000, activity);
-    $("login").hidden = true;
-    showServer();
-    showState(server.is_ready ? "good" : "bad", server.is_ready ? "serving" : "draining");
-    show(activity);
-    document.body.dataset.looks = Number(document.body.dataset.looks ?? 0) + 1;
   } catch (error) {
     if (error instanceof Refused) $("login").hidden = false;
     showState("bad", error instanceof Refused ? "token needed" : "out of reach");
+    again();
+    return;
   }
-  // One question at a time, however slow the answers.
-  setTimeout(look, POLL_MILLISECONDS);
+  again();
+  known.push(performance.now() / 1000, activity);
+  $("login").hidden = true;
+  showServer();
+  showState(server.is_ready ? "good" : "bad", server.is_ready ? "serving" : "draining");
+  show(activity);
+  document.body.dataset.looks = Number(document.body.dataset.looks ?? 0) + 1;
 }
 
 $("login").addEventListener("submit", (event) => {

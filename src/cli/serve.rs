@@ -121,12 +121,19 @@ async fn serve(settings: Arc<Settings>, admin: Admin) -> anyhow::Result<()> {
     io::stdout().flush()?;
 
     let shutdown = async move {
-        tokio::select! {
-            () = signals.wait() => {}
-            () = drain.notified() => {}
-        }
-        tracing::info!("draining: running streams may finish; another signal stops at once");
-        tokio::spawn(stop_at_once(signals));
+        let by_signal = tokio::select! {
+            () = signals.wait() => true,
+            () = drain.notified() => false,
+        };
+        tracing::info!("draining: running streams may finish; a second signal stops at once");
+        tokio::spawn(async move {
+            // Whoever asked for the drain in another way may still send the usual signal after it.
+            if !by_signal {
+                signals.wait().await;
+                tracing::info!("draining already; a second signal stops at once");
+            }
+            stop_at_once(signals).await;
+        });
     };
     let result = serve_grpc(&runtime, &settings, sockets.grpc, readiness, shutdown)
         .await

@@ -106,7 +106,7 @@ async function checkToken(browser) {
 // The picture of the documentation.
 async function photograph(browser) {
   const { page, faults } = await open(browser, 1280, "light");
-  await until(page, "half a minute of data", looks, 33);
+  await until(page, "half a minute of data", () => document.querySelector(".span").textContent === "last 30 s");
   await page.screenshot({ path: options.picture, fullPage: true });
   expect(faults.length === 0, faults.join("; "));
   await page.close();

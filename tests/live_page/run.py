@@ -8,10 +8,13 @@ import tempfile
 import urllib.request
 from pathlib import Path
 
+import grpc
 from draw import browser
 from load import Load
-from report import Report, Unmet
+from report import Report, Unmet, expect_equal
 from service import Service
+from skipstone.v1 import control_pb2 as wire
+from skipstone.v1.control_pb2_grpc import ControlServiceStub
 
 HERE = Path(__file__).resolve().parent
 # Chromium starts slowly on a machine that is busy with a model.
@@ -69,8 +72,24 @@ def check_token(arguments: argparse.Namespace, base: dict[str, object], folder: 
                       settings={"SKIPSTONE_CONTROL__TOKEN_FILE": str(file)})
     try:
         look({**base, "address": service.metrics_address, "token": TOKEN}, report)
+        control = ControlServiceStub(grpc.insecure_channel(service.metrics_address))
+        with report.check("strangers don't drain"):
+            refused(control)
+        with report.check("drain by the control service"):
+            control.Drain(wire.DrainRequest(), metadata=(("authorization", f"Bearer {TOKEN}"),), timeout=LOOK_SECONDS)
+            expect_equal(service.wait()[0], 0, "exit status")
     finally:
         service.kill()
+
+
+def refused(control: ControlServiceStub) -> None:
+    """Fails unless a call without the token is refused."""
+    try:
+        control.Drain(wire.DrainRequest(), timeout=LOOK_SECONDS)
+    except grpc.RpcError as error:
+        expect_equal(error.code(), grpc.StatusCode.UNAUTHENTICATED, "code")
+    else:
+        raise Unmet("it drained without a token")
 
 
 def look(options: dict[str, object], report: Report) -> None:
