@@ -118,7 +118,7 @@ function streamCard(stream, before) {
     const bridges = stream.plan.bridges;
     const skips = new Set([...stream.plan.skip_set.attention_layers.map((layer) => 2 * layer), ...stream.plan.skip_set.mlp_layers.map((layer) => 2 * layer + 1)]);
     const isBridged = (sublayer) => bridges.some((bridge) => bridge.first_sublayer <= sublayer && sublayer <= bridge.last_sublayer);
-    const label = element("label", "", `plan “${stream.plan.name}” skips ${skips.size} of ${2 * server.model.layers} blocks`);
+    const label = element("label", "", `plan “${stream.plan.name}” skips ${skips.size} of ${2 * server.model.layers} sublayers`);
     if (bridges.length > 0) label.append(", ", element("span", "bridge-key", "bridged"));
     plan.append(label);
     const map = element("div");
