@@ -1,6 +1,5 @@
 //! The live page: one document that holds all it needs, and the policy under which a browser may run it.
 
-use std::fmt::Write;
 use std::sync::LazyLock;
 
 use axum::http::header;
@@ -53,11 +52,10 @@ impl Page {
              <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n\
              <link rel=\"icon\" href=\"data:,\">\n",
         );
-        // Writing to a string can't fail.
-        styles.iter().for_each(|style| drop(write!(html, "<style>{style}</style>\n")));
+        styles.iter().for_each(|style| html.push_str(&format!("<style>{style}</style>\n")));
         html.push_str("<body>\n");
         html.push_str(BODY);
-        scripts.iter().for_each(|script| drop(write!(html, "<script>{script}</script>\n")));
+        scripts.iter().for_each(|script| html.push_str(&format!("<script>{script}</script>\n")));
         html.push_str("</html>\n");
         let policy = format!(
             "default-src 'none'; style-src {}; script-src {}; connect-src 'self'; img-src data:; base-uri 'none'; \
