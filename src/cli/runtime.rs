@@ -6,7 +6,6 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use anyhow::{Context, ensure};
-use tokio::net::TcpListener;
 
 use super::load_progress::LoadProgress;
 use super::model_cache;
@@ -21,7 +20,7 @@ use crate::engine::{CostFile, Engine, EngineOptions, GenerationStream, Observer,
 use crate::gguf::{GgufFile, Manifest};
 use crate::kernels::{Isa, KvPrecision, PAGE_POSITIONS};
 use crate::model::{Model, TokenId};
-use crate::server::{self, Limits, ServedModel, ServerOptions};
+use crate::server::{self, Limits, Listeners, ServedModel, ServerOptions};
 use crate::telemetry::Readiness;
 use crate::text::{ChatMessage, EncodeOptions, TextModel};
 
@@ -53,11 +52,11 @@ pub fn load(settings: &Settings, progress: &dyn LoadProgress) -> anyhow::Result<
     start(settings, &path, name, progress).with_context(|| format!("can't load {}", path.display()))
 }
 
-/// Serves gRPC on `listener` until `shutdown` completes and the drain is over.
+/// Serves on `listeners` until `shutdown` completes and the drain is over.
 pub(super) async fn serve_grpc(
     runtime: &Runtime,
     settings: &Settings,
-    listener: TcpListener,
+    listeners: Listeners,
     readiness: Readiness,
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) -> anyhow::Result<()> {
@@ -77,7 +76,7 @@ pub(super) async fn serve_grpc(
         reflection: settings.server.serves_reflection(),
         readiness,
     };
-    server::serve(listener, model, Arc::clone(&runtime.engine), options, shutdown).await?;
+    server::serve(listeners, model, Arc::clone(&runtime.engine), options, shutdown).await?;
     Ok(())
 }
 

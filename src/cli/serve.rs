@@ -1,4 +1,4 @@
-//! `skipstone serve`: the gRPC service and its metrics, until a signal asks it to stop.
+//! `skipstone serve`: the service and its metrics, until a signal asks it to stop.
 
 use std::io::{self, Write};
 use std::net::SocketAddr;
@@ -17,6 +17,7 @@ use super::options::{ConfigOptions, ModelOptions, SpeculationOptions, flags};
 use super::runtime::{load, serve_grpc};
 use crate::config::Settings;
 use crate::control::{self, Access, Control};
+use crate::server::Listeners;
 use crate::telemetry::{self, ExporterHandle, LogFilter, Readiness};
 
 /// Threads for network traffic. The engine has threads of its own; serialising a few messages a step needs no more.
@@ -35,6 +36,9 @@ pub(super) struct Serve {
     /// Address of the Prometheus metrics; port 0 takes a free one
     #[arg(long, value_name = "ADDRESS")]
     metrics_listen: Option<SocketAddr>,
+    /// Also serve OpenAI-compatible HTTP at this address; port 0 takes a free one
+    #[arg(long, value_name = "ADDRESS")]
+    openai_listen: Option<SocketAddr>,
     #[command(flatten)]
     speculation: SpeculationOptions,
     #[command(flatten)]
@@ -43,7 +47,7 @@ pub(super) struct Serve {
 
 /// Sockets that are open before the model is loaded, so that a taken port is found at once and not after seconds.
 struct Sockets {
-    grpc: TcpListener,
+    serving: Listeners,
     metrics: Option<TcpListener>,
 }
 
@@ -69,6 +73,8 @@ impl Serve {
         given.extend(self.speculation.flags());
         given.extend(flags([
             ("--listen", "server.listen", self.listen.map(|address| address.to_string())),
+            ("--openai-listen", "openai.listen", self.openai_listen.map(|address| address.to_string())),
+            ("--openai-listen", "openai.enabled", self.openai_listen.map(|_| true.to_string())),
             ("--metrics-listen", "metrics.listen", self.metrics_listen.map(|address| address.to_string())),
         ]));
         let configuration = self.config.load(given)?;
@@ -135,9 +141,9 @@ async fn serve(settings: Arc<Settings>, admin: Admin) -> anyhow::Result<()> {
             stop_at_once(signals).await;
         });
     };
-    let result = serve_grpc(&runtime, &settings, sockets.grpc, readiness, shutdown)
+    let result = serve_grpc(&runtime, &settings, sockets.serving, readiness, shutdown)
         .await
-        .context("the gRPC service failed");
+        .context("the service failed");
     // The admin port goes last, so that the drain can be watched.
     let _ = stop.send(true);
     if let Some(metrics) = metrics {
@@ -162,23 +168,28 @@ async fn stop_at_once(mut signals: StopSignals) {
 impl Sockets {
     async fn open(settings: &Settings) -> anyhow::Result<Self> {
         let grpc = bind(settings.server.listen, "server.listen").await?;
-        let metrics = if settings.metrics.enabled {
-            Some(bind(settings.metrics.listen, "metrics.listen").await?)
-        } else {
-            None
-        };
-        Ok(Self { grpc, metrics })
+        let openai = bind_if(settings.openai.enabled, settings.openai.listen, "openai.listen").await?;
+        let metrics = bind_if(settings.metrics.enabled, settings.metrics.listen, "metrics.listen").await?;
+        Ok(Self { serving: Listeners { grpc, openai }, metrics })
     }
 
     /// The one line on standard output; scripts wait for it and read the addresses from it.
     fn ready_line(&self, model: &str) -> anyhow::Result<String> {
-        let grpc = self.grpc.local_addr()?;
+        let grpc = self.serving.grpc.local_addr()?;
+        let openai = match &self.serving.openai {
+            Some(listener) => format!(", openai {}", listener.local_addr()?),
+            None => String::new(),
+        };
         let metrics = match &self.metrics {
             Some(listener) => listener.local_addr()?.to_string(),
             None => "off".to_owned(),
         };
-        Ok(format!("skipstone ready: grpc {grpc}, metrics {metrics}, model {model}"))
+        Ok(format!("skipstone ready: grpc {grpc}{openai}, metrics {metrics}, model {model}"))
     }
+}
+
+async fn bind_if(enabled: bool, address: SocketAddr, key: &str) -> anyhow::Result<Option<TcpListener>> {
+    if enabled { Ok(Some(bind(address, key).await?)) } else { Ok(None) }
 }
 
 async fn bind(address: SocketAddr, key: &str) -> anyhow::Result<TcpListener> {
@@ -210,17 +221,29 @@ mod tests {
 
     #[tokio::test]
     async fn the_ready_line_names_the_real_ports() {
-        let flags = [("server.listen", "127.0.0.1:0"), ("metrics.listen", "127.0.0.1:0")]
-            .map(|(key, value)| Flag::new(key, value, "the test"));
+        let flags = [
+            ("server.listen", "127.0.0.1:0"),
+            ("metrics.listen", "127.0.0.1:0"),
+            ("openai.listen", "127.0.0.1:0"),
+            ("openai.enabled", "true"),
+        ]
+        .map(|(key, value)| Flag::new(key, value, "the test"));
         let configuration = Layers { flags: flags.to_vec(), ..Layers::default() }.load().unwrap();
         let mut sockets = Sockets::open(configuration.settings()).await.unwrap();
         let line = sockets.ready_line("m").unwrap();
-        let grpc = sockets.grpc.local_addr().unwrap();
+        let grpc = sockets.serving.grpc.local_addr().unwrap();
         assert_ne!(grpc.port(), 0);
+        let openai = sockets.serving.openai.as_ref().unwrap().local_addr().unwrap();
         let metrics = sockets.metrics.as_ref().unwrap().local_addr().unwrap();
-        assert_eq!(line, format!("skipstone ready: grpc {grpc}, metrics {metrics}, model m"));
-        sockets.metrics = None;
-        assert!(sockets.ready_line("m").unwrap().ends_with(", metrics off, model m"));
+        assert_eq!(
+            line,
+            format!("skipstone ready: grpc {grpc}, openai {openai}, metrics {metrics}, model m")
+        );
+        (sockets.metrics, sockets.serving.openai) = (None, None);
+        assert_eq!(
+            sockets.ready_line("m").unwrap(),
+            format!("skipstone ready: grpc {grpc}, metrics off, model m")
+        );
 
         let error = format!("{:#}", bind(grpc, "server.listen").await.unwrap_err());
         assert!(

@@ -16,7 +16,8 @@ struct Checker<'a> {
 /// Everything in `settings` that is out of range.
 pub(super) fn check(settings: &Settings, origin_of: &dyn Fn(&str) -> String) -> Vec<ConfigError> {
     let mut checker = Checker { origin_of, errors: Vec::new() };
-    let Settings { model, engine, speculation, server, metrics, control: _, log, sampling } = settings;
+    let Settings { model, engine, speculation, server, openai, metrics, control: _, log, sampling } =
+        settings;
 
     if let Some(context_length) = model.context_length {
         checker.range("model.context_length", context_length.get(), 16..=1 << 20);
@@ -56,8 +57,19 @@ pub(super) fn check(settings: &Settings, origin_of: &dyn Fn(&str) -> String) -> 
     checker.range("server.withdrawal_grace_seconds", server.withdrawal_grace_seconds, 0..=600);
     checker.range("server.drain_seconds", server.drain_seconds, 0..=3600);
 
-    let same = metrics.enabled && metrics.listen == server.listen && server.listen.port() != 0;
-    checker.that(!same, "metrics.listen", metrics.listen, "another address than server.listen, or port 0");
+    let mut taken = vec![("server.listen", server.listen)];
+    for (key, enabled, listen) in [
+        ("openai.listen", openai.enabled, openai.listen),
+        ("metrics.listen", metrics.enabled, metrics.listen),
+    ] {
+        if !enabled {
+            continue;
+        }
+        if let Some((other, _)) = taken.iter().find(|(_, address)| *address == listen && listen.port() != 0) {
+            checker.that(false, key, listen, &format!("another address than {other}, or port 0"));
+        }
+        taken.push((key, listen));
+    }
     checker.that(
         log.level.parse::<tracing_subscriber::EnvFilter>().is_ok() && !log.level.trim().is_empty(),
         "log.level",
@@ -125,6 +137,7 @@ mod tests {
             ("server.withdrawal_grace_seconds", &["0", "600"], &["601"]),
             ("server.drain_seconds", &["0", "3600"], &["3601"]),
             ("metrics.listen", &["127.0.0.1:0", "[::1]:9090"], &["127.0.0.1:50051"]),
+            ("openai.listen", &["127.0.0.1:50051", "0.0.0.0:8080"], &["localhost:80"]),
             ("log.level", &["warn", "info,skipstone::engine=debug", "off"], &["", "loud=very"]),
             ("sampling.temperature", &["0", "100"], &["-0.1", "100.1", "inf"]),
             ("sampling.top_p", &["0.01", "1"], &["0", "1.01", "-1"]),

@@ -208,6 +208,7 @@ fn extract(merged: &Figment) -> Result<Settings, ConfigErrors> {
         section(merged, "engine", &mut errors),
         section(merged, "speculation", &mut errors),
         section(merged, "server", &mut errors),
+        section(merged, "openai", &mut errors),
         section(merged, "metrics", &mut errors),
         section(merged, "control", &mut errors),
         section(merged, "log", &mut errors),
@@ -218,6 +219,7 @@ fn extract(merged: &Figment) -> Result<Settings, ConfigErrors> {
         Some(engine),
         Some(speculation),
         Some(server),
+        Some(openai),
         Some(metrics),
         Some(control),
         Some(log),
@@ -226,7 +228,7 @@ fn extract(merged: &Figment) -> Result<Settings, ConfigErrors> {
     else {
         return Err(ConfigErrors::check(errors).err().unwrap_or_else(|| ConfigErrors::from(internal_gap())));
     };
-    Ok(Settings { model, engine, speculation, server, metrics, control, log, sampling })
+    Ok(Settings { model, engine, speculation, server, openai, metrics, control, log, sampling })
 }
 
 fn section<T: DeserializeOwned>(merged: &Figment, name: &str, errors: &mut Vec<ConfigError>) -> Option<T> {

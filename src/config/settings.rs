@@ -23,6 +23,8 @@ pub struct Settings {
     pub speculation: SpeculationSettings,
     /// `[server]`
     pub server: ServerSettings,
+    /// `[openai]`
+    pub openai: OpenAiSettings,
     /// `[metrics]`
     pub metrics: MetricsSettings,
     /// `[control]`
@@ -160,6 +162,15 @@ pub enum Switch {
     On,
     /// Never.
     Off,
+}
+
+/// The OpenAI-compatible HTTP endpoint.
+#[derive(Clone, PartialEq, Debug, Deserialize)]
+pub struct OpenAiSettings {
+    /// Whether it is served.
+    pub enabled: bool,
+    /// Where to listen; port 0 takes a free one.
+    pub listen: SocketAddr,
 }
 
 /// The admin port: Prometheus metrics, health, and control.

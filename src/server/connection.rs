@@ -2,6 +2,7 @@
 
 use std::future::Future;
 use std::io;
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
@@ -76,6 +77,28 @@ impl Stream for Incoming {
                 }
             }
         }
+    }
+}
+
+/// For HTTP; gRPC takes the stream.
+impl axum::serve::Listener for Incoming {
+    type Io = Connection;
+    type Addr = SocketAddr;
+
+    async fn accept(&mut self) -> (Connection, SocketAddr) {
+        loop {
+            // The stream has no end, and its errors are of single connections.
+            let next = std::future::poll_fn(|context| Pin::new(&mut *self).poll_next(context)).await;
+            if let Some(Ok(connection)) = next
+                && let Ok(peer) = connection.stream.peer_addr()
+            {
+                return (connection, peer);
+            }
+        }
+    }
+
+    fn local_addr(&self) -> io::Result<SocketAddr> {
+        self.listener.local_addr()
     }
 }
 

@@ -1,19 +1,21 @@
-//! The gRPC service: from wire requests to the engine and back, its limits, and an orderly end.
+//! The service: from wire requests to the engine and back, its limits, and an orderly end.
 //!
-//! A call passes `metadata` (id, deadline), `request` and `fields` (every check, once), `service` (submission), and its
-//! events come back through `reply`. Each error becomes a gRPC status in `status` and nowhere else.
+//! A gRPC call comes in at `service`, an HTTP request at `openai`, which makes the same wire request of it. Both pass `intake`:
+//! `metadata` (id, deadline), `request` and `fields` (every check, once), submission. Events come back through `running` and
+//! `reply`. Each error gets its gRPC code in `status` and nowhere else.
 
 #![forbid(unsafe_code)]
 
 mod calls;
 mod connection;
 mod fields;
+mod intake;
 mod limits;
 mod metadata;
+mod openai;
 mod prompt;
 mod reply;
 mod request;
-mod response_stream;
 mod running;
 mod serve;
 mod service;
@@ -25,6 +27,6 @@ pub use limits::Limits;
 pub use metadata::{REQUEST_ID, RequestId};
 pub use request::{CallContext, parse_generation};
 pub(crate) use serve::descriptors;
-pub use serve::{ServeError, ServedModel, ServerOptions, serve};
+pub use serve::{Listeners, ServeError, ServedModel, ServerOptions, serve};
 pub use status::{ERROR_DOMAIN, Reason};
 pub use violation::{RequestError, Violation};

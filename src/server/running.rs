@@ -1,31 +1,34 @@
 //! A request that the engine has taken.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 use tonic::Code;
 
 use super::calls::OpenCall;
-use super::reply::Reply;
+use super::reply::{Collected, Reply};
 use super::status::CallError;
+use super::wire;
 use crate::engine::{Event, GenerationError, GenerationStream};
+
+/// A unary call is answered this long before its deadline: at the deadline itself the transport cuts it, and then says
+/// CANCELLED instead of DEADLINE_EXCEEDED.
+const TRANSPORT_MARGIN: Duration = Duration::from_millis(10);
 
 /// A request that the engine has taken. Dropping it cancels the request.
 #[derive(Debug)]
 pub(super) struct Running {
     /// How to word the replies.
     pub(super) reply: Reply,
-    /// When to give up.
-    pub(super) deadline: Option<Instant>,
-    /// `max_new_tokens`.
-    pub(super) wanted: usize,
+    deadline: Option<Instant>,
+    wanted: usize,
     events: GenerationStream,
     call: OpenCall,
     ending: watch::Receiver<bool>,
     ended: bool,
 }
 
-/// What [`Running`] is made of, beside its public fields.
+/// What [`Running`] is made of, beside the words and the limits of its request.
 #[derive(Debug)]
 pub(super) struct Lease {
     /// The engine's side.
@@ -39,7 +42,7 @@ pub(super) struct Lease {
 // === impl Running ===
 
 impl Running {
-    /// Joins the parts.
+    /// Joins the parts. `wanted` is `max_new_tokens`.
     pub(super) fn new(lease: Lease, reply: Reply, deadline: Option<Instant>, wanted: usize) -> Self {
         let Lease { events, call, ending } = lease;
         Self { reply, deadline, wanted, events, call, ending, ended: false }
@@ -68,8 +71,36 @@ impl Running {
         Some(message)
     }
 
+    /// Gathers all events into one reply.
+    pub(super) async fn collect(&mut self) -> Result<wire::GenerateResponse, CallError> {
+        let mut collected = Collected::default();
+        let cut = self.deadline.and_then(|deadline| deadline.checked_sub(TRANSPORT_MARGIN));
+        loop {
+            let event = match cut {
+                None => self.next().await,
+                Some(cut) => match tokio::time::timeout_at(cut.into(), self.next()).await {
+                    Ok(event) => event,
+                    Err(_) => {
+                        let committed = collected.committed();
+                        self.end(Code::DeadlineExceeded);
+                        return Err(
+                            GenerationError::DeadlineExceeded { committed, wanted: self.wanted }.into()
+                        );
+                    }
+                },
+            };
+            match event {
+                Some(Ok(Event::Started(_))) => {}
+                Some(Ok(Event::Delta(delta))) => collected.add(delta, &self.reply),
+                Some(Ok(Event::Finished(finished))) => return Ok(self.reply.response(collected, *finished)),
+                Some(Err(error)) => return Err(error),
+                None => return Err(CallError::Unfinished),
+            }
+        }
+    }
+
     /// Settles how the call ended; the engine drops a request that has not finished.
-    pub(super) fn end(&mut self, code: Code) {
+    fn end(&mut self, code: Code) {
         self.ended = true;
         self.call.end(code);
         self.events.cancel();

@@ -1,6 +1,7 @@
 //! Serves until told to stop, then ends in order and in bounded time.
 
 use std::future::Future;
+use std::io;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,7 +18,9 @@ use tonic_reflection::pb::{v1, v1alpha};
 
 use super::calls::OpenCalls;
 use super::connection::Incoming;
+use super::intake::Intake;
 use super::limits::Limits;
+use super::openai::{self, OpenAi};
 use super::service::Generation;
 use super::wire;
 use super::wire::generation_service_server::GenerationServiceServer;
@@ -31,6 +34,15 @@ const FLUSH: Duration = Duration::from_secs(1);
 
 /// The health service's name for the server as a whole.
 const WHOLE_SERVER: &str = "";
+
+/// The sockets to serve on.
+#[derive(Debug)]
+pub struct Listeners {
+    /// For gRPC.
+    pub grpc: TcpListener,
+    /// For the OpenAI-compatible HTTP interface, if that is wanted.
+    pub openai: Option<TcpListener>,
+}
 
 /// The model behind the service.
 #[derive(Clone, Debug)]
@@ -68,6 +80,9 @@ pub enum ServeError {
     /// The transport failed.
     #[error("the gRPC server failed: {0}")]
     Transport(#[from] tonic::transport::Error),
+    /// The HTTP interface failed.
+    #[error("the OpenAI-compatible server failed: {0}")]
+    OpenAi(#[from] io::Error),
     /// The compiled descriptors don't load.
     #[error("gRPC reflection can't start: {0}; turn it off (server.reflection)")]
     Reflection(#[from] tonic_reflection::server::Error),
@@ -85,12 +100,12 @@ struct Shutdown {
     end_connections: watch::Sender<bool>,
 }
 
-/// Serves the model on `listener` until `shutdown` completes, then lets running calls finish within `limits.drain`.
+/// Serves the model on `listeners` until `shutdown` completes, then lets running calls finish within `limits.drain`.
 ///
 /// The shutdown in order: health and readiness turn negative; after the grace no request and no connection is taken;
 /// calls that outlast the drain end with UNAVAILABLE; then all connections end, half-open ones included.
 pub async fn serve(
-    listener: TcpListener,
+    listeners: Listeners,
     model: ServedModel,
     engine: Arc<dyn Submit>,
     options: ServerOptions,
@@ -106,36 +121,52 @@ pub async fn serve(
         end_calls: watch::Sender::new(false),
         end_connections: watch::Sender::new(false),
     };
-    let mut stop_accepting = ends.stop_accepting.subscribe();
-    let incoming =
-        Incoming::new(listener, options.limits.handshake_timeout, ends.end_connections.subscribe());
+    let incoming = |listener| {
+        Incoming::new(listener, options.limits.handshake_timeout, ends.end_connections.subscribe())
+    };
+    let (grpc, http) = (incoming(listeners.grpc), listeners.openai.map(incoming));
     let reflection = options.reflection;
-    let service = Generation {
+    let intake = Intake {
         model: Arc::new(model),
         engine,
         tokenisers: Arc::new(Semaphore::new(options.limits.concurrent_tokenisers.max(1))),
         options: Arc::new(options),
-        calls: ends.calls.clone(),
         ending: ends.end_calls.subscribe(),
     };
-    let server = router(service, ends.health.clone(), reflection).await?;
-    let mut server = pin!(server.serve_with_incoming_shutdown(incoming, async move {
-        let _ = stop_accepting.wait_for(|stop| *stop).await;
-    }));
+    let (calls, stop_http) = (ends.calls.clone(), stop(ends.stop_accepting.subscribe()));
+    let generation = Generation { intake: intake.clone(), calls: calls.clone() };
+    let grpc = router(generation, ends.health.clone(), reflection)
+        .await?
+        .serve_with_incoming_shutdown(grpc, stop(ends.stop_accepting.subscribe()));
+    let http = async move {
+        match http {
+            None => Ok(()),
+            Some(incoming) => openai::serve(incoming, OpenAi::new(intake, calls), stop_http).await,
+        }
+    };
+    let mut servers = pin!(async {
+        tokio::try_join!(async { Ok::<_, ServeError>(grpc.await?) }, async { Ok(http.await?) })
+    });
 
     ends.readiness.set(true);
     tokio::select! {
-        result = &mut server => {
+        result = &mut servers => {
             ends.readiness.set(false);
-            return Ok(result?);
+            result?;
+            return Ok(());
         }
         () = shutdown => {}
     }
     tokio::select! {
-        result = &mut server => result?,
+        result = &mut servers => { result?; }
         () = ends.run() => tracing::warn!("connections were left open at the end"),
     }
     Ok(())
+}
+
+async fn stop(mut asked: watch::Receiver<bool>) {
+    // An error means that the sender is gone: the end as well.
+    let _ = asked.wait_for(|stop| *stop).await;
 }
 
 async fn router(
@@ -143,7 +174,7 @@ async fn router(
     health: HealthReporter,
     reflection: bool,
 ) -> Result<tonic::transport::server::Router, ServeError> {
-    let limits = service.options.limits.clone();
+    let limits = service.intake.options.limits.clone();
     health.set_service_status(WHOLE_SERVER, ServingStatus::Serving).await;
     health.set_serving::<GenerationServiceServer<Generation>>().await;
     let health =

@@ -19,8 +19,8 @@ const PUSHBACK: &str = "grpc-retry-pushback-ms";
 
 /// Clients refuse a status of more than 8 KiB, where the message counts threefold if it is not ASCII and the details,
 /// which hold the message again, by four thirds. Much of both repeats what the client sent.
-const MAX_VIOLATIONS: usize = 8;
-const MAX_VIOLATION_BYTES: usize = 250;
+pub(super) const MAX_VIOLATIONS: usize = 8;
+pub(super) const MAX_VIOLATION_BYTES: usize = 250;
 const MAX_MESSAGE_BYTES: usize = 700;
 
 /// Anything that ends a call without a result.
@@ -68,12 +68,7 @@ pub enum Reason {
 /// The status of an error. `retry_after` is what a client is asked to wait where waiting helps.
 pub(super) fn status(error: &CallError, id: &RequestId, retry_after: Duration) -> Status {
     let (code, reason) = classify(error);
-    if code == Code::Internal {
-        tracing::error!(request_id = id.as_str(), %error, "a call failed");
-    } else {
-        // Not the message: it may repeat what the client sent, and logs hold no prompt text.
-        tracing::debug!(request_id = id.as_str(), reason = reason.as_str(), "a call ended without a result");
-    }
+    log(error, id);
     let mut details = ErrorDetails::with_error_info(reason.as_str(), ERROR_DOMAIN, facts(error));
     let mut metadata = MetadataMap::new();
     id.write_to(&mut metadata);
@@ -89,7 +84,19 @@ pub(super) fn status(error: &CallError, id: &RequestId, retry_after: Duration) -
     Status::with_error_details_and_metadata(code, message, details, metadata)
 }
 
-fn classify(error: &CallError) -> (Code, Reason) {
+/// Notes an error that ends a call.
+pub(super) fn log(error: &CallError, id: &RequestId) {
+    let (code, reason) = classify(error);
+    if code == Code::Internal {
+        tracing::error!(request_id = id.as_str(), %error, "a call failed");
+    } else {
+        // Not the message: it may repeat what the client sent, and logs hold no prompt text.
+        tracing::debug!(request_id = id.as_str(), reason = reason.as_str(), "a call ended without a result");
+    }
+}
+
+/// The gRPC code of an error, and its reason.
+pub(super) fn classify(error: &CallError) -> (Code, Reason) {
     match error {
         CallError::Request(error) => match error {
             RequestError::Invalid(_) => (Code::InvalidArgument, Reason::InvalidRequest),
@@ -112,7 +119,7 @@ fn classify(error: &CallError) -> (Code, Reason) {
     }
 }
 
-fn violations(error: &CallError) -> &[Violation] {
+pub(super) fn violations(error: &CallError) -> &[Violation] {
     match error {
         CallError::Request(RequestError::Invalid(violations)) => violations,
         CallError::Request(RequestError::TooLong(violation)) => std::slice::from_ref(violation),
@@ -133,7 +140,7 @@ fn facts(error: &CallError) -> HashMap<String, String> {
     }
 }
 
-fn clip(text: &str, most: usize) -> String {
+pub(super) fn clip(text: &str, most: usize) -> String {
     if text.len() <= most {
         return text.to_owned();
     }

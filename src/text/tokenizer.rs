@@ -199,6 +199,11 @@ impl TextModel {
         lossy(&self.table, token)
     }
 
+    /// The bytes of one token, control tokens written out; part of a character where it has only part of it.
+    pub fn token_bytes(&self, token: TokenId) -> &[u8] {
+        self.table.bytes(token)
+    }
+
     /// A detokeniser for one stream.
     pub fn detokenizer(&self) -> Detokenizer {
         Detokenizer::new(Arc::clone(&self.table))

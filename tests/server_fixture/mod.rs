@@ -17,7 +17,7 @@ use skipstone::model::TokenId;
 use skipstone::sampling::SamplingSettings;
 use skipstone::server::wire::generation_service_client::GenerationServiceClient;
 use skipstone::server::wire::{self, generation_spec};
-use skipstone::server::{Limits, ServeError, ServedModel, ServerOptions, serve};
+use skipstone::server::{Limits, Listeners, ServeError, ServedModel, ServerOptions, serve};
 use skipstone::telemetry::Readiness;
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, oneshot};
@@ -58,6 +58,8 @@ pub struct ScriptedEngine {
 /// A running server.
 pub struct Fixture {
     pub address: SocketAddr,
+    /// Of the OpenAI-compatible interface.
+    pub openai: SocketAddr,
     pub engine: Arc<ScriptedEngine>,
     pub readiness: Readiness,
     stop: Option<oneshot::Sender<()>>,
@@ -194,8 +196,10 @@ impl Fixture {
     }
 
     pub async fn with(options: ServerOptions) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap();
+        let grpc = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let http = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let (address, openai) = (grpc.local_addr().unwrap(), http.local_addr().unwrap());
+        let listeners = Listeners { grpc, openai: Some(http) };
         let engine = Arc::new(ScriptedEngine::default());
         let text = Arc::new(text::model());
         let model = ServedModel {
@@ -209,12 +213,12 @@ impl Fixture {
         let (stop, stopped) = oneshot::channel();
         let submit: Arc<dyn Submit> = Arc::clone(&engine) as _;
         let served = tokio::spawn(async move {
-            serve(listener, model, submit, options, async {
+            serve(listeners, model, submit, options, async {
                 let _ = stopped.await;
             })
             .await
         });
-        Self { address, engine, readiness, stop: Some(stop), served }
+        Self { address, openai, engine, readiness, stop: Some(stop), served }
     }
 
     pub async fn channel(&self) -> Channel {
