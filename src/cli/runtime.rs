@@ -21,7 +21,7 @@ use crate::gguf::{GgufFile, Manifest};
 use crate::kernels::{Isa, KvPrecision, PAGE_POSITIONS};
 use crate::model::{Model, TokenId};
 use crate::server::{self, Limits, Listeners, ServedModel, ServerOptions};
-use crate::telemetry::Readiness;
+use crate::telemetry::{Readiness, Tracing};
 use crate::text::{ChatMessage, EncodeOptions, TextModel};
 
 /// A loaded model with its engine. Dropping it stops the engine.
@@ -57,9 +57,10 @@ pub(super) async fn serve_grpc(
     runtime: &Runtime,
     settings: &Settings,
     listeners: Listeners,
-    readiness: Readiness,
+    telemetry: (Readiness, Tracing),
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) -> anyhow::Result<()> {
+    let (readiness, tracing) = telemetry;
     let model = ServedModel {
         name: runtime.name.clone(),
         text: Arc::clone(&runtime.text),
@@ -75,6 +76,7 @@ pub(super) async fn serve_grpc(
         default_sampling: settings.sampling.with_seed(0),
         reflection: settings.server.serves_reflection(),
         readiness,
+        tracing,
     };
     server::serve(listeners, model, Arc::clone(&runtime.engine), options, shutdown).await?;
     Ok(())

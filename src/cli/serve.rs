@@ -18,7 +18,7 @@ use super::runtime::{load, serve_grpc};
 use crate::config::Settings;
 use crate::control::{self, Access, Control};
 use crate::server::Listeners;
-use crate::telemetry::{self, ExporterHandle, LogFilter, Readiness};
+use crate::telemetry::{self, ExporterHandle, LogFilter, Readiness, Tracing};
 
 /// Threads for network traffic. The engine has threads of its own; serialising a few messages a step needs no more.
 const NETWORK_THREADS: usize = 2;
@@ -98,6 +98,10 @@ impl Serve {
 async fn serve(settings: Arc<Settings>, admin: Admin) -> anyhow::Result<()> {
     let mut signals = StopSignals::new()?;
     let sockets = Sockets::open(&settings).await?;
+    let tracing = match &settings.tracing.otlp_endpoint {
+        Some(endpoint) => Tracing::to_collector(endpoint, settings.tracing.sample_ratio)?,
+        None => Tracing::default(),
+    };
     let for_load = Arc::clone(&settings);
     let loading = tokio::task::spawn_blocking(move || load(&for_load, &LoadBar::new()));
     let runtime = tokio::select! {
@@ -141,9 +145,11 @@ async fn serve(settings: Arc<Settings>, admin: Admin) -> anyhow::Result<()> {
             stop_at_once(signals).await;
         });
     };
-    let result = serve_grpc(&runtime, &settings, sockets.serving, readiness, shutdown)
+    let result = serve_grpc(&runtime, &settings, sockets.serving, (readiness, tracing.clone()), shutdown)
         .await
         .context("the service failed");
+    // An error would be the task's own panic, which was reported.
+    let _ = tokio::task::spawn_blocking(move || tracing.finish()).await;
     // The admin port goes last, so that the drain can be watched.
     let _ = stop.send(true);
     if let Some(metrics) = metrics {

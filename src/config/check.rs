@@ -16,7 +16,7 @@ struct Checker<'a> {
 /// Everything in `settings` that is out of range.
 pub(super) fn check(settings: &Settings, origin_of: &dyn Fn(&str) -> String) -> Vec<ConfigError> {
     let mut checker = Checker { origin_of, errors: Vec::new() };
-    let Settings { model, engine, speculation, server, openai, metrics, control: _, log, sampling } =
+    let Settings { model, engine, speculation, server, openai, metrics, control: _, tracing, log, sampling } =
         settings;
 
     if let Some(context_length) = model.context_length {
@@ -69,6 +69,17 @@ pub(super) fn check(settings: &Settings, origin_of: &dyn Fn(&str) -> String) -> 
             checker.that(false, key, listen, &format!("another address than {other}, or port 0"));
         }
         taken.push((key, listen));
+    }
+    checker.range("tracing.sample_ratio", tracing.sample_ratio, 0.0..=1.0);
+    if let Some(endpoint) = &tracing.otlp_endpoint {
+        let allowed =
+            "the http:// address of an OTLP collector that speaks gRPC, such as \"http://127.0.0.1:4317\"";
+        checker.that(
+            endpoint.starts_with("http://"),
+            "tracing.otlp_endpoint",
+            format_args!("{endpoint:?}"),
+            allowed,
+        );
     }
     checker.that(
         log.level.parse::<tracing_subscriber::EnvFilter>().is_ok() && !log.level.trim().is_empty(),
@@ -138,6 +149,12 @@ mod tests {
             ("server.drain_seconds", &["0", "3600"], &["3601"]),
             ("metrics.listen", &["127.0.0.1:0", "[::1]:9090"], &["127.0.0.1:50051"]),
             ("openai.listen", &["127.0.0.1:50051", "0.0.0.0:8080"], &["localhost:80"]),
+            ("tracing.sample_ratio", &["0", "1.0"], &["-0.1", "1.1", "nan"]),
+            (
+                "tracing.otlp_endpoint",
+                &["", "http://127.0.0.1:4317"],
+                &["127.0.0.1:4317", "https://collector:4317"],
+            ),
             ("log.level", &["warn", "info,skipstone::engine=debug", "off"], &["", "loud=very"]),
             ("sampling.temperature", &["0", "100"], &["-0.1", "100.1", "inf"]),
             ("sampling.top_p", &["0.01", "1"], &["0", "1.01", "-1"]),

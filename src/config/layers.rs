@@ -211,6 +211,7 @@ fn extract(merged: &Figment) -> Result<Settings, ConfigErrors> {
         section(merged, "openai", &mut errors),
         section(merged, "metrics", &mut errors),
         section(merged, "control", &mut errors),
+        section(merged, "tracing", &mut errors),
         section(merged, "log", &mut errors),
         section(merged, "sampling", &mut errors),
     );
@@ -222,13 +223,14 @@ fn extract(merged: &Figment) -> Result<Settings, ConfigErrors> {
         Some(openai),
         Some(metrics),
         Some(control),
+        Some(tracing),
         Some(log),
         Some(sampling),
     ) = sections
     else {
         return Err(ConfigErrors::check(errors).err().unwrap_or_else(|| ConfigErrors::from(internal_gap())));
     };
-    Ok(Settings { model, engine, speculation, server, openai, metrics, control, log, sampling })
+    Ok(Settings { model, engine, speculation, server, openai, metrics, control, tracing, log, sampling })
 }
 
 fn section<T: DeserializeOwned>(merged: &Figment, name: &str, errors: &mut Vec<ConfigError>) -> Option<T> {

@@ -29,6 +29,8 @@ pub struct Settings {
     pub metrics: MetricsSettings,
     /// `[control]`
     pub control: ControlSettings,
+    /// `[tracing]`
+    pub tracing: TracingSettings,
     /// `[log]`
     pub log: LogSettings,
     /// `[sampling]`
@@ -190,6 +192,16 @@ pub struct ControlSettings {
     /// The file with the token that they ask for; `None`: they ask for none.
     #[serde(deserialize_with = "empty_is_unset")]
     pub token_file: Option<PathBuf>,
+}
+
+/// The spans of requests.
+#[derive(Clone, PartialEq, Debug, Deserialize)]
+pub struct TracingSettings {
+    /// The OTLP collector; `None`: no spans.
+    #[serde(deserialize_with = "empty_is_unset")]
+    pub otlp_endpoint: Option<String>,
+    /// The share of requests that are traced, 0 to 1.
+    pub sample_ratio: f64,
 }
 
 /// What is logged, and how.

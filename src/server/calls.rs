@@ -1,16 +1,22 @@
-//! The calls that are open: counted for the shutdown, and for the metrics when they end.
+//! The calls that are open: counted for the shutdown and, when they end, for metrics and traces.
 
 use std::sync::Arc;
 
+use opentelemetry_sdk::trace::SdkTracer;
 use tokio::sync::watch;
 use tonic::Code;
 
+use super::call_span::CallSpan;
+use super::intake::Head;
 use super::status::code_label;
 use crate::telemetry::record;
 
 /// How many calls are open. Clones share one count.
 #[derive(Clone, Debug)]
-pub(super) struct OpenCalls(Arc<watch::Sender<usize>>);
+pub(super) struct OpenCalls {
+    count: Arc<watch::Sender<usize>>,
+    tracer: Option<SdkTracer>,
+}
 
 /// One open call; it ends when this is dropped, as cancelled unless [`OpenCall::end`] said otherwise.
 #[derive(Debug)]
@@ -18,31 +24,33 @@ pub(super) struct OpenCall {
     calls: OpenCalls,
     method: &'static str,
     code: Code,
+    span: CallSpan,
 }
 
 // === impl OpenCalls ===
 
 impl OpenCalls {
-    /// No calls.
-    pub(super) fn new() -> Self {
-        Self(Arc::new(watch::Sender::new(0)))
+    /// No calls. `tracer` makes their spans, if they are traced.
+    pub(super) fn new(tracer: Option<SdkTracer>) -> Self {
+        Self { count: Arc::new(watch::Sender::new(0)), tracer }
     }
 
     /// A call begins.
-    pub(super) fn open(&self, method: &'static str) -> OpenCall {
-        self.0.send_modify(|count| *count += 1);
-        OpenCall { calls: self.clone(), method, code: Code::Cancelled }
+    pub(super) fn open(&self, method: &'static str, head: &Head) -> OpenCall {
+        self.count.send_modify(|count| *count += 1);
+        let span = CallSpan::begin(self.tracer.as_ref(), method, head);
+        OpenCall { calls: self.clone(), method, code: Code::Cancelled, span }
     }
 
     /// How many there are.
     pub(super) fn count(&self) -> usize {
-        *self.0.borrow()
+        *self.count.borrow()
     }
 
     /// Waits for a moment without any.
     pub(super) async fn idle(&self) {
         // Can't fail: `self` holds the sender.
-        let _ = self.0.subscribe().wait_for(|count| *count == 0).await;
+        let _ = self.count.subscribe().wait_for(|count| *count == 0).await;
     }
 }
 
@@ -53,11 +61,17 @@ impl OpenCall {
     pub(super) fn end(&mut self, code: Code) {
         self.code = code;
     }
+
+    /// The call's place in a trace.
+    pub(super) fn span(&mut self) -> &mut CallSpan {
+        &mut self.span
+    }
 }
 
 impl Drop for OpenCall {
     fn drop(&mut self) {
         record::request(self.method, code_label(self.code));
-        self.calls.0.send_modify(|count| *count -= 1);
+        self.span.end(self.code);
+        self.calls.count.send_modify(|count| *count -= 1);
     }
 }

@@ -65,7 +65,7 @@ impl Intake {
         let mode =
             spec.as_ref().and_then(|spec| spec.speculation.as_ref()).map(wire::SpeculationParams::mode);
         let id = head.id.clone();
-        match self.submit(head, spec).await {
+        match self.submit(&mut call, head, spec).await {
             Ok((events, request)) => {
                 let lease = Lease { events, call, ending: self.ending.clone() };
                 let reply = Reply {
@@ -86,6 +86,7 @@ impl Intake {
 
     async fn submit(
         &self,
+        call: &mut OpenCall,
         head: Head,
         spec: Option<wire::GenerationSpec>,
     ) -> Result<(GenerationStream, Accepted), CallError> {
@@ -93,12 +94,14 @@ impl Intake {
         let deadline =
             metadata::deadline(&metadata, received, &self.options.limits).map_err(RequestError::from)?;
         let (model, options) = (Arc::clone(&self.model), Arc::clone(&self.options));
+        let operation = operation(spec.as_ref());
         let request = self
             .off_thread(move || {
                 parse_generation(spec, &CallContext { id: &id, deadline, model: &model, options: &options })
             })
             .await?;
         let accepted = Accepted::of(&request);
+        call.span().queued(&self.model.name, operation, &request);
         Ok((self.engine.submit(request)?, accepted))
     }
 
@@ -139,6 +142,14 @@ impl Accepted {
             deadline: request.deadline,
             wanted: request.stop.max_new_tokens,
         }
+    }
+}
+
+/// What traces call it.
+fn operation(spec: Option<&wire::GenerationSpec>) -> &'static str {
+    match spec.and_then(|spec| spec.input.as_ref()) {
+        Some(wire::generation_spec::Input::Chat(_)) => "chat",
+        _ => "text_completion",
     }
 }
 

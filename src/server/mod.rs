@@ -6,6 +6,7 @@
 
 #![forbid(unsafe_code)]
 
+mod call_span;
 mod calls;
 mod connection;
 mod fields;

@@ -64,8 +64,12 @@ impl Running {
             _ = self.ending.wait_for(|ending| *ending) => Err(GenerationError::ShuttingDown.into()),
         };
         match &message {
-            Ok(Event::Finished(_)) => self.end(Code::Ok),
-            Ok(_) => {}
+            Ok(event) => {
+                self.call.span().observe(event);
+                if matches!(event, Event::Finished(_)) {
+                    self.end(Code::Ok);
+                }
+            }
             Err(error) => self.end(error.code()),
         }
         Some(message)

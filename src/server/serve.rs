@@ -26,7 +26,7 @@ use super::wire;
 use super::wire::generation_service_server::GenerationServiceServer;
 use crate::engine::{Speculation, Submit};
 use crate::sampling::SamplingSettings;
-use crate::telemetry::Readiness;
+use crate::telemetry::{Readiness, Tracing};
 use crate::text::TextModel;
 
 /// Time for the last messages to leave, and for connections to notice that they were told to end.
@@ -72,6 +72,8 @@ pub struct ServerOptions {
     pub reflection: bool,
     /// Told when requests are welcome, and when no more.
     pub readiness: Readiness,
+    /// Where the spans of requests go.
+    pub tracing: Tracing,
 }
 
 /// Why serving ended by itself.
@@ -113,7 +115,7 @@ pub async fn serve(
 ) -> Result<(), ServeError> {
     let ends = Shutdown {
         engine: Arc::clone(&engine),
-        calls: OpenCalls::new(),
+        calls: OpenCalls::new(options.tracing.tracer()),
         health: HealthReporter::new(),
         readiness: options.readiness.clone(),
         limits: options.limits.clone(),

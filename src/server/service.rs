@@ -42,8 +42,8 @@ impl GenerationService for Generation {
         &self,
         request: Request<wire::GenerateRequest>,
     ) -> Result<Response<wire::GenerateResponse>, Status> {
-        let call = self.calls.open("Generate");
         let (head, message) = split(request);
+        let call = self.calls.open("Generate", &head);
         let id = head.id.clone();
         let result = match self.intake.begin(call, head, message.spec).await {
             Ok(mut running) => running.collect().await,
@@ -56,8 +56,8 @@ impl GenerationService for Generation {
         &self,
         request: Request<wire::GenerateStreamRequest>,
     ) -> Result<Response<Self::GenerateStreamStream>, Status> {
-        let call = self.calls.open("GenerateStream");
         let (head, message) = split(request);
+        let call = self.calls.open("GenerateStream", &head);
         let id = head.id.clone();
         let running = self.intake.begin(call, head, message.spec).await;
         let running = running.map_err(|error| self.refuse(&error, &id))?;
@@ -76,8 +76,8 @@ impl GenerationService for Generation {
         &self,
         request: Request<wire::TokenizeRequest>,
     ) -> Result<Response<wire::TokenizeResponse>, Status> {
-        let mut call = self.calls.open("Tokenize");
         let (head, message) = split(request);
+        let mut call = self.calls.open("Tokenize", &head);
         let (model, options) = (Arc::clone(&self.intake.model), Arc::clone(&self.intake.options));
         let tokens = self
             .intake

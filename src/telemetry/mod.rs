@@ -1,4 +1,4 @@
-//! What the process tells its operators: metrics for Prometheus, readiness, logs.
+//! What the process tells its operators: metrics for Prometheus, readiness, logs, spans.
 //!
 //! The catalogue is the one list of metrics; the recorder writes them, the exporter shows them. No metric carries a
 //! prompt, or a label per request, session or profile.
@@ -12,7 +12,9 @@ mod kinds;
 mod logging;
 mod readiness;
 pub mod record;
+mod spans;
 
 pub use exporter::{ExporterHandle, InstallError, install, serve_admin};
 pub use logging::{LogFilter, LogFormat, LoggingError, init_logging};
 pub use readiness::Readiness;
+pub use spans::{Tracing, TracingError};

@@ -18,7 +18,7 @@ use skipstone::sampling::SamplingSettings;
 use skipstone::server::wire::generation_service_client::GenerationServiceClient;
 use skipstone::server::wire::{self, generation_spec};
 use skipstone::server::{Limits, Listeners, ServeError, ServedModel, ServerOptions, serve};
-use skipstone::telemetry::Readiness;
+use skipstone::telemetry::{Readiness, Tracing};
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
@@ -73,6 +73,7 @@ pub fn options() -> ServerOptions {
         default_sampling: SamplingSettings::default(),
         reflection: true,
         readiness: Readiness::default(),
+        tracing: Tracing::default(),
     }
 }
 

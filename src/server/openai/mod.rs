@@ -42,6 +42,9 @@ pub(super) struct OpenAi {
     since: u64,
 }
 
+/// The label of metrics for both ways to ask for models.
+const MODELS: &str = "Models";
+
 type Shared = State<Arc<OpenAi>>;
 
 /// Serves until `stop` completes and the connections are closed.
@@ -70,13 +73,15 @@ async fn completions(State(openai): Shared, request: Request<Body>) -> Response 
 }
 
 async fn models(State(openai): Shared, headers: HeaderMap) -> Response {
-    openai.calls.open("Models").end(Code::Ok);
+    let head = Head::new(MetadataMap::from_headers(headers));
+    openai.calls.open(MODELS, &head).end(Code::Ok);
     let list = json!({ "object": "list", "data": [openai.model()] });
-    answer(&id_of(headers), Ok(json_response(&list)))
+    answer(&head.id, Ok(json_response(&list)))
 }
 
 async fn model(State(openai): Shared, Path(asked): Path<String>, headers: HeaderMap) -> Response {
-    let mut call = openai.calls.open("Models");
+    let head = Head::new(MetadataMap::from_headers(headers));
+    let mut call = openai.calls.open(MODELS, &head);
     let served = &openai.intake.model.name;
     let result = if asked == *served {
         Ok(json_response(&openai.model()))
@@ -84,7 +89,7 @@ async fn model(State(openai): Shared, Path(asked): Path<String>, headers: Header
         Err(ApiError::unknown_model(&asked, served))
     };
     call.end(result.as_ref().map_or_else(|error| error.grpc, |_| Code::Ok));
-    answer(&id_of(headers), result)
+    answer(&head.id, result)
 }
 
 async fn unknown_path(uri: Uri, headers: HeaderMap) -> Response {
@@ -103,10 +108,10 @@ impl OpenAi {
     }
 
     async fn generate(&self, endpoint: Endpoint, request: Request<Body>) -> Response {
-        let mut call = self.calls.open(endpoint.method());
         let (parts, body) = request.into_parts();
         let is_json = is_json(&parts.headers);
         let head = Head::new(MetadataMap::from_headers(parts.headers));
+        let mut call = self.calls.open(endpoint.method(), &head);
         let id = head.id.clone();
         let asked = match self.read(endpoint, is_json, body).await {
             Ok(asked) => asked,
