@@ -8,12 +8,12 @@ import threading
 import urllib.request
 from pathlib import Path
 from types import MappingProxyType
-from typing import Mapping
+from typing import Mapping, Optional
 
 from metrics_page import Page
 from report import Unmet
 
-READY = re.compile(r"^skipstone ready: grpc ([^,]+), metrics ([^,]+), model (.+)$")
+READY = re.compile(r"^skipstone ready: grpc ([^,]+)(?:, openai ([^,]+))?, metrics ([^,]+), model (.+)$")
 READY_SECONDS = 120
 # For a machine that is slow or busy; the default of 30 s would cut off streams there.
 DRAIN_SECONDS = 120
@@ -44,12 +44,12 @@ class Service:
             command, stdout=subprocess.PIPE, stderr=self._log, text=True, env=environment
         )
         try:
-            self.address, self.metrics_address, self.model = self._ready()
+            self.address, self.openai_address, self.metrics_address, self.model = self._ready()
         except BaseException:
             self.kill()
             raise
 
-    def _ready(self) -> tuple[str, str, str]:
+    def _ready(self) -> tuple[str, Optional[str], str, str]:
         watchdog = threading.Timer(READY_SECONDS, self.process.kill)
         watchdog.start()
         try:
@@ -59,7 +59,7 @@ class Service:
         found = READY.match(line)
         if not found:
             raise Unmet(f"the service did not become ready; its first line was {line!r}")
-        return found.group(1), found.group(2), found.group(3)
+        return found.groups()
 
     def metrics(self) -> Page:
         """The metrics page of this moment."""
