@@ -43,6 +43,7 @@ A field marked *optional* tells unset from zero. Of the fields marked *one of*, 
 |---|---|---|
 | `x-request-id` | client and server | Names the request in replies and logs. At most 128 letters, digits and `-_.:/+=@`; the server makes one otherwise. |
 | `grpc-timeout` | client | The deadline, which gRPC libraries send. It bounds the whole generation. |
+| `traceparent` | client | The W3C trace that the call is part of, where the server exports spans (`tracing.otlp_endpoint`). |
 | `x-session-id` | client | Read by the load balancer only: requests of equal sessions go to one replica. |
 | `authorization` | client | `Bearer TOKEN`, for the control service where `control.token_file` is set. |
 | `grpc-retry-pushback-ms` | server | How long to wait before the next try, with RESOURCE_EXHAUSTED. gRPC libraries with a retry policy obey it. |

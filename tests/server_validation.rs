@@ -202,7 +202,7 @@ async fn each_fault_is_named_with_its_value_and_remedy() {
 async fn all_faulty_fields_are_named_at_once() {
     let fixture = Fixture::start().await;
     let mut spec = spec(&[1]);
-    sampling(&mut spec).top_p = Some(2.0);
+    (sampling(&mut spec).temperature, sampling(&mut spec).top_p) = (Some(-1.0), Some(2.0));
     stop(&mut spec).stop_strings = vec![String::new()];
     draft_length(&mut spec, 99);
     spec.input = None;
@@ -217,6 +217,7 @@ async fn all_faulty_fields_are_named_at_once() {
         .map(|violation| violation.field.as_str())
         .collect();
     let wanted = [
+        "spec.sampling.temperature",
         "spec.sampling.top_p",
         "spec.stop.stop_strings[0]",
         "spec.speculation.max_draft_tokens",

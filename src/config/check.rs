@@ -89,9 +89,9 @@ pub(super) fn check(settings: &Settings, origin_of: &dyn Fn(&str) -> String) -> 
     );
 
     // The sampler knows its own ranges. No vocabulary is at hand, and none is needed without a bias.
-    if let Err(error) = SamplingParams::new(sampling.with_seed(0), usize::MAX) {
-        let key = format!("sampling.{}", error.field);
-        checker.errors.push(ConfigError::Invalid { origin: origin_of(&key), key, problem: error.message });
+    for fault in SamplingParams::faults(&sampling.with_seed(0), usize::MAX) {
+        let key = format!("sampling.{}", fault.field);
+        checker.errors.push(ConfigError::Invalid { origin: origin_of(&key), key, problem: fault.message });
     }
     checker.errors
 }

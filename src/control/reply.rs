@@ -67,7 +67,7 @@ fn stream(stream: &StreamActivity) -> wire::StreamActivity {
         total_seconds: timing.total.as_secs_f64(),
         queue_seconds: timing.queue.as_secs_f64(),
         first_token_seconds: (timing.time_to_first_token > Duration::ZERO)
-            .then(|| timing.time_to_first_token.as_secs_f64()),
+            .then_some(timing.time_to_first_token.as_secs_f64()),
         finish_reason: stream.ending.map_or("", |ending| ending.reason).to_owned(),
         ended_seconds_ago: stream.ending.map(|ending| ending.age().as_secs_f64()),
     }

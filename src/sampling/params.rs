@@ -73,36 +73,36 @@ impl SamplingParams {
     /// Checks `settings` for a model with `vocabulary` tokens.
     ///
     /// # Errors
-    /// Names the first setting that is out of its range; NaN is in no range.
+    /// Names the first setting that is out of its range; see [`SamplingParams::faults`] for all.
     pub fn new(mut settings: SamplingSettings, vocabulary: usize) -> Result<Self, InvalidSampling> {
-        check("temperature", settings.temperature, 0.0..=100.0, "from 0 (greedy) to 100")?;
-        check("top_p", settings.top_p, f32::MIN_POSITIVE..=1.0, "above 0, up to 1 (off)")?;
-        check("min_p", settings.min_p, 0.0..1.0, "from 0 (off) to below 1")?;
-        // The lower end keeps any sane logit divided by it finite.
-        check(
-            "repetition_penalty",
-            settings.repetition_penalty,
-            0.01..=100.0,
-            "from 0.01 to 100; 1 is neutral",
-        )?;
-        check(
-            "presence_penalty",
-            settings.presence_penalty,
-            -100.0..=100.0,
-            "from -100 to 100; 0 is neutral",
-        )?;
-        check(
-            "frequency_penalty",
-            settings.frequency_penalty,
-            -100.0..=100.0,
-            "from -100 to 100; 0 is neutral",
-        )?;
-        check_bias(&settings.logit_bias, vocabulary)?;
-        settings.logit_bias.sort_unstable_by_key(|&(token, _)| token);
-        if let Some(pair) = settings.logit_bias.windows(2).find(|pair| pair[0].0 == pair[1].0) {
-            return Err(invalid("logit_bias", format!("names token {} twice; name it once", pair[0].0)));
+        match Self::faults(&settings, vocabulary).into_iter().next() {
+            Some(fault) => Err(fault),
+            None => {
+                settings.logit_bias.sort_unstable_by_key(|&(token, _)| token);
+                Ok(Self { settings })
+            }
         }
-        Ok(Self { settings })
+    }
+
+    /// Every setting that is out of its range, for a model with `vocabulary` tokens; NaN is in no range.
+    pub fn faults(settings: &SamplingSettings, vocabulary: usize) -> Vec<InvalidSampling> {
+        let penalty = "from -100 to 100; 0 is neutral";
+        let checks = [
+            check("temperature", settings.temperature, 0.0..=100.0, "from 0 (greedy) to 100"),
+            check("top_p", settings.top_p, f32::MIN_POSITIVE..=1.0, "above 0, up to 1 (off)"),
+            check("min_p", settings.min_p, 0.0..1.0, "from 0 (off) to below 1"),
+            // The lower end keeps any sane logit divided by it finite.
+            check(
+                "repetition_penalty",
+                settings.repetition_penalty,
+                0.01..=100.0,
+                "from 0.01 to 100; 1 is neutral",
+            ),
+            check("presence_penalty", settings.presence_penalty, -100.0..=100.0, penalty),
+            check("frequency_penalty", settings.frequency_penalty, -100.0..=100.0, penalty),
+            check_bias(&settings.logit_bias, vocabulary),
+        ];
+        checks.into_iter().filter_map(Result::err).collect()
     }
 
     /// The checked settings; the logit bias is in the order of the ids.
@@ -145,7 +145,12 @@ fn check_bias(bias: &[(TokenId, f32)], vocabulary: usize) -> Result<(), InvalidS
             return Err(invalid("logit_bias", message));
         }
     }
-    Ok(())
+    let mut tokens: Vec<TokenId> = bias.iter().map(|&(token, _)| token).collect();
+    tokens.sort_unstable();
+    match tokens.windows(2).find(|pair| pair[0] == pair[1]) {
+        Some(pair) => Err(invalid("logit_bias", format!("names token {} twice; name it once", pair[0]))),
+        None => Ok(()),
+    }
 }
 
 #[cfg(test)]

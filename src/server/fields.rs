@@ -30,13 +30,10 @@ pub(super) fn sampling(
         logit_bias: sent.logit_bias.into_iter().map(|(token, bias)| (TokenId(token), bias)).collect(),
         seed: sent.seed.unwrap_or(seed),
     };
-    match SamplingParams::new(settings, vocabulary) {
-        Ok(params) => Some(params),
-        Err(error) => {
-            violations.add(format!("spec.sampling.{}", error.field), error.to_string());
-            None
-        }
+    for fault in SamplingParams::faults(&settings, vocabulary) {
+        violations.add(format!("spec.sampling.{}", fault.field), fault.to_string());
     }
+    SamplingParams::new(settings, vocabulary).ok()
 }
 
 /// Stops. `max_new_tokens` stays 0 where the request names none: it depends on the prompt.

@@ -115,6 +115,8 @@ impl Reply {
             usage: Some(usage(finished.usage)),
             speculation: Some(self.speculation(finished.speculation)),
             timing: Some(timing(finished.timing)),
+            request_id: self.id.as_str().to_owned(),
+            model: self.model.name.clone(),
         }
     }
 

@@ -62,6 +62,7 @@ impl Words {
             usage: response.usage,
             speculation: response.speculation,
             timing: response.timing,
+            ..Default::default()
         };
         let key = if self.endpoint == Endpoint::Chat { "message" } else { "text" };
         let choice = Choice { said, logprobs, finish_reason: Some(finish_reason(&end)) };
