@@ -18,7 +18,7 @@ use skipstone::control::{Access, Control, ServerInfo, routes};
 use skipstone::drafting::SkipSet;
 use skipstone::engine::{Engine, GenerationStream, Speculation, Submit, ValidRequest};
 use skipstone::server::wire::control_service_client::ControlServiceClient;
-use skipstone::server::{ServedModel, serve, wire};
+use skipstone::server::{Listeners, ServedModel, serve, wire};
 use skipstone::telemetry::{ExporterHandle, LogFilter, LogFormat, Readiness};
 use skipstone::telemetry::{init_logging, install, serve_admin};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -95,7 +95,8 @@ impl Replica {
         let submit = Arc::clone(&engine) as _;
         let served = tokio::spawn(async move {
             let drained = async move { drain.notified().await };
-            serve(grpc, served_model, submit, server_options, drained).await.unwrap();
+            let listeners = Listeners { grpc, openai: None };
+            serve(listeners, served_model, submit, server_options, drained).await.unwrap();
         });
         Self { engine, admin, served, loaded }
     }

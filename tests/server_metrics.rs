@@ -12,7 +12,7 @@ use server_fixture::{Fixture, short, spec};
 use skipstone::drafting::SkipSet;
 use skipstone::server::wire;
 use skipstone::telemetry::catalogue::{ALL, Kind};
-use skipstone::telemetry::record::{self, DraftCycle, DraftSource, Phase};
+use skipstone::telemetry::record::{self, BuildInfo, DraftCycle, DraftSource, Phase};
 use skipstone::telemetry::{Readiness, install, serve_admin};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -89,6 +89,7 @@ async fn record_everything() {
     client.generate(wire::GenerateRequest { spec: Some(spec(&[1])) }).await.unwrap();
     client.generate_stream(wire::GenerateStreamRequest { spec: None }).await.unwrap_err();
 
+    record::build_info(&BuildInfo { model: "tiny", instruction_set: "none" });
     record::draft_cycle(&DraftCycle { source: DraftSource::LayerSkip, drafted: 4, accepted: 2 });
     record::sublayers_skipped(&SkipSet::new(&[2], &[3], 8).unwrap(), 4);
     record::phase_seconds(Phase::Verify, 0.5);

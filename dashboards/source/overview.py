@@ -49,7 +49,7 @@ TRAFFIC = Row("Traffic", (
           "UNAVAILABLE a replica that drains.",
           (Query(total("requests_total", 'code!="OK"', by="code"), "{{code}}"),), "reqps", width=6,
           may_be_empty="every call succeeded"),
-    Panel("Generations by how they ended", "eos: the model ended; stop: a stop string or token; length: the limit; "
+    Panel("Generations by how they ended", "end_of_sequence: the model ended; stop: a stop string or token; length: the limit; "
           "cancelled, deadline, stalled: the reader left, was late, or read nothing.",
           (Query(total("request_finished_total", by="reason"), "{{reason}}"),), "reqps", width=6),
     Panel("Tokens", "Tokens a second, counted when their request ends.",

@@ -12,6 +12,7 @@ mod generate;
 mod healthcheck;
 mod inspect;
 mod load_progress;
+mod metrics;
 mod model_cache;
 mod options;
 mod outcome;
@@ -51,6 +52,7 @@ enum Command {
     Fetch(fetch::Fetch),
     Config(config::Config),
     Healthcheck(healthcheck::Healthcheck),
+    Metrics(metrics::Metrics),
     Completions(completions::Completions),
 }
 
@@ -70,6 +72,7 @@ impl CommandLine {
             Command::Fetch(command) => command.run(),
             Command::Config(command) => command.run(),
             Command::Healthcheck(command) => command.run(),
+            Command::Metrics(command) => command.run(),
             Command::Completions(command) => command.run(),
         }
     }
@@ -98,7 +101,7 @@ mod tests {
             format!("generate --prompts-file p.jsonl --concurrency 4 {common}"),
             format!("chat --prompt hi {common}"),
             "chat".to_owned(),
-            "serve --model m.gguf --listen 127.0.0.1:0 --metrics-listen 127.0.0.1:0".to_owned(),
+            "serve --model m.gguf --listen 127.0.0.1:0 --metrics-listen 127.0.0.1:0 --openai-listen 127.0.0.1:0".to_owned(),
             "inspect --model m.gguf --json".to_owned(),
             "calibrate --model m.gguf --tokens 4096 --out m.profile --threads 2".to_owned(),
             "profile show --svg m.svg m.profile".to_owned(),
@@ -110,6 +113,7 @@ mod tests {
             "config check --config a.toml".to_owned(),
             "config print --set server.listen=127.0.0.1:1".to_owned(),
             "healthcheck 127.0.0.1:50051".to_owned(),
+            "metrics".to_owned(),
             "completions bash".to_owned(),
         ]
         .iter()

@@ -7,7 +7,7 @@ use anyhow::{Context, anyhow};
 use serde::Serialize;
 
 use crate::adapt::OffReason;
-use crate::engine::{Event, FinishReason, Finished, GenerationStream, PhaseTime, PlanSummary, Usage};
+use crate::engine::{Event, Finished, GenerationStream, PhaseTime, PlanSummary, Usage};
 
 /// A finished stream.
 #[derive(Clone, Debug)]
@@ -101,7 +101,7 @@ impl From<Outcome> for Report {
         Self {
             text,
             token_ids,
-            finish_reason: reason_name(&reason),
+            finish_reason: reason.name(),
             usage,
             speculation: SpeculationReport {
                 drafts: speculation.drafts,
@@ -173,20 +173,12 @@ fn tokens_per_second(finished: &Finished) -> Option<f64> {
     (seconds > 0.0).then(|| tokens as f64 / seconds)
 }
 
-fn reason_name(reason: &FinishReason) -> &'static str {
-    match reason {
-        FinishReason::EndOfSequence => "eos",
-        FinishReason::StopString(_) | FinishReason::StopToken(_) => "stop",
-        FinishReason::Length => "length",
-    }
-}
-
 #[cfg(test)]
 pub(super) mod testing {
     use std::time::Duration;
 
     use super::*;
-    use crate::engine::{ArmUse, SpeculationStats, Timing};
+    use crate::engine::{ArmUse, FinishReason, SpeculationStats, Timing};
 
     /// A stream's end: 5 tokens in 2 s after the first, 3 of 4 drafted tokens accepted.
     pub(crate) fn finished() -> Finished {
@@ -288,18 +280,6 @@ mod tests {
             ("/timing/tokens_per_second", serde_json::json!(2.0)),
         ] {
             assert_eq!(json.pointer(pointer), Some(&expected), "{pointer} of {json}");
-        }
-    }
-
-    #[test]
-    fn reasons_have_the_names_of_the_wire() {
-        for (reason, name) in [
-            (FinishReason::EndOfSequence, "eos"),
-            (FinishReason::StopString("x".to_owned()), "stop"),
-            (FinishReason::StopToken(TokenId(1)), "stop"),
-            (FinishReason::Length, "length"),
-        ] {
-            assert_eq!(reason_name(&reason), name);
         }
     }
 

@@ -18,6 +18,7 @@ use super::runtime::{load, serve_grpc};
 use crate::config::Settings;
 use crate::control::{self, Access, Control};
 use crate::server::Listeners;
+use crate::telemetry::record::{self, BuildInfo};
 use crate::telemetry::{self, ExporterHandle, LogFilter, Readiness, Tracing};
 
 /// Threads for network traffic. The engine has threads of its own; serialising a few messages a step needs no more.
@@ -109,6 +110,7 @@ async fn serve(settings: Arc<Settings>, admin: Admin) -> anyhow::Result<()> {
         () = signals.wait() => return Ok(()),
     };
 
+    record::build_info(&BuildInfo { model: &runtime.name, instruction_set: runtime.info.instruction_set });
     let (stop, stopped) = watch::channel(false);
     let readiness = Readiness::default();
     let ready_line = sockets.ready_line(&runtime.name)?;

@@ -217,10 +217,10 @@ impl SpeculationStats {
 // === impl FinishReason ===
 
 impl FinishReason {
-    /// The label of metrics and logs.
+    /// The label of metrics and logs: the wire's name in lower case.
     pub fn name(&self) -> &'static str {
         match self {
-            Self::EndOfSequence => "eos",
+            Self::EndOfSequence => "end_of_sequence",
             Self::StopString(_) | Self::StopToken(_) => "stop",
             Self::Length => "length",
         }

@@ -121,7 +121,7 @@ impl Stream {
 
     /// Ends the stream with an error; its pages are free.
     pub(super) fn fail(&mut self, error: GenerationError) {
-        tracing::info!(request = %self.request.id, %error, "stream failed");
+        tracing::info!(request_id = %self.request.id, %error, "stream failed");
         self.end(error.reason());
         self.outbox.fail(error);
     }
@@ -337,7 +337,7 @@ impl Stream {
             speculation.estimated_speedup.into_iter().for_each(record::request_speedup);
         }
         tracing::info!(
-            request = %self.request.id,
+            request_id = %self.request.id,
             reason = reason.name(),
             prompt_tokens = usage.prompt_tokens,
             completion_tokens = usage.completion_tokens,

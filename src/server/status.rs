@@ -202,6 +202,7 @@ impl Reason {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::telemetry::labels::CODES;
 
     fn of(error: impl Into<CallError>) -> Status {
         let id = RequestId::of_call(&MetadataMap::new());
@@ -245,6 +246,13 @@ mod tests {
             assert_eq!(details.retry_info().is_some(), reason == "QUEUE_FULL", "{error:?}");
             assert_eq!(status.metadata().contains_key(PUSHBACK), reason == "QUEUE_FULL", "{error:?}");
         }
+    }
+
+    #[test]
+    fn every_code_is_a_known_label() {
+        let unknown = (0..=16).map(|code| code_label(Code::from_i32(code)));
+        let unknown: Vec<_> = unknown.filter(|label| !CODES.contains(label)).collect();
+        assert!(unknown.is_empty(), "{unknown:?}");
     }
 
     #[test]

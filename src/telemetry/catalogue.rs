@@ -76,8 +76,10 @@ const COUNT: Option<Unit> = Some(Unit::Count);
 const SECONDS: Option<Unit> = Some(Unit::Seconds);
 
 catalogue! {
+    BUILD_INFO = Gauge, COUNT, "build_info", ["version", "model", "instruction_set"],
+        "What this process is; always 1.";
     REQUESTS = Counter, COUNT, "requests_total", ["method", "code"],
-        "Calls of the generation service that reached a handler, by method and gRPC status code.";
+        "Calls that reached a handler, over gRPC or HTTP, by method and gRPC status code.";
     REQUEST_FINISHED = Counter, COUNT, "request_finished_total", ["reason"],
         "Generations that ended, by reason.";
     REQUESTS_RUNNING = Gauge, COUNT, "requests_running", [],

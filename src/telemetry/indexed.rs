@@ -7,6 +7,7 @@ use metrics::Counter;
 
 /// A counter for each index, made on first use and kept: adding to a known one neither allocates nor formats.
 pub(super) struct IndexedCounters {
+    end: usize,
     make: fn(usize) -> Counter,
     counters: RwLock<Vec<Counter>>,
 }
@@ -14,13 +15,14 @@ pub(super) struct IndexedCounters {
 // === impl IndexedCounters ===
 
 impl IndexedCounters {
-    /// `make` registers the counter of an index.
-    pub(super) fn new(make: fn(usize) -> Counter) -> Self {
-        Self { make, counters: RwLock::default() }
+    /// `make` registers the counter of an index below `end`, which is at least 1.
+    pub(super) fn new(end: usize, make: fn(usize) -> Counter) -> Self {
+        Self { end, make, counters: RwLock::default() }
     }
 
-    /// Adds `count` to the counter of `index`; those below it appear on the page with it.
+    /// Adds `count` to the counter of `index`, or of the last index if it is beyond; those below it appear on the page with it.
     pub(super) fn add(&self, index: usize, count: u64) {
+        let index = index.min(self.end - 1);
         // A poisoned lock guards a list of handles that is valid at every moment: each is pushed whole.
         if let Some(counter) = self.counters.read().unwrap_or_else(PoisonError::into_inner).get(index) {
             return counter.increment(count);

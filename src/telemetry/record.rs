@@ -10,12 +10,22 @@ use metrics::{Counter, Gauge, Histogram};
 use super::catalogue;
 use super::indexed::IndexedCounters;
 pub use super::kinds::{DraftCycle, DraftSource, Phase, PlanChange};
+use super::labels::{LAYERS, POSITIONS};
 use crate::adapt::OffReason;
 use crate::drafting::SkipSet;
 
+/// What this process is.
+#[derive(Clone, Copy, Debug)]
+pub struct BuildInfo<'a> {
+    /// The name that the model is served under.
+    pub model: &'a str,
+    /// What the kernels were chosen for.
+    pub instruction_set: &'static str,
+}
+
 /// Handles to all metrics whose labels are known in advance.
 #[derive(Debug)]
-struct Instruments {
+pub(super) struct Instruments {
     /// In the order of [`DraftSource`].
     drafts: [SourceCounters; 2],
     drafted_at: IndexedCounters,
@@ -70,6 +80,16 @@ pub(super) fn is_in_use() -> bool {
 /// Makes all handles, so that the page shows zeros instead of gaps before the first request.
 pub(super) fn start() {
     instruments();
+}
+
+/// Says what this process is, once it is known.
+pub fn build_info(build: &BuildInfo<'_>) {
+    let labels = [
+        ("version", env!("CARGO_PKG_VERSION").to_owned()),
+        ("model", build.model.to_owned()),
+        ("instruction_set", build.instruction_set.to_owned()),
+    ];
+    metrics::gauge!(catalogue::BUILD_INFO.name, &labels).set(1.0);
 }
 
 /// Counts a cycle: drafts, tokens, and acceptance by position.
@@ -182,11 +202,12 @@ pub fn kv_usage(share: f64) {
 // === impl Instruments ===
 
 impl Instruments {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         use metrics::{counter, gauge, histogram};
         Self {
             drafts: [SourceCounters::new(DraftSource::LayerSkip), SourceCounters::new(DraftSource::Ngram)],
             drafted_at: IndexedCounters::new(
+                POSITIONS,
                 |position| counter!(catalogue::NUM_DRAFT_TOKENS_PER_POS.name, "position" => position.to_string()),
             ),
             draft_length: histogram!(catalogue::DRAFT_LENGTH.name),
@@ -197,10 +218,11 @@ impl Instruments {
                 .map(|cause| counter!(catalogue::PLAN_CHANGES.name, "cause" => cause.label())),
             engine_steps: counter!(catalogue::ENGINE_STEPS.name),
             accepted_at: IndexedCounters::new(
+                POSITIONS,
                 |position| counter!(catalogue::NUM_ACCEPTED_TOKENS_PER_POS.name, "position" => position.to_string()),
             ),
-            attention_skipped: IndexedCounters::new(|layer| skip_counter(layer, "attention")),
-            mlp_skipped: IndexedCounters::new(|layer| skip_counter(layer, "mlp")),
+            attention_skipped: IndexedCounters::new(LAYERS, |layer| skip_counter(layer, "attention")),
+            mlp_skipped: IndexedCounters::new(LAYERS, |layer| skip_counter(layer, "mlp")),
             phases: [Phase::Draft, Phase::Verify, Phase::Plain, Phase::Prefill]
                 .map(|phase| SecondsCounter(counter!(phase.metric().name))),
             plain_step: gauge!(catalogue::PLAIN_STEP_SECONDS.name),
@@ -219,7 +241,7 @@ impl Instruments {
         }
     }
 
-    fn draft_cycle(&self, cycle: &DraftCycle) {
+    pub(super) fn draft_cycle(&self, cycle: &DraftCycle) {
         if cycle.drafted == 0 {
             return;
         }
@@ -227,15 +249,15 @@ impl Instruments {
         counters.drafts.increment(1);
         counters.drafted.increment(cycle.drafted as u64);
         counters.accepted.increment(cycle.accepted as u64);
-        for position in 0..cycle.drafted {
+        for position in 0..cycle.drafted.min(POSITIONS) {
             self.drafted_at.add(position, 1);
         }
-        for position in 0..cycle.accepted {
+        for position in 0..cycle.accepted.min(POSITIONS) {
             self.accepted_at.add(position, 1);
         }
     }
 
-    fn sublayers_skipped(&self, skip_set: &SkipSet, steps: u64) {
+    pub(super) fn sublayers_skipped(&self, skip_set: &SkipSet, steps: u64) {
         for layer in skip_set.attention() {
             self.attention_skipped.add(layer.0.into(), steps);
         }
