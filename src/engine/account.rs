@@ -3,7 +3,6 @@
 use std::time::{Duration, Instant};
 
 use super::bets::{Bets, Betting};
-use super::cycle::Confirmed;
 use super::drafter::Drafter;
 use super::event::{ArmUse, PhaseTime, SpeculationStats, Timing};
 use super::work::Work;
@@ -79,9 +78,8 @@ impl Account {
         }
     }
 
-    /// Books a finished cycle's drafts.
-    pub(super) fn count_drafts(&mut self, confirmed: &Confirmed) {
-        let (drafted, accepted) = (confirmed.origins.len(), confirmed.accepted);
+    /// Books a finished cycle's drafts: tokens drafted, and those of them that the output has.
+    pub(super) fn count_drafts(&mut self, drafted: usize, accepted: usize) {
         if drafted == 0 {
             return;
         }

@@ -243,7 +243,7 @@ impl Drafter {
         };
         record::draft_cycle(&from(DraftSource::LayerSkip));
         record::draft_cycle(&from(DraftSource::Ngram));
-        record::draft_length(confirmed.origins.len());
+        record::draft_chain(confirmed.origins.len(), confirmed.accepted);
         if let Policy::Adaptive(bets) = &mut self.policy {
             bets.finish(betting, confirmed, plain_seconds, self.cycle_seconds);
         }

@@ -254,7 +254,6 @@ impl Stream {
                 let drafted = self.drafter.cycle().len();
                 let confirmed = self.judge(answer)?;
                 self.account.earn(confirmed.tokens.len(), time);
-                self.account.count_drafts(&confirmed);
                 self.drafter.settle(&confirmed, time.plain_seconds, betting);
                 // The last token is not fed yet; all before it now have the full model's keys and values.
                 let rows = confirmed.tokens.len();
@@ -285,7 +284,7 @@ impl Stream {
 
     /// Appends confirmed tokens, stops where a stop says so, and sends one message.
     fn commit(&mut self, confirmed: Confirmed, drafted: usize, answer: &Answer<'_>, betting: &Betting) {
-        let mut delta = Delta { drafted, accepted: confirmed.accepted, ..Delta::default() };
+        let mut delta = Delta { drafted, ..Delta::default() };
         let mut reason = None;
         for (index, &token) in confirmed.tokens.iter().enumerate() {
             let mut committed = CommittedToken {
@@ -309,6 +308,9 @@ impl Stream {
                 break;
             }
         }
+        // A stop may have discarded the last ones.
+        delta.accepted = confirmed.accepted.min(delta.tokens.len());
+        self.account.count_drafts(drafted, delta.accepted);
         self.drafter.commit(&self.tokens[self.tokens.len() - delta.tokens.len()..]);
         let now = Instant::now();
         match self.account.mark_tokens(now) {

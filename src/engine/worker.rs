@@ -30,6 +30,9 @@ use crate::text::TextModel;
 /// How long the thread sleeps when every stream waits for its reader.
 const READER_POLL: Duration = Duration::from_millis(1);
 
+/// Streams that may be held for each place in the batch, those included that wait for nothing but their readers.
+const LATE_READERS: usize = 4;
+
 /// A running engine. Dropping it ends the streams that still run and joins the thread.
 pub struct Engine {
     commands: Option<SyncSender<Pending>>,
@@ -254,7 +257,10 @@ impl Worker {
             match stream.outbox.flush(now) {
                 Delivery::Done => !stream.is_finished(),
                 Delivery::Blocked(time) if time >= stall_timeout => {
-                    stream.fail(GenerationError::ReaderStalled { seconds: stall_timeout.as_secs() });
+                    // One whose last token is committed has been counted; only its reader is late.
+                    if !stream.is_finished() {
+                        stream.fail(GenerationError::ReaderStalled { seconds: stall_timeout.as_secs() });
+                    }
                     false
                 }
                 Delivery::Blocked(_) => true,
@@ -289,7 +295,7 @@ impl Worker {
 
     /// Starts waiting requests, first come first served, while there is room.
     fn admit(&mut self) {
-        while self.running.len() < self.options.max_streams
+        while self.has_room()
             && let Some(pending) = self.waiting.pop_front()
         {
             let positions = pending.request.prompt.len() + pending.request.stop.max_new_tokens;
@@ -315,6 +321,12 @@ impl Worker {
             // Only now: a request between the two counts would not be in flight, and a drain might end without it.
             self.shared.waiting.fetch_sub(1, Ordering::AcqRel);
         }
+    }
+
+    /// Whether another stream may run. Finished ones whose readers are late take no part in the batch, so they count only in numbers.
+    fn has_room(&self) -> bool {
+        let active = self.running.iter().filter(|stream| !stream.is_finished()).count();
+        active < self.options.max_streams && self.running.len() < LATE_READERS * self.options.max_streams
     }
 
     fn report(&mut self) {

@@ -181,6 +181,7 @@ mod tests {
                 for source in [DraftSource::LayerSkip, DraftSource::Ngram] {
                     instruments.draft_cycle(&DraftCycle { source, drafted, accepted: drafted });
                 }
+                instruments.draft_chain(drafted, drafted);
             }
             let layers: Vec<u32> = (1..4999).collect();
             instruments.sublayers_skipped(&SkipSet::new(&layers, &layers, 5000).unwrap(), 1);

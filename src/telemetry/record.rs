@@ -92,14 +92,14 @@ pub fn build_info(build: &BuildInfo<'_>) {
     metrics::gauge!(catalogue::BUILD_INFO.name, &labels).set(1.0);
 }
 
-/// Counts a cycle: drafts, tokens, and acceptance by position.
+/// Counts what one source drafted in a cycle.
 pub fn draft_cycle(cycle: &DraftCycle) {
     instruments().draft_cycle(cycle);
 }
 
-/// Records how many tokens a cycle drafted.
-pub fn draft_length(tokens: usize) {
-    instruments().draft_length.record(tokens as f64);
+/// Counts a cycle's whole chain, whoever drafted it: its length, and acceptance by position.
+pub fn draft_chain(drafted: usize, accepted: usize) {
+    instruments().draft_chain(drafted, accepted);
 }
 
 /// Adds engine time, in seconds, of a plain step to the reason why it was one.
@@ -249,10 +249,14 @@ impl Instruments {
         counters.drafts.increment(1);
         counters.drafted.increment(cycle.drafted as u64);
         counters.accepted.increment(cycle.accepted as u64);
-        for position in 0..cycle.drafted.min(POSITIONS) {
+    }
+
+    pub(super) fn draft_chain(&self, drafted: usize, accepted: usize) {
+        self.draft_length.record(drafted as f64);
+        for position in 0..drafted.min(POSITIONS) {
             self.drafted_at.add(position, 1);
         }
-        for position in 0..cycle.accepted.min(POSITIONS) {
+        for position in 0..accepted.min(POSITIONS) {
             self.accepted_at.add(position, 1);
         }
     }
