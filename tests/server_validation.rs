@@ -32,6 +32,7 @@ fn skip(spec: &mut wire::GenerationSpec, mode: wire::SpeculationMode, attention:
         mode: mode.into(),
         max_draft_tokens: None,
         skip_set: Some(wire::SkipSet { attention_layers: attention.to_vec(), mlp_layers: mlp.to_vec() }),
+        ..Default::default()
     });
 }
 

@@ -1,10 +1,9 @@
 //! How often drafts are accepted, learned as they are judged: decayed counts of all streams, and how far each stream is off them.
 
+use super::counts::Counts;
+
 /// Bins of a confidence in \[0, 1\].
 pub const BINS: usize = 10;
-
-/// What one more judgement leaves of the older ones.
-const DECAY: f64 = 0.9995;
 
 /// Judgements that the prior weighs against what was seen.
 const PRIOR_WEIGHT: f64 = 4.0;
@@ -18,30 +17,54 @@ const OFFSET_DECAY: f64 = 0.98;
 /// What one more token leaves of a stream's offset: what lost is tried again when the text has moved on.
 const OFFSET_FADE: f64 = 0.99;
 
+/// How far kinds of traffic are taken to lie from the pool, in log odds, before anything is known of them: a standard deviation.
+const STANDING_SPREAD: f64 = 1.0;
+
+/// The farthest that one is taken to lie: beyond, its drafts would hardly be tried again.
+const MAX_STANDING: f64 = 3.0;
+
+/// Newton steps to a standing; each is cut to 1, so that six cross the range and the others settle.
+const STANDING_STEPS: usize = 16;
+
 /// What is known about a kind of draft, such as the tokens of one plan, by bins of a feature that is known before they are judged.
 #[derive(Clone, Debug)]
 pub struct Acceptance<const N: usize> {
     prior: [f64; N],
-    accepted: [f64; N],
-    judged: [f64; N],
+    counts: Counts<N>,
 }
 
 /// How much better or worse than the pool's a stream's drafts do, in log odds. One number for all bins: a text that is hard to foretell is
 /// hard in every bin, and a stream is too short to learn them one by one.
 #[derive(Clone, Copy, Default, Debug)]
-pub struct Offset(f64);
+pub struct Offset {
+    /// Of the kind of traffic that it belongs to; stays.
+    standing: f64,
+    /// Of the stream itself, on top; fades.
+    own: f64,
+}
 
 // === impl Acceptance ===
 
 impl<const N: usize> Acceptance<N> {
     /// Nothing seen yet; `prior` is the share expected in each bin.
     pub fn new(prior: [f64; N]) -> Self {
-        Self { prior, accepted: [0.0; N], judged: [0.0; N] }
+        Self { prior, counts: Counts::default() }
+    }
+
+    /// Takes `counts` for what all streams have learned.
+    pub fn set_counts(&mut self, counts: Counts<N>) {
+        self.counts = counts;
+    }
+
+    /// Takes in what others have learned.
+    pub fn add(&mut self, counts: &Counts<N>) {
+        self.counts.add(counts);
     }
 
     /// The expected share in bin `bin`, by the counts of all streams.
     pub fn pooled(&self, bin: usize) -> f64 {
-        (self.accepted[bin] + PRIOR_WEIGHT * self.prior[bin]) / (self.judged[bin] + PRIOR_WEIGHT)
+        let (accepted, judged) = (self.counts.accepted()[bin], self.counts.judged()[bin]);
+        (accepted + PRIOR_WEIGHT * self.prior[bin]) / (judged + PRIOR_WEIGHT)
     }
 
     /// The expected share in bin `bin` for a stream that is off by `offset`.
@@ -52,9 +75,26 @@ impl<const N: usize> Acceptance<N> {
     /// Takes in a judgement of a stream's draft.
     pub fn observe(&mut self, offset: &mut Offset, bin: usize, accepted: bool) {
         let expected = self.of_stream(*offset, bin);
-        offset.0 = OFFSET_DECAY * offset.0 + OFFSET_STEP * (f64::from(accepted) - expected);
-        self.accepted[bin] = DECAY * self.accepted[bin] + f64::from(accepted);
-        self.judged[bin] = DECAY * self.judged[bin] + 1.0;
+        offset.own = OFFSET_DECAY * offset.own + OFFSET_STEP * (f64::from(accepted) - expected);
+        self.counts.observe(bin, accepted);
+    }
+
+    /// Where traffic with these counts stands against the pool: the offset that makes them likeliest, given that most traffic is near
+    /// the pool (a Gaussian of [`STANDING_SPREAD`]). A stream of such traffic starts from it.
+    pub fn standing(&self, counts: &Counts<N>) -> Offset {
+        let mut offset = Offset::default();
+        for _ in 0..STANDING_STEPS {
+            let precision = STANDING_SPREAD.powi(-2);
+            let (mut slope, mut curvature) = (-precision * offset.standing, precision);
+            for bin in 0..N {
+                let (share, judged) = (self.of_stream(offset, bin), counts.judged()[bin]);
+                slope += counts.accepted()[bin] - judged * share;
+                curvature += judged * share * (1.0 - share);
+            }
+            let step = (slope / curvature).clamp(-1.0, 1.0);
+            offset.standing = (offset.standing + step).clamp(-MAX_STANDING, MAX_STANDING);
+        }
+        offset
     }
 }
 
@@ -63,11 +103,11 @@ impl<const N: usize> Acceptance<N> {
 impl Offset {
     /// Takes in committed tokens.
     pub fn fade(&mut self, tokens: usize) {
-        self.0 *= OFFSET_FADE.powi(tokens.min(1000) as i32);
+        self.own *= OFFSET_FADE.powi(tokens.min(1000) as i32);
     }
 
     fn applied_to(self, share: f64) -> f64 {
-        let odds = share / (1.0 - share).max(1e-6) * self.0.exp();
+        let odds = share / (1.0 - share).max(1e-6) * (self.standing + self.own).exp();
         odds / (1.0 + odds)
     }
 }
@@ -113,7 +153,7 @@ mod tests {
         for (pooled, own) in [(0.6, 0.2), (0.6, 0.9), (0.3, 0.3)] {
             let mut all = Acceptance::new([pooled]);
             // Others keep the pool where it is.
-            (all.accepted[0], all.judged[0]) = (1e6 * pooled, 1e6);
+            all.set_counts(Counts::new([2000.0 * pooled], [2000.0]).unwrap());
             let mut offset = Offset::default();
             let mut mean = 0.0;
             for index in 0..2000 {
@@ -122,6 +162,27 @@ mod tests {
             }
             assert!((mean - own).abs() < 0.08, "{pooled} {own}: {mean}");
         }
+    }
+
+    #[test]
+    fn traffic_stands_where_its_counts_say_as_far_as_they_are_evidence() {
+        let mut all = Acceptance::new([0.5; 2]);
+        all.set_counts(Counts::new([600.0, 1800.0], [2000.0; 2]).unwrap());
+        let standing = |accepted, judged| all.standing(&Counts::new(accepted, judged).unwrap());
+        for (name, accepted, judged, low, high) in [
+            ("nothing is known", [0.0; 2], [0.0; 2], 0.0, 0.0),
+            ("as the pool", [30.0, 90.0], [100.0; 2], -0.05, 0.05),
+            ("far better", [85.0, 99.0], [100.0; 2], 2.0, MAX_STANDING),
+            ("far worse", [0.0, 10.0], [100.0; 2], -MAX_STANDING, -2.0),
+            ("three bad drafts", [0.0; 2], [0.0, 3.0], -1.5, -0.4),
+        ] {
+            let found = standing(accepted, judged).standing;
+            assert!((low..=high).contains(&found), "{name}: {found}, not {low} to {high}");
+        }
+        let mut offset = standing([85.0, 99.0], [100.0; 2]);
+        assert!(all.of_stream(offset, 0) > 0.8, "a stream starts there");
+        offset.fade(1000);
+        assert!(all.of_stream(offset, 0) > 0.8, "and comes back to there");
     }
 
     #[test]

@@ -59,11 +59,11 @@ impl Forecast {
 // === impl Controller ===
 
 impl Controller {
-    /// A new stream's controller.
-    pub fn new(knowledge: &Knowledge, allowed: Allowed) -> Self {
+    /// A new stream's controller, which starts from `own`.
+    pub fn new(own: StreamOffsets, allowed: Allowed) -> Self {
         Self {
             allowed,
-            own: knowledge.stream(),
+            own,
             fold: Fold::default(),
             rate: 1.0,
             spent: 0.0,
@@ -152,7 +152,12 @@ impl Controller {
         }
     }
 
-    /// How far the stream is off what all learned, for [`Knowledge`] to update.
+    /// How far the stream is off what all learned, and what it has taught.
+    pub fn own(&self) -> &StreamOffsets {
+        &self.own
+    }
+
+    /// The same, for [`Knowledge`] to update.
     pub fn offsets(&mut self) -> &mut StreamOffsets {
         &mut self.own
     }
@@ -253,7 +258,7 @@ mod tests {
     fn choose(plans: Vec<PlanKnowledge>, row: f64, found: Match) -> Bet {
         let knowledge = Knowledge::new(plans);
         let odds = Odds { knowledge: &knowledge, costs: &costs(row) };
-        Controller::new(&knowledge, Allowed::default()).choose(odds, Chain::new(8), found)
+        Controller::new(knowledge.stream(None), Allowed::default()).choose(odds, Chain::new(8), found)
     }
 
     #[test]
@@ -283,7 +288,7 @@ mod tests {
     fn a_losing_bet_is_folded_and_exploring_stays_within_its_budget() {
         let mut knowledge = Knowledge::new(vec![plan(0.4, 0.9)]);
         let costs = costs(0.1);
-        let mut controller = Controller::new(&knowledge, Allowed::default());
+        let mut controller = Controller::new(knowledge.stream(None), Allowed::default());
         let (mut spent, mut folded) = (0.0, 0);
         for _ in 0..4000 {
             let odds = Odds { knowledge: &knowledge, costs: &costs };
@@ -309,7 +314,7 @@ mod tests {
     fn the_plan_follows_the_text() {
         let mut knowledge = Knowledge::new(vec![plan(0.4, 0.6), plan(0.4, 0.6)]);
         let costs = costs(0.1);
-        let mut controller = Controller::new(&knowledge, Allowed::default());
+        let mut controller = Controller::new(knowledge.stream(None), Allowed::default());
         let mut judged = [0; 2];
         // Three domains in one stream, each foretold by one of the plans.
         for (domain, shares) in [[0.85, 0.25], [0.25, 0.85], [0.85, 0.25]].iter().enumerate() {
@@ -349,8 +354,11 @@ mod tests {
     fn no_room_means_no_draft() {
         let knowledge = Knowledge::new(vec![plan(0.1, 0.9)]);
         let odds = Odds { knowledge: &knowledge, costs: &costs(0.1) };
-        let bet =
-            Controller::new(&knowledge, Allowed::default()).choose(odds, Chain::new(0), Match::default());
+        let bet = Controller::new(knowledge.stream(None), Allowed::default()).choose(
+            odds,
+            Chain::new(0),
+            Match::default(),
+        );
         assert_eq!(bet, Bet::Plain(OffReason::Length));
     }
 }

@@ -3,10 +3,8 @@
 use std::sync::Arc;
 
 use super::acceptance::{Acceptance, BINS, Offset, confidence_bin};
-use crate::drafting::DraftPlan;
-
-/// Bins of an n-gram proposal: by the length of the match, and whether the token is the first of its run.
-pub const NGRAM_BINS: usize = 12;
+use super::learned::{Learned, NGRAM_BINS};
+use crate::drafting::{DraftPlan, PlanIdentity};
 
 /// How much one measurement moves a cost.
 const COST_WEIGHT: f64 = 0.05;
@@ -24,6 +22,8 @@ pub struct Knowledge {
 /// What is known about one plan.
 #[derive(Clone, Debug)]
 pub struct PlanKnowledge {
+    /// Which plan it is, where that matters: what is learned is kept under it.
+    pub(super) identity: PlanIdentity,
     /// Acceptance by confidence.
     pub(super) acceptance: Acceptance<BINS>,
     /// How often each confidence comes up, summing to about 1.
@@ -43,11 +43,12 @@ pub struct FrontierPlan {
     pub knowledge: PlanKnowledge,
 }
 
-/// How far one stream is off what all streams learned.
+/// How far one stream is off what all streams learned, and what it has taught them.
 #[derive(Clone, Debug)]
 pub struct StreamOffsets {
     pub(super) plans: Vec<Offset>,
     pub(super) ngram: Offset,
+    taught: Learned,
 }
 
 // === impl Knowledge ===
@@ -71,9 +72,38 @@ impl Knowledge {
         &self.plans[index]
     }
 
-    /// What a new stream starts from.
-    pub fn stream(&self) -> StreamOffsets {
-        StreamOffsets { plans: vec![Offset::default(); self.plans.len()], ngram: Offset::default() }
+    /// What a new stream starts from, given what is known of traffic like its own.
+    pub fn stream(&self, traffic: Option<&Learned>) -> StreamOffsets {
+        let of_plan = |plan: &PlanKnowledge| {
+            let counts = traffic.and_then(|traffic| traffic.plans().get(&plan.identity));
+            counts.map_or_else(Offset::default, |counts| plan.acceptance.standing(counts))
+        };
+        StreamOffsets {
+            plans: self.plans.iter().map(of_plan).collect(),
+            ngram: traffic.map_or_else(Offset::default, |traffic| self.ngram.standing(traffic.ngram())),
+            taught: Learned::default(),
+        }
+    }
+
+    /// From now on plan `index` is this one.
+    pub fn identify(&mut self, index: usize, identity: PlanIdentity) {
+        self.plans[index].identity = identity;
+    }
+
+    /// Takes `pool` for all that streams have learned.
+    pub fn set_pool(&mut self, pool: &Learned) {
+        for plan in &mut self.plans {
+            plan.acceptance.set_counts(pool.plans().get(&plan.identity).copied().unwrap_or_default());
+        }
+        self.ngram.set_counts(*pool.ngram());
+    }
+
+    /// Takes in what the pool of [`Knowledge::set_pool`] lacks.
+    pub fn add(&mut self, taught: &Learned) {
+        for plan in &mut self.plans {
+            taught.plans().get(&plan.identity).into_iter().for_each(|counts| plan.acceptance.add(counts));
+        }
+        self.ngram.add(taught.ngram());
     }
 
     /// Plan `index` is another one now, whose draft step costs `plain_steps` more: of its acceptance, that of its predecessor is all that is known.
@@ -101,13 +131,15 @@ impl Knowledge {
         confidence: f32,
         accepted: bool,
     ) {
-        let acceptance = &mut self.plans[index].acceptance;
-        acceptance.observe(&mut own.plans[index], confidence_bin(confidence), accepted);
+        let (plan, bin) = (&mut self.plans[index], confidence_bin(confidence));
+        plan.acceptance.observe(&mut own.plans[index], bin, accepted);
+        own.taught.observe_plan(plan.identity, bin, accepted);
     }
 
     /// Takes in what became of a token that an n-gram match proposed.
     pub fn observe_ngram(&mut self, own: &mut StreamOffsets, bin: usize, accepted: bool) {
         self.ngram.observe(&mut own.ngram, bin, accepted);
+        own.taught.observe_ngram(bin, accepted);
     }
 }
 
@@ -125,6 +157,7 @@ impl PlanKnowledge {
     pub fn new(cost: f64, acceptance: [f64; BINS], confidences: [f64; BINS]) -> Self {
         let total: f64 = confidences.iter().sum();
         Self {
+            identity: PlanIdentity::default(),
             acceptance: Acceptance::new(acceptance),
             confidences: confidences.map(|share| share / total),
             cost,
@@ -134,6 +167,20 @@ impl PlanKnowledge {
     /// Its draft step, in plain steps.
     pub fn cost(&self) -> f64 {
         self.cost
+    }
+}
+
+// === impl StreamOffsets ===
+
+impl StreamOffsets {
+    /// What the stream has taught since the last call of [`StreamOffsets::take_taught`].
+    pub fn taught(&self) -> &Learned {
+        &self.taught
+    }
+
+    /// The same, to be handed on.
+    pub fn take_taught(&mut self) -> Learned {
+        std::mem::take(&mut self.taught)
     }
 }
 

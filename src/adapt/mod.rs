@@ -7,22 +7,27 @@ mod bet;
 mod bridge_fit;
 mod controller;
 mod costs;
+mod counts;
 mod fold;
 mod frontier;
 mod knowledge;
+mod learned;
 mod moments;
 mod profile;
 mod profile_check;
 mod profile_file;
+pub mod store;
 
 pub use acceptance::{BINS, confidence_bin};
 pub use bet::{Allowed, Bet, Chain, Match, Odds, OffReason};
 pub use bridge_fit::{BridgeFit, BridgeFitError, BridgeWeights};
 pub use controller::Controller;
 pub use costs::{Costs, MAX_ROWS};
+pub use counts::{Counts, MAX_JUDGED};
 pub use fold::Fold;
 pub use frontier::{FrontierError, frontier};
 pub use knowledge::{FrontierPlan, Knowledge, PlanKnowledge, StreamOffsets, ngram_bin};
+pub use learned::{Learned, MAX_PLANS, NGRAM_BINS};
 pub use moments::{LEFT_OUT, Moments, MomentsShapeError};
 pub use profile::{
     AcceptanceCount, AcceptancePrior, BridgeKind, Measurement, Profile, ProfileBridge, ProfileError,

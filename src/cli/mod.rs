@@ -17,6 +17,7 @@ mod model_cache;
 mod options;
 mod outcome;
 mod profile;
+mod profile_keeping;
 mod profile_source;
 mod prompts;
 mod request;

@@ -9,7 +9,7 @@ use super::options::{ConfigOptions, ModelOptions, SamplingOptions, SpeculationOp
 use super::runtime::Runtime;
 use crate::config::{Configuration, Flag, Settings, SpeculationMode, SpeculationSettings};
 use crate::drafting::{SkipSet, SkipSetError};
-use crate::engine::{OutputOptions, Speculation, StopCriteria, ValidRequest};
+use crate::engine::{OutputOptions, Speculation, StopCriteria, Traffic, ValidRequest};
 use crate::model::TokenId;
 use crate::sampling::SamplingParams;
 
@@ -155,6 +155,7 @@ impl RequestTemplate {
             stop,
             output: OutputOptions::default(),
             speculation: self.speculation.clone(),
+            traffic: Traffic::default(),
             teaches: true,
             deadline: None,
         })

@@ -9,6 +9,7 @@ use anyhow::{Context, ensure};
 
 use super::load_progress::LoadProgress;
 use super::model_cache;
+use super::profile_keeping;
 use super::profile_source;
 use super::request::speculation_of;
 use crate::adapt;
@@ -16,7 +17,9 @@ use crate::bench::Machine;
 use crate::config::{EngineSettings, KvCachePrecision, ServerSettings, Settings};
 use crate::control::ServerInfo;
 use crate::drafting::{SkipSet, unified};
-use crate::engine::{CostFile, Engine, EngineOptions, GenerationStream, Observer, Submit, ValidRequest};
+use crate::engine::{
+    CostFile, Engine, EngineOptions, GenerationStream, Observer, Profiles, Submit, ValidRequest,
+};
 use crate::gguf::{GgufFile, Manifest};
 use crate::kernels::{Isa, KvPrecision, PAGE_POSITIONS};
 use crate::model::{Model, TokenId};
@@ -42,14 +45,34 @@ pub struct Runtime {
     pub vocabulary: usize,
     /// Longest prompt plus output, in tokens.
     pub context_length: usize,
+    /// Keeps what streams learn, if that was asked for. Dropped after the engine, whose last lessons it writes.
+    pub profiles: Option<Arc<Profiles>>,
+}
+
+/// What happens to what streams learn.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Learning {
+    /// It ends with the process.
+    Forgotten,
+    /// It is kept as the settings say.
+    Kept,
 }
 
 /// Loads the model that the settings name and starts its engine. Takes seconds; blocks.
 pub fn load(settings: &Settings, progress: &dyn LoadProgress) -> anyhow::Result<Runtime> {
+    load_with(settings, Learning::Forgotten, progress)
+}
+
+/// The same for a service, which may keep what its streams learn.
+pub(super) fn load_with(
+    settings: &Settings,
+    learning: Learning,
+    progress: &dyn LoadProgress,
+) -> anyhow::Result<Runtime> {
     let path = model_cache::resolve(&settings.model)?;
     let name = model_cache::served_name(&settings.model, &path);
     progress.stage(&format!("reading {}", path.display()));
-    start(settings, &path, name, progress).with_context(|| format!("can't load {}", path.display()))
+    start(settings, &path, name, learning, progress).with_context(|| format!("can't load {}", path.display()))
 }
 
 /// Serves on `listeners` until `shutdown` completes and the drain is over.
@@ -77,6 +100,7 @@ pub(super) async fn serve_grpc(
         reflection: settings.server.serves_reflection(),
         readiness,
         tracing,
+        profiles: runtime.profiles.clone(),
     };
     server::serve(listeners, model, Arc::clone(&runtime.engine), options, shutdown).await?;
     Ok(())
@@ -104,6 +128,7 @@ fn start(
     settings: &Settings,
     path: &Path,
     name: String,
+    learning: Learning,
     progress: &dyn LoadProgress,
 ) -> anyhow::Result<Runtime> {
     let file = Arc::new(GgufFile::open(path)?);
@@ -129,6 +154,11 @@ fn start(
         let (path, precision) = (folder.join(format!("costs-{short}.json")), options.kv_precision);
         CostFile { path, key: format!("{fingerprint}, {machine}, {threads} threads, {isa}, {precision:?}") }
     });
+    let profiles = match learning {
+        Learning::Kept => Some(Arc::new(profile_keeping::start(settings, &fingerprint)?)),
+        Learning::Forgotten => None,
+    };
+    options.profiles = profiles.as_ref().map(|profiles| profiles.link());
     progress.stage("starting the engine");
     let mut info = ServerInfo {
         model: name.clone(),
@@ -147,7 +177,7 @@ fn start(
     let engine = Arc::new(Engine::start(model, Arc::clone(&text), options)?);
     info.started = Instant::now();
     let (observer, info) = (engine.observer(), Arc::new(info));
-    Ok(Runtime { text, engine, observer, info, name, layer_count, vocabulary, context_length })
+    Ok(Runtime { text, engine, observer, info, name, layer_count, vocabulary, context_length, profiles })
 }
 
 /// The types of a file's matrices, the most bytes first.
@@ -200,6 +230,7 @@ fn engine_options(
         frontier: Vec::new(),
         learn_plans: speculation.learn_plans,
         cost_file: None,
+        profiles: None,
         max_draft_tokens: speculation.max_draft_tokens,
         confidence_threshold: speculation.confidence_threshold as f32,
     })

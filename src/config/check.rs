@@ -16,8 +16,19 @@ struct Checker<'a> {
 /// Everything in `settings` that is out of range.
 pub(super) fn check(settings: &Settings, origin_of: &dyn Fn(&str) -> String) -> Vec<ConfigError> {
     let mut checker = Checker { origin_of, errors: Vec::new() };
-    let Settings { model, engine, speculation, server, openai, metrics, control: _, tracing, log, sampling } =
-        settings;
+    let Settings {
+        model,
+        engine,
+        speculation,
+        profiles,
+        server,
+        openai,
+        metrics,
+        control: _,
+        tracing,
+        log,
+        sampling,
+    } = settings;
 
     if let Some(context_length) = model.context_length {
         checker.range("model.context_length", context_length.get(), 16..=1 << 20);
@@ -42,6 +53,19 @@ pub(super) fn check(settings: &Settings, origin_of: &dyn Fn(&str) -> String) -> 
         "speculation.confidence_threshold",
         speculation.confidence_threshold,
         "at least 0 and below 1",
+    );
+
+    checker.range("profiles.max_records", profiles.max_records, 1..=10_000_000);
+    // A century; longer ones would overflow times.
+    checker.range("profiles.half_life_hours", profiles.half_life_hours, 1..=876_000);
+    checker.range("profiles.write_back_seconds", profiles.write_back_seconds, 1..=3600);
+    // `config print` shows the address, and errors name it.
+    checker.that(
+        profiles.url.starts_with("redis://") && !profiles.url.contains('@'),
+        "profiles.url",
+        // Whoever puts a password here should not find it in a log.
+        profiles.url.rsplit('@').next().unwrap_or_default(),
+        "redis://host:port, without a password: that belongs into the file of profiles.password_file",
     );
 
     checker.range("server.max_new_tokens_default", server.max_new_tokens_default, 1..=1 << 20);

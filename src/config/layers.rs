@@ -207,6 +207,7 @@ fn extract(merged: &Figment) -> Result<Settings, ConfigErrors> {
         section(merged, "model", &mut errors),
         section(merged, "engine", &mut errors),
         section(merged, "speculation", &mut errors),
+        section(merged, "profiles", &mut errors),
         section(merged, "server", &mut errors),
         section(merged, "openai", &mut errors),
         section(merged, "metrics", &mut errors),
@@ -219,6 +220,7 @@ fn extract(merged: &Figment) -> Result<Settings, ConfigErrors> {
         Some(model),
         Some(engine),
         Some(speculation),
+        Some(profiles),
         Some(server),
         Some(openai),
         Some(metrics),
@@ -230,7 +232,19 @@ fn extract(merged: &Figment) -> Result<Settings, ConfigErrors> {
     else {
         return Err(ConfigErrors::check(errors).err().unwrap_or_else(|| ConfigErrors::from(internal_gap())));
     };
-    Ok(Settings { model, engine, speculation, server, openai, metrics, control, tracing, log, sampling })
+    Ok(Settings {
+        model,
+        engine,
+        speculation,
+        profiles,
+        server,
+        openai,
+        metrics,
+        control,
+        tracing,
+        log,
+        sampling,
+    })
 }
 
 fn section<T: DeserializeOwned>(merged: &Figment, name: &str, errors: &mut Vec<ConfigError>) -> Option<T> {

@@ -17,7 +17,8 @@ pub use error::{ConfigError, ConfigErrors};
 pub use layers::{Flag, Layers};
 pub use settings::{
     ControlSettings, EngineSettings, KvCachePrecision, LogSettings, MetricsSettings, ModelSettings,
-    SamplingDefaults, ServerSettings, Settings, SpeculationMode, SpeculationSettings, Switch,
+    ProfileSettings, ProfileStoreKind, SamplingDefaults, ServerSettings, Settings, SpeculationMode,
+    SpeculationSettings, Switch,
 };
 
 /// The built-in defaults: every key there is, with a comment each.

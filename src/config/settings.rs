@@ -21,6 +21,8 @@ pub struct Settings {
     pub engine: EngineSettings,
     /// `[speculation]`
     pub speculation: SpeculationSettings,
+    /// `[profiles]`
+    pub profiles: ProfileSettings,
     /// `[server]`
     pub server: ServerSettings,
     /// `[openai]`
@@ -121,6 +123,36 @@ pub enum SpeculationMode {
     Static,
     /// Chosen and learned per stream.
     Adaptive,
+}
+
+/// Where what streams learn is kept.
+#[derive(Clone, PartialEq, Debug, Deserialize)]
+pub struct ProfileSettings {
+    /// The kind of store.
+    pub store: ProfileStoreKind,
+    /// The server of the shared store.
+    pub url: String,
+    /// The file with its password.
+    #[serde(deserialize_with = "empty_is_unset")]
+    pub password_file: Option<PathBuf>,
+    /// Records of the stores of this machine.
+    pub max_records: usize,
+    /// After so many hours what was learned counts half.
+    pub half_life_hours: u64,
+    /// How long what was learned may stay out of the store.
+    pub write_back_seconds: u64,
+}
+
+/// A kind of profile store.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ProfileStoreKind {
+    /// Ends with the process.
+    Memory,
+    /// A file in the state folder.
+    Redb,
+    /// A server that replicas share.
+    Redis,
 }
 
 /// The gRPC endpoint and its limits.
@@ -260,6 +292,20 @@ impl EngineSettings {
     /// Positions of the key-value cache for streams of `one_stream` positions each.
     pub fn kv_cache_tokens(&self, one_stream: usize) -> usize {
         self.kv_cache_tokens.map_or(self.max_streams.saturating_mul(one_stream), NonZeroUsize::get)
+    }
+}
+
+// === impl ProfileSettings ===
+
+impl ProfileSettings {
+    /// After this time what was learned counts half.
+    pub fn half_life(&self) -> Duration {
+        Duration::from_secs(3600 * self.half_life_hours)
+    }
+
+    /// How long what was learned may stay out of the store.
+    pub fn write_back(&self) -> Duration {
+        Duration::from_secs(self.write_back_seconds)
     }
 }
 

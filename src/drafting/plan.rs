@@ -3,6 +3,8 @@
 use std::ops::Range;
 use std::sync::Arc;
 
+use sha2::{Digest, Sha256};
+
 use super::skip_set::SkipSet;
 use crate::model::{Bridge, DraftVocabulary, SkipMask};
 
@@ -19,6 +21,10 @@ pub struct DraftPlan {
     /// A cycle stops drafting before a token whose draft probability is below this.
     pub confidence_threshold: f32,
 }
+
+/// Tells plans apart by what decides how good their drafts are, so that what was learned of one is not taken for another's.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Debug)]
+pub struct PlanIdentity(pub [u8; 16]);
 
 /// Why bridges don't fit a skip set.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
@@ -102,6 +108,27 @@ impl DraftPlan {
         self.clone().with_bridges(others.chain([bridge.clone()]).collect())
     }
 
+    /// A hash of the skip set, the bridges and the draft vocabulary.
+    pub fn identity(&self) -> PlanIdentity {
+        let mut hash = Sha256::new_with_prefix(b"skipstone plan 1");
+        hash.update((2 * self.skip_set.layer_count() as u64).to_le_bytes());
+        for run in self.runs() {
+            hash_range(&mut hash, &run);
+        }
+        for bridge in &self.bridges {
+            hash.update(b"bridge");
+            hash_range(&mut hash, &bridge.span());
+            hash.update(bridge.digest());
+        }
+        if let Some(vocabulary) = &self.vocabulary {
+            hash.update(b"vocabulary");
+            vocabulary.tokens().iter().for_each(|token| hash.update(token.0.to_le_bytes()));
+        }
+        let mut identity = PlanIdentity::default();
+        identity.0.copy_from_slice(&hash.finalize()[..16]);
+        identity
+    }
+
     /// The runs of skipped sublayers, ascending.
     pub fn runs(&self) -> Vec<Range<usize>> {
         let mut runs: Vec<Range<usize>> = Vec::new();
@@ -113,6 +140,11 @@ impl DraftPlan {
         }
         runs
     }
+}
+
+fn hash_range(hash: &mut Sha256, range: &Range<usize>) {
+    hash.update((range.start as u64).to_le_bytes());
+    hash.update((range.end as u64).to_le_bytes());
 }
 
 #[cfg(test)]
@@ -127,6 +159,20 @@ mod tests {
         for spans in [&[(4, 7)][..], &[(5, 8)], &[(4, 9)], &[(11, 12), (11, 12)], &[(0, 2)]] {
             let bridges = spans.iter().map(|&(start, end)| bridge(start..end)).collect();
             assert!(plan().with_bridges(bridges).is_err(), "{spans:?}");
+        }
+    }
+    #[test]
+    fn an_identity_is_of_what_drafts() {
+        let plan = |mlp: &[u32], threshold| DraftPlan::new(SkipSet::new(&[2], mlp, 8).unwrap(), threshold);
+        let bridge = |bias: f32| Arc::new(Bridge::new(4..6, 8, vec![bias; 8], &[], &[]).unwrap());
+        let bridged = |bias| plan(&[2], 0.5).with_bridges(vec![bridge(bias)]).unwrap();
+        assert_eq!(plan(&[2], 0.5).identity(), plan(&[2], 0.9).identity(), "when to stop is not the drafts'");
+        assert_eq!(bridged(0.5).identity(), bridged(0.5).identity());
+        let different = [plan(&[2], 0.5), plan(&[3], 0.5), plan(&[2, 3], 0.5), bridged(0.5), bridged(0.25)];
+        for (index, one) in different.iter().enumerate() {
+            for other in &different[..index] {
+                assert_ne!(one.identity(), other.identity(), "{one:?} {other:?}");
+            }
         }
     }
 }

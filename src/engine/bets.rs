@@ -5,9 +5,11 @@ use super::baseline::PlainStep;
 use super::cycle::{Confirmed, Cycle, Origin};
 use super::drafter::Drafted;
 use super::learner::Learner;
+use super::request::ValidRequest;
 use super::score::Swift;
 use crate::adapt::{
-    Allowed, Bet, Chain, Controller, Costs, FrontierPlan, Knowledge, Match, Odds, PlanKnowledge, ngram_bin,
+    Allowed, Bet, Chain, Controller, Costs, FrontierPlan, Knowledge, Learned, Match, Odds, PlanKnowledge,
+    ngram_bin,
 };
 use crate::drafting::{NgramProposer, SwiftOptions, SwiftSearch};
 use crate::model::TokenId;
@@ -50,9 +52,13 @@ impl Betting {
         let plans: Vec<PlanKnowledge> = frontier.iter().map(|plan| plan.knowledge.clone()).collect();
         let layers = frontier.first().map_or(0, |plan| plan.plan.skip_set().layer_count());
         let swift = Swift::new(SwiftSearch::new(layers, SwiftOptions::default()));
+        let mut knowledge = Knowledge::new(plans);
+        for (index, plan) in frontier.iter().enumerate() {
+            knowledge.identify(index, plan.plan.identity());
+        }
         Self {
             uses: vec![0; frontier.len()],
-            knowledge: Knowledge::new(plans),
+            knowledge,
             frontier,
             baseline,
             swift,
@@ -102,6 +108,7 @@ impl Betting {
             }
             None => PlanChange::Bridge,
         };
+        self.knowledge.identify(candidate.seat, seat.plan.identity());
         record::plan_changed(change);
     }
 
@@ -113,15 +120,18 @@ impl Betting {
 // === impl Bets ===
 
 impl Bets {
-    /// For a stream with this prompt.
-    pub(super) fn new(betting: &Betting, allowed: Allowed, prompt: &[TokenId]) -> Self {
+    /// For the stream of a request.
+    pub(super) fn new(betting: &Betting, allowed: Allowed, request: &ValidRequest) -> Self {
         let proposer = allowed.ngram.then(|| {
             let mut proposer = NgramProposer::new(MATCH_LENGTHS.0, MATCH_LENGTHS.1);
-            proposer.extend(prompt);
+            proposer.extend(&request.prompt);
             proposer
         });
         Self {
-            controller: Controller::new(&betting.knowledge, allowed),
+            controller: Controller::new(
+                betting.knowledge.stream(request.traffic.learned.as_deref()),
+                allowed,
+            ),
             proposer,
             bet: Bet::Ngram(0),
             chain: Chain::new(0),
@@ -215,6 +225,16 @@ impl Bets {
     /// Takes in committed tokens.
     pub(super) fn commit(&mut self, tokens: &[TokenId]) {
         self.proposer.iter_mut().for_each(|proposer| proposer.extend(tokens));
+    }
+
+    /// What the stream's drafts have taught and nobody was told yet.
+    pub(super) fn taught(&self) -> &Learned {
+        self.controller.own().taught()
+    }
+
+    /// The same, to be told.
+    pub(super) fn take_taught(&mut self) -> Learned {
+        self.controller.offsets().take_taught()
     }
 
     /// What it bet on so far: cycles by index of the plan.

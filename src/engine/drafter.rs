@@ -78,7 +78,7 @@ impl Drafter {
             }
             Speculation::Adaptive { allowed, max_draft_tokens } => {
                 let plan = betting.plans().first().map(|frontier| Arc::clone(&frontier.plan));
-                let bets = Bets::new(betting, *allowed, &request.prompt);
+                let bets = Bets::new(betting, *allowed, request);
                 (plan, Policy::Adaptive(Box::new(bets)), *max_draft_tokens)
             }
             Speculation::Swift => {
@@ -284,6 +284,14 @@ impl Drafter {
     /// The bets, if it is adaptive.
     pub(super) fn bets(&self) -> Option<&Bets> {
         match &self.policy {
+            Policy::Adaptive(bets) => Some(bets),
+            Policy::Static | Policy::Swift => None,
+        }
+    }
+
+    /// The same, to change.
+    pub(super) fn bets_mut(&mut self) -> Option<&mut Bets> {
+        match &mut self.policy {
             Policy::Adaptive(bets) => Some(bets),
             Policy::Static | Policy::Swift => None,
         }

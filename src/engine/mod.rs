@@ -23,6 +23,7 @@ mod learner;
 mod options;
 mod outbox;
 mod output_text;
+mod profiles;
 mod request;
 mod score;
 mod stream;
@@ -39,5 +40,6 @@ pub use event::{
 };
 pub use handle::{CancelFlag, GenerationStream, StreamMessage, Submit, SubmitError};
 pub use options::EngineOptions;
+pub use profiles::{FETCH_BUDGET, ProfileLink, ProfileOptions, Profiles, ProfilesError, Traffic};
 pub use request::{OutputOptions, Speculation, StopCriteria, ValidRequest};
 pub use worker::Engine;

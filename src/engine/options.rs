@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::cost_file::CostFile;
+use super::profiles::ProfileLink;
 use crate::adapt::FrontierPlan;
 use crate::drafting::SkipSet;
 use crate::kernels::KvPrecision;
@@ -34,6 +35,8 @@ pub struct EngineOptions {
     pub learn_plans: bool,
     /// Where costs are kept between runs, if they are to be.
     pub cost_file: Option<CostFile>,
+    /// Where what streams learn is handed on, and the pool comes from.
+    pub profiles: Option<ProfileLink>,
     /// Cap on the draft length of a stream that names none.
     pub max_draft_tokens: usize,
     /// Draft probability below which drafting stops.

@@ -2,6 +2,7 @@
 
 use std::time::Instant;
 
+use super::profiles::Traffic;
 use crate::adapt::Allowed;
 use crate::drafting::SkipSet;
 use crate::model::TokenId;
@@ -22,7 +23,10 @@ pub struct ValidRequest {
     pub output: OutputOptions,
     /// How to draft.
     pub speculation: Speculation,
-    /// Whether bridges may be learned from its hidden states. Only sums over many streams are kept.
+    /// The traffic it belongs to.
+    pub traffic: Traffic,
+    /// Whether the service may learn from it: bridges from its hidden states, and what its drafts come to. Only sums over many streams
+    /// are kept.
     pub teaches: bool,
     /// When to give up.
     pub deadline: Option<Instant>,

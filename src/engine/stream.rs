@@ -8,7 +8,7 @@ use tokio::sync::mpsc;
 
 use super::account::{Account, Gap, StepTime};
 use super::activity::{Ending, StreamActivity};
-use super::bets::Betting;
+use super::bets::{Bets, Betting};
 use super::cycle::{Chooser, Confirmed};
 use super::drafter::{Drafted, Drafter};
 use super::event::{CommittedToken, Delta, Event, FinishReason, Finished, GenerationError, Started, Usage};
@@ -17,14 +17,18 @@ use super::learner::CommittedRows;
 use super::options::EngineOptions;
 use super::outbox::Outbox;
 use super::output_text::OutputText;
+use super::profiles::ProfileLink;
 use super::request::ValidRequest;
 use super::work::Work;
-use crate::adapt::Costs;
+use crate::adapt::{Costs, Learned};
 use crate::drafting::DraftPlan;
 use crate::model::{LogitsWanted, PageLease, PassOutput, RowGroup, RowInput, TokenId};
 use crate::sampling::{Sampler, SamplingError, TokenHistory, log_probabilities};
 use crate::telemetry::record;
 use crate::text::TextModel;
+
+/// Judged drafts that a running stream gathers before it hands them on.
+const MANY_LESSONS: f64 = 64.0;
 
 /// A request that waits, with the ends of its channels.
 pub(super) struct Pending {
@@ -263,6 +267,20 @@ impl Stream {
             }
         };
         Ok(self.taught(rows))
+    }
+
+    /// What its drafts have taught and nobody was told yet, if it may be learned from.
+    pub(super) fn lessons(&self) -> Option<&Learned> {
+        self.drafter.bets().filter(|_| self.request.teaches).map(Bets::taught)
+    }
+
+    /// Hands lessons on when there are many, or no more will come.
+    pub(super) fn hand_on(&mut self, link: &ProfileLink) {
+        let judged = self.lessons().map_or(0.0, Learned::judged);
+        let due = judged >= MANY_LESSONS || self.is_finished() && judged > 0.0;
+        if let Some(bets) = self.drafter.bets_mut().filter(|_| due) {
+            link.report(self.request.traffic.key, bets.take_taught());
+        }
     }
 
     /// Of `rows`, those that may be learned from.

@@ -18,6 +18,7 @@ use super::handle::{CancelFlag, GenerationStream, Submit, SubmitError};
 use super::learner::Learner;
 use super::options::EngineOptions;
 use super::outbox::{Delivery, Outbox};
+use super::profiles::ProfileLink;
 use super::request::ValidRequest;
 use super::score::Scratchpad;
 use super::stream::{Pending, Stream};
@@ -178,6 +179,7 @@ impl Worker {
     fn run(&mut self) {
         while self.receive() && !self.shared.stop.load(Ordering::Acquire) {
             self.sweep();
+            self.take_pool();
             self.admit();
             self.report();
             let mut ready: Vec<&mut Stream> = Vec::with_capacity(self.running.len());
@@ -194,6 +196,7 @@ impl Worker {
                 stream.audition(&mut self.runner, &self.scratchpad, &mut self.betting);
             }
             for stream in ready {
+                self.options.profiles.iter().for_each(|link| stream.hand_on(link));
                 stream.outbox.flush(now);
             }
             if !worked && !self.running.is_empty() {
@@ -237,6 +240,15 @@ impl Worker {
                 Err(TryRecvError::Empty) => return true,
                 Err(TryRecvError::Disconnected) => return false,
             }
+        }
+    }
+
+    /// Takes what all replicas have learned. It comes without what the running streams have not handed on yet.
+    fn take_pool(&mut self) {
+        let Some(pool) = self.options.profiles.as_ref().and_then(ProfileLink::take_pool) else { return };
+        self.betting.knowledge.set_pool(&pool);
+        for lessons in self.running.iter().filter_map(Stream::lessons) {
+            self.betting.knowledge.add(lessons);
         }
     }
 

@@ -3,6 +3,7 @@
 use std::ops::Range;
 
 use half::f16;
+use sha2::{Digest, Sha256};
 
 use crate::kernels::{PackedMatrix, WeightType};
 
@@ -12,6 +13,7 @@ pub struct Bridge {
     bias: Vec<f32>,
     /// `down`, \[rank, hidden\], and `up`, \[hidden, rank\]; none for a bridge of the bias alone.
     maps: Option<(PackedMatrix, PackedMatrix)>,
+    digest: [u8; 32],
 }
 
 /// Why a bridge was refused.
@@ -78,7 +80,10 @@ impl Bridge {
             0 => None,
             _ => Some((pack(rank, hidden, down)?, pack(hidden, rank, up)?)),
         };
-        Ok(Self { span, bias, maps })
+        let mut hash = Sha256::new();
+        bias.iter().for_each(|number| hash.update(number.to_le_bytes()));
+        down.iter().chain(up).for_each(|&number| hash.update(f16::from_f32(number).to_le_bytes()));
+        Ok(Self { span, bias, maps, digest: hash.finalize().into() })
     }
 
     /// The sublayers it stands in for.
@@ -89,6 +94,11 @@ impl Bridge {
     /// Rank of the map; 0 if there is only a bias.
     pub fn rank(&self) -> usize {
         self.maps.as_ref().map_or(0, |(down, _)| down.outputs())
+    }
+
+    /// SHA-256 of its numbers, as they are kept.
+    pub fn digest(&self) -> [u8; 32] {
+        self.digest
     }
 
     /// Bytes that a pass reads.

@@ -4,6 +4,7 @@ use super::limits::Limits;
 use super::serve::{ServedModel, ServerOptions};
 use super::violation::Violations;
 use super::wire;
+use crate::adapt::store::ProfileKey;
 use crate::drafting::{SkipSet, SkipSetError};
 use crate::engine::{OutputOptions, Speculation, StopCriteria};
 use crate::model::TokenId;
@@ -173,6 +174,26 @@ pub(super) fn speculation(
         }
         (wire::SpeculationMode::Adaptive, _) => Speculation::adaptive(cap),
     }
+}
+
+/// The hash of the profile key, which itself goes no further than here.
+pub(super) fn profile_key(
+    sent: Option<&wire::SpeculationParams>,
+    limits: &Limits,
+    violations: &mut Violations,
+) -> ProfileKey {
+    let key = sent.map_or("", |sent| sent.profile_key.as_str());
+    let (bytes, most) = (key.len(), limits.max_profile_key_bytes);
+    if bytes > most {
+        violations.add(
+            "spec.speculation.profile_key",
+            format!(
+                "the profile key has {bytes} bytes, at most {most} are allowed; send a shorter name or a hash"
+            ),
+        );
+        return ProfileKey::pool();
+    }
+    ProfileKey::of(key)
 }
 
 fn skip_set(sent: &wire::SkipSet, layer_count: usize, violations: &mut Violations) -> Option<SkipSet> {

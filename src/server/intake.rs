@@ -95,11 +95,15 @@ impl Intake {
             metadata::deadline(&metadata, received, &self.options.limits).map_err(RequestError::from)?;
         let (model, options) = (Arc::clone(&self.model), Arc::clone(&self.options));
         let operation = operation(spec.as_ref());
-        let request = self
+        let mut request = self
             .off_thread(move || {
                 parse_generation(spec, &CallContext { id: &id, deadline, model: &model, options: &options })
             })
             .await?;
+        if let (Speculation::Adaptive { .. }, Some(profiles)) = (&request.speculation, &self.options.profiles)
+        {
+            request.traffic = profiles.traffic(request.traffic.key).await;
+        }
         let accepted = Accepted::of(&request);
         call.span().queued(&self.model.name, operation, &request);
         Ok((self.engine.submit(request)?, accepted))

@@ -7,7 +7,7 @@ use super::prompt::{Input, too_long};
 use super::serve::{ServedModel, ServerOptions};
 use super::violation::{RequestError, Violation, Violations};
 use super::{fields, wire};
-use crate::engine::{StopCriteria, ValidRequest};
+use crate::engine::{StopCriteria, Traffic, ValidRequest};
 use crate::text::EncodeOptions;
 
 /// What a request is checked against, beside its own fields.
@@ -42,6 +42,7 @@ pub fn parse_generation(
     let sampling = fields::sampling(spec.sampling, options, model.vocabulary, seed, &mut violations);
     let stop = fields::stop(spec.stop, &options.limits, model.vocabulary, &mut violations);
     let output = fields::output(spec.output, &options.limits, &mut violations);
+    let profile_key = fields::profile_key(spec.speculation.as_ref(), &options.limits, &mut violations);
     let speculation = fields::speculation(spec.speculation, options, model, &mut violations);
     let input = spec.input.map(generation_input);
     if input.is_none() {
@@ -56,8 +57,8 @@ pub fn parse_generation(
     let field = input.field();
     let prompt = input.into_tokens(model, &options.limits)?;
     let stop = fit(stop, prompt.len(), field, call)?;
-    let id = id.as_str().to_owned();
-    Ok(ValidRequest { id, prompt, sampling, stop, output, speculation, teaches: true, deadline })
+    let (id, traffic) = (id.as_str().to_owned(), Traffic { key: profile_key, learned: None });
+    Ok(ValidRequest { id, prompt, sampling, stop, output, speculation, traffic, teaches: true, deadline })
 }
 
 /// Checks what is to be tokenised, and the model's name.

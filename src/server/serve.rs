@@ -24,7 +24,7 @@ use super::openai::{self, OpenAi};
 use super::service::Generation;
 use super::wire;
 use super::wire::generation_service_server::GenerationServiceServer;
-use crate::engine::{Speculation, Submit};
+use crate::engine::{Profiles, Speculation, Submit};
 use crate::sampling::SamplingSettings;
 use crate::telemetry::{Readiness, Tracing};
 use crate::text::TextModel;
@@ -74,6 +74,8 @@ pub struct ServerOptions {
     pub readiness: Readiness,
     /// Where the spans of requests go.
     pub tracing: Tracing,
+    /// What is known of the traffic that requests belong to, if that is kept.
+    pub profiles: Option<Arc<Profiles>>,
 }
 
 /// Why serving ended by itself.

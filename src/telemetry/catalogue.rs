@@ -139,6 +139,9 @@ catalogue! {
         "Accepted / drafted tokens, one sample a request that drafted.";
     SUBLAYER_SKIPPED = Counter, COUNT, "spec_decode_sublayer_skipped_total", ["layer", "kind"],
         "Draft steps that skipped the sublayer.";
+
+    PROFILE_STORE_OPERATIONS = Counter, COUNT, "profile_store_operations_total", ["store", "op", "outcome"],
+        "Operations of the profile store, by what was asked and how it went.";
 }
 
 #[cfg(test)]

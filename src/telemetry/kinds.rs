@@ -46,6 +46,40 @@ pub enum Phase {
     Prefill,
 }
 
+/// What a profile store is asked.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum StoreOperation {
+    /// Read a record.
+    Get,
+    /// Add to a record.
+    Merge,
+    /// Replace a record.
+    Put,
+    /// Remove a record.
+    Delete,
+    /// List the keys.
+    List,
+    /// Make everything durable.
+    Flush,
+}
+
+/// How a profile store answers.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum StoreOutcome {
+    /// As asked.
+    Ok,
+    /// There is no such record.
+    Missing,
+    /// What it held was no sound record, and counts as none.
+    Rejected,
+    /// It failed.
+    Error,
+    /// It had failed a moment ago, and was not asked.
+    Skipped,
+    /// Too late for the request, which started without.
+    Timeout,
+}
+
 // === impl DraftSource ===
 
 impl DraftSource {
@@ -80,6 +114,38 @@ impl PlanChange {
             Self::Bet => "bet",
             Self::Bridge => "bridge",
             Self::Search => "search",
+        }
+    }
+}
+
+// === impl StoreOperation ===
+
+impl StoreOperation {
+    /// The value of the label `op`.
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::Get => "get",
+            Self::Merge => "merge",
+            Self::Put => "put",
+            Self::Delete => "delete",
+            Self::List => "list",
+            Self::Flush => "flush",
+        }
+    }
+}
+
+// === impl StoreOutcome ===
+
+impl StoreOutcome {
+    /// The value of the label `outcome`.
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::Ok => "ok",
+            Self::Missing => "missing",
+            Self::Rejected => "rejected",
+            Self::Error => "error",
+            Self::Skipped => "skipped",
+            Self::Timeout => "timeout",
         }
     }
 }

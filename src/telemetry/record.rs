@@ -9,7 +9,7 @@ use metrics::{Counter, Gauge, Histogram};
 
 use super::catalogue;
 use super::indexed::IndexedCounters;
-pub use super::kinds::{DraftCycle, DraftSource, Phase, PlanChange};
+pub use super::kinds::{DraftCycle, DraftSource, Phase, PlanChange, StoreOperation, StoreOutcome};
 use super::labels::{LAYERS, POSITIONS};
 use crate::adapt::OffReason;
 use crate::drafting::SkipSet;
@@ -165,6 +165,12 @@ pub fn request_finished(reason: &'static str) {
 /// Counts an answered call of the generation service.
 pub fn request(method: &'static str, code: &'static str) {
     metrics::counter!(catalogue::REQUESTS.name, "method" => method, "code" => code).increment(1);
+}
+
+/// Counts an operation of a profile store, by the store's name.
+pub fn profile_store(store: &'static str, operation: StoreOperation, outcome: StoreOutcome) {
+    let (name, op, outcome) = (catalogue::PROFILE_STORE_OPERATIONS.name, operation.label(), outcome.label());
+    metrics::counter!(name, "store" => store, "op" => op, "outcome" => outcome).increment(1);
 }
 
 /// Records a request's speedup over plain decoding.

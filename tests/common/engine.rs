@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use skipstone::drafting::SkipSet;
 use skipstone::engine::{
     Delta, Engine, EngineOptions, Event, FinishReason, Finished, GenerationError, GenerationStream,
-    OutputOptions, Speculation, StopCriteria, Submit, ValidRequest,
+    OutputOptions, Speculation, StopCriteria, Submit, Traffic, ValidRequest,
 };
 use skipstone::kernels::KvPrecision;
 use skipstone::model::TokenId;
@@ -38,6 +38,7 @@ pub fn options(loaded: &Loaded) -> EngineOptions {
         frontier: Vec::new(),
         learn_plans: true,
         cost_file: None,
+        profiles: None,
         max_draft_tokens: 4,
         confidence_threshold: 0.0,
     }
@@ -63,6 +64,7 @@ pub fn request(prompt: &[TokenId], max_new_tokens: usize, speculation: Speculati
         },
         output: OutputOptions::default(),
         speculation,
+        traffic: Traffic::default(),
         teaches: true,
         deadline: None,
     }

@@ -7,5 +7,6 @@ pub mod engine;
 pub mod model_path;
 pub mod passes;
 pub mod real_model;
+pub mod redis_server;
 pub mod tiny_model;
 pub mod weights;

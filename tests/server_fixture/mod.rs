@@ -74,6 +74,7 @@ pub fn options() -> ServerOptions {
         reflection: true,
         readiness: Readiness::default(),
         tracing: Tracing::default(),
+        profiles: None,
     }
 }
 

@@ -2,7 +2,8 @@
 
 use super::run::{DecodeError, DecodeMode, DecodePrompt, Measurement};
 use crate::engine::{
-    Event, Finished, GenerationError, GenerationStream, OutputOptions, StopCriteria, Submit, ValidRequest,
+    Event, Finished, GenerationError, GenerationStream, OutputOptions, StopCriteria, Submit, Traffic,
+    ValidRequest,
 };
 use crate::model::TokenId;
 use crate::sampling::{SamplingParams, SamplingSettings};
@@ -39,6 +40,7 @@ impl Turn<'_> {
             },
             output: OutputOptions::default(),
             speculation: self.mode.speculation.clone(),
+            traffic: Traffic::default(),
             teaches: self.teaches,
             deadline: None,
         };
