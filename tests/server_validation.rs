@@ -97,6 +97,9 @@ const CASES: &[Case] = &[
             stop(s).max_new_tokens = Some(5);
         },
     ),
+    invalid("long profile key", "spec.speculation.profile_key", &["257 bytes", "at most 256", "hash"], |s| {
+        s.speculation = Some(wire::SpeculationParams { profile_key: "k".repeat(257), ..Default::default() });
+    }),
     invalid("no new tokens", "spec.stop.max_new_tokens", &["is 0", "Tokenize"], |s| {
         stop(s).max_new_tokens = Some(0)
     }),

@@ -18,7 +18,7 @@ const OFFSET_DECAY: f64 = 0.98;
 const OFFSET_FADE: f64 = 0.99;
 
 /// How far kinds of traffic are taken to lie from the pool, in log odds, before anything is known of them: a standard deviation.
-const STANDING_SPREAD: f64 = 1.0;
+const STANDING_SPREAD: f64 = 0.7;
 
 /// The farthest that one is taken to lie: beyond, its drafts would hardly be tried again.
 const MAX_STANDING: f64 = 3.0;

@@ -28,8 +28,11 @@ impl RedisServer {
 
     /// Starts one with further arguments.
     pub fn with(arguments: &[&str]) -> Self {
-        // Free at this moment; nothing else of the test binds ports.
-        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        // Free at this moment; a server that finds it taken ends, and the test says so.
+        Self::on(TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port(), arguments)
+    }
+
+    fn on(port: u16, arguments: &[&str]) -> Self {
         let start = |program: &str| {
             Command::new(program)
                 .args(["--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--port"])
@@ -63,6 +66,12 @@ impl RedisServer {
 
     pub fn connection(&self) -> redis::Connection {
         redis::Client::open(self.url()).unwrap().get_connection().unwrap()
+    }
+
+    /// Starts it again, empty, where it was.
+    pub fn come_back(&mut self) {
+        self.kill();
+        *self = Self::on(self.port, &[]);
     }
 
     /// Ends it without a word, as a machine that loses power.
