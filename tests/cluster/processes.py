@@ -8,7 +8,7 @@ import time
 import urllib.parse
 import urllib.request
 from pathlib import Path
-from typing import Any, Callable, Optional
+from typing import Any, Callable, Mapping
 
 import yaml
 
@@ -88,9 +88,11 @@ class Process:
 class Replica:
     """A replica of the service, which can end and come back at the same address."""
 
-    def __init__(self, name: str, binary: str, model: str, folder: Path) -> None:
+    def __init__(self, name: str, binary: str, model: str, folder: Path, settings: Mapping[str, str]) -> None:
+        """`settings` come on top of REPLICA_SETTINGS."""
         self.name = name
         self._binary, self._model, self._folder = binary, model, folder
+        self._settings = {**REPLICA_SETTINGS, **settings}
         self._starts = 0
         self.service = self._start("127.0.0.1:0", "127.0.0.1:0")
         self.address, self.metrics_address = self.service.address, self.service.metrics_address
@@ -98,7 +100,7 @@ class Replica:
     def _start(self, listen: str, metrics_listen: str) -> Service:
         self._starts += 1
         log = self._folder / f"{self.name}.{self._starts}.log"
-        return Service(self._binary, self._model, log, listen, metrics_listen, REPLICA_SETTINGS)
+        return Service(self._binary, self._model, log, listen, metrics_listen, self._settings)
 
     def come_back(self) -> None:
         """Starts it again where it was."""
@@ -186,18 +188,24 @@ class Prometheus(Process):
 class Redis(Process):
     """The store that replicas share, in Valkey's place: both speak the same protocol."""
 
-    def __init__(self, binary: str, folder: Path) -> None:
+    def __init__(self, folder: Path) -> None:
+        binary = shutil.which("valkey-server") or shutil.which("redis-server")
+        if binary is None:
+            raise Unmet("neither valkey-server nor redis-server is installed (Debian: apt-get install redis-server)")
         self.port = free_port()
         command = [binary, "--bind", "127.0.0.1", "--port", str(self.port), "--save", "", "--appendonly", "no",
                    "--maxmemory", "64mb", "--maxmemory-policy", "allkeys-lru"]
         super().__init__("redis", command, folder)
         self.await_ready(self._answers_ping)
 
-    @classmethod
-    def if_installed(cls, folder: Path) -> Optional["Redis"]:
-        """A running one, or none."""
-        binary = shutil.which("valkey-server") or shutil.which("redis-server")
-        return cls(binary, folder) if binary else None
+    def settings(self) -> dict[str, str]:
+        """Of a replica that shares it."""
+        # Five times as often as usual, so that the checks wait less.
+        return {
+            "SKIPSTONE_PROFILES__STORE": "redis",
+            "SKIPSTONE_PROFILES__URL": f"redis://127.0.0.1:{self.port}",
+            "SKIPSTONE_PROFILES__WRITE_BACK_SECONDS": "1",
+        }
 
     def _answers_ping(self) -> bool:
         with socket.create_connection(("127.0.0.1", self.port), timeout=1) as connection:

@@ -101,13 +101,16 @@ impl Keeper {
         self.refresh_pool();
         self.schedule();
         while !self.stop.load(Ordering::Acquire) {
-            match self.commands.recv_timeout(self.due.saturating_duration_since(Instant::now())) {
-                Ok(command) => self.handle(command),
-                Err(RecvTimeoutError::Timeout) => {
+            match self.due.checked_duration_since(Instant::now()).filter(|wait| !wait.is_zero()) {
+                None => {
                     self.write_back();
                     self.schedule();
                 }
-                Err(RecvTimeoutError::Disconnected) => break,
+                Some(wait) => match self.commands.recv_timeout(wait) {
+                    Ok(command) => self.handle(command),
+                    Err(RecvTimeoutError::Timeout) => {}
+                    Err(RecvTimeoutError::Disconnected) => break,
+                },
             }
         }
         self.handle_waiting();
@@ -159,13 +162,19 @@ impl Keeper {
     fn take(&mut self, key: ProfileKey, learned: &Learned) {
         let was_idle = self.pending.is_empty() && !self.store.is_shared();
         self.cache.add(&key, learned);
-        for key in if key == ProfileKey::pool() { vec![key] } else { vec![ProfileKey::pool(), key] } {
-            if self.pending.len() < MAX_PENDING || self.pending.contains_key(&key) {
-                self.pending.entry(key).or_default().add(learned);
-            }
+        self.keep(ProfileKey::pool(), learned);
+        if key != ProfileKey::pool() {
+            self.keep(key, learned);
         }
         if was_idle {
             self.schedule();
+        }
+    }
+
+    /// Keeps lessons until they are written.
+    fn keep(&mut self, key: ProfileKey, learned: &Learned) {
+        if self.pending.len() < MAX_PENDING || self.pending.contains_key(&key) {
+            self.pending.entry(key).or_default().add(learned);
         }
     }
 
