@@ -28,8 +28,9 @@ impl RedisServer {
 
     /// Starts one with further arguments.
     pub fn with(arguments: &[&str]) -> Self {
-        // Free at this moment; a server that finds it taken ends, and the test says so.
-        Self::on(TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port(), arguments)
+        // Free again at the end of this line; a server that finds it taken ends, and the test says so.
+        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        Self::on(port, arguments)
     }
 
     fn on(port: u16, arguments: &[&str]) -> Self {
