@@ -85,6 +85,7 @@ impl Replica {
             readiness: readiness.clone(),
             log_filter,
             drain: Arc::clone(&drain),
+            profiles: None,
         };
         let (grpc, listener) = (bind().await, bind().await);
         let admin = listener.local_addr().unwrap();

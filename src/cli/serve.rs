@@ -124,6 +124,7 @@ async fn serve(settings: Arc<Settings>, admin: Admin) -> anyhow::Result<()> {
         readiness: readiness.clone(),
         log_filter: admin.log_filter,
         drain: Arc::clone(&drain),
+        profiles: runtime.profiles.clone(),
     };
     let routes =
         if settings.serves_control() { control::routes(control, admin.access)? } else { axum::Router::new() };

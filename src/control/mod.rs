@@ -6,6 +6,7 @@
 
 mod access;
 mod page;
+mod profiles;
 mod reply;
 mod routes;
 mod service;

@@ -6,8 +6,9 @@ use std::time::Instant;
 use tokio::sync::Notify;
 use tonic::{Request, Response, Status};
 
+use super::profiles::ProfileControl;
 use super::reply;
-use crate::engine::{Observer, Submit};
+use crate::engine::{Observer, Profiles, Submit};
 use crate::server::wire;
 use crate::server::wire::control_service_server::ControlService;
 use crate::telemetry::{LogFilter, Readiness};
@@ -56,6 +57,8 @@ pub struct Control {
     pub log_filter: LogFilter,
     /// Told when somebody asks for the shutdown.
     pub drain: Arc<Notify>,
+    /// Keeps what streams learn, if that is kept.
+    pub profiles: Option<Arc<Profiles>>,
 }
 
 // === impl Control ===
@@ -69,6 +72,10 @@ impl Control {
     /// What the replica is doing.
     pub(super) async fn activity(&self) -> wire::GetActivityResponse {
         reply::activity(&*self.observer.look().await)
+    }
+
+    fn profiles(&self) -> ProfileControl {
+        ProfileControl(self.profiles.clone())
     }
 }
 
@@ -111,5 +118,41 @@ impl ControlService for Control {
             self.log_filter.set(&filter).map_err(|error| Status::invalid_argument(error.to_string()))?;
         tracing::info!(filter, previous, "what is logged was changed");
         Ok(Response::new(wire::SetLogLevelResponse { previous }))
+    }
+
+    async fn list_profiles(
+        &self,
+        _: Request<wire::ListProfilesRequest>,
+    ) -> Result<Response<wire::ListProfilesResponse>, Status> {
+        self.profiles().list().await.map(Response::new)
+    }
+
+    async fn get_profile(
+        &self,
+        request: Request<wire::GetProfileRequest>,
+    ) -> Result<Response<wire::GetProfileResponse>, Status> {
+        self.profiles().get(&request.into_inner().key_hash).await.map(Response::new)
+    }
+
+    async fn put_profile(
+        &self,
+        request: Request<wire::PutProfileRequest>,
+    ) -> Result<Response<wire::PutProfileResponse>, Status> {
+        let wire::PutProfileRequest { key_hash, record } = request.into_inner();
+        self.profiles().put(&key_hash, &record).await.map(Response::new)
+    }
+
+    async fn delete_profile(
+        &self,
+        request: Request<wire::DeleteProfileRequest>,
+    ) -> Result<Response<wire::DeleteProfileResponse>, Status> {
+        self.profiles().delete(&request.into_inner().key_hash).await.map(Response::new)
+    }
+
+    async fn export_profile(
+        &self,
+        request: Request<wire::ExportProfileRequest>,
+    ) -> Result<Response<wire::ExportProfileResponse>, Status> {
+        self.profiles().export(&request.into_inner().key_hash).await.map(Response::new)
     }
 }
