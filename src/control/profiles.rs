@@ -148,7 +148,7 @@ mod tests {
         // The pool has the empty name.
         there.put("", &exported).await.unwrap();
         let listed = there.list().await.unwrap();
-        assert_eq!(listed.key_hashes, [listed.pool_key_hash.clone()]);
+        assert_eq!(listed.key_hashes, std::slice::from_ref(&listed.pool_key_hash));
         assert!(there.get(&listed.pool_key_hash).await.is_ok());
     }
 
