@@ -35,6 +35,8 @@ class Cluster:
     patient_client: Client
     report: Report
     service_config: Path
+    # For logs; it goes with the cluster.
+    folder: Path
     # Which replica each session belongs to; filled by the first check.
     homes: dict[str, str] = field(default_factory=dict)
 

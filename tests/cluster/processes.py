@@ -91,7 +91,7 @@ class Replica:
     def __init__(self, name: str, binary: str, model: str, folder: Path, settings: Mapping[str, str]) -> None:
         """`settings` come on top of REPLICA_SETTINGS."""
         self.name = name
-        self._binary, self._model, self._folder = binary, model, folder
+        self.binary, self.model, self._folder = binary, model, folder
         self._settings = {**REPLICA_SETTINGS, **settings}
         self._starts = 0
         self.service = self._start("127.0.0.1:0", "127.0.0.1:0")
@@ -100,7 +100,7 @@ class Replica:
     def _start(self, listen: str, metrics_listen: str) -> Service:
         self._starts += 1
         log = self._folder / f"{self.name}.{self._starts}.log"
-        return Service(self._binary, self._model, log, listen, metrics_listen, self._settings)
+        return Service(self.binary, self.model, log, listen, metrics_listen, self._settings)
 
     def come_back(self) -> None:
         """Starts it again where it was."""
@@ -193,9 +193,14 @@ class Redis(Process):
         if binary is None:
             raise Unmet("neither valkey-server nor redis-server is installed (Debian: apt-get install redis-server)")
         self.port = free_port()
-        command = [binary, "--bind", "127.0.0.1", "--port", str(self.port), "--save", "", "--appendonly", "no",
-                   "--maxmemory", "64mb", "--maxmemory-policy", "allkeys-lru"]
-        super().__init__("redis", command, folder)
+        self._command = [binary, "--bind", "127.0.0.1", "--port", str(self.port), "--save", "", "--appendonly", "no",
+                         "--maxmemory", "64mb", "--maxmemory-policy", "allkeys-lru"]
+        self._folder = folder
+        self.come_back()
+
+    def come_back(self) -> None:
+        """Starts it, empty, where it was."""
+        super().__init__("redis", self._command, self._folder)
         self.await_ready(self._answers_ping)
 
     def settings(self) -> dict[str, str]:

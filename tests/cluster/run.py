@@ -79,7 +79,7 @@ def start(arguments: argparse.Namespace, folder: Path, report: Report, running: 
     clients = Client(envoy.address), Client(envoy.address, service_config)
     for client in clients:
         running.callback(client.close)
-    return Cluster(replicas, redis, envoy, prometheus, *clients, report, service_config)
+    return Cluster(replicas, redis, envoy, prometheus, *clients, report, service_config, folder)
 
 
 def show_logs(folder: Path) -> None:
