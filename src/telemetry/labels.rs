@@ -88,6 +88,27 @@ pub fn values(metric: &Metric, label: &str) -> Option<Values> {
             ("bridge", "a learned bridge replaced one"),
             ("search", "a skip set that was found replaced one"),
         ]),
+        (_, "store") => Values::Words(&[
+            ("memory", "ends with the process"),
+            ("redb", "a file of this machine"),
+            ("redis", "a server that replicas share"),
+        ]),
+        (_, "op") => Values::Words(&[
+            ("get", "read a record"),
+            ("merge", "add to one"),
+            ("put", "replace one"),
+            ("delete", "remove one"),
+            ("list", "list the keys"),
+            ("flush", "make everything durable"),
+        ]),
+        (_, "outcome") => Values::Words(&[
+            ("ok", "as asked"),
+            ("missing", "there is no such record"),
+            ("rejected", "the record was not sound, and counts as none"),
+            ("error", "the store failed"),
+            ("skipped", "it had failed a moment ago, and was not asked"),
+            ("timeout", "too late for the request, which started without"),
+        ]),
         (_, "version") => Values::Fixed("of the binary"),
         (_, "model") => Values::Fixed("the name that the model is served under"),
         (_, "instruction_set") => Values::Fixed("what the kernels were chosen for"),
@@ -175,6 +196,8 @@ mod tests {
 
     #[test]
     fn no_value_is_beyond_the_known_ones_whatever_is_recorded() {
+        use record::StoreOperation::{Delete, Flush, Get, List, Merge, Put};
+        use record::StoreOutcome::{Error, Missing, Ok, Rejected, Skipped, Timeout};
         let page = render(|| {
             let instruments = Instruments::new();
             for drafted in [0, 1, 17, 33, 100_000, usize::MAX] {
@@ -187,6 +210,11 @@ mod tests {
             instruments.sublayers_skipped(&SkipSet::new(&layers, &layers, 5000).unwrap(), 1);
             for reason in endings() {
                 record::request_finished(reason);
+            }
+            for operation in [Get, Merge, Put, Delete, List, Flush] {
+                for outcome in [Ok, Missing, Rejected, Error, Skipped, Timeout] {
+                    record::profile_store("redis", operation, outcome);
+                }
             }
             record::build_info(&BuildInfo { model: "a\"b\nc{}=,\\", instruction_set: "avx2" });
         });
