@@ -62,7 +62,7 @@ pub struct Ending {
 /// How drafts are made now.
 #[derive(Clone, PartialEq, Debug)]
 pub struct PlanActivity {
-    /// Its name in the profile, `default`, `request`, or `rival` for one on trial.
+    /// Its name in the profile, `default`, `request`, or `replaced` if a better one took its place meanwhile.
     pub name: String,
     /// The sublayers skipped.
     pub skip_set: SkipSet,
@@ -230,10 +230,12 @@ mod tests {
     #[test]
     fn totals_add_up_streams_of_different_lengths() {
         let mut totals = Totals::default();
-        for (tokens, reason) in [(3, Some("eos")), (1, Some("length")), (2, Some("eos")), (4, None)] {
+        for (tokens, reason) in
+            [(3, Some("end_of_sequence")), (1, Some("length")), (2, Some("end_of_sequence")), (4, None)]
+        {
             totals.add(&testing::stream("a", tokens, reason));
         }
-        assert_eq!(totals.finished, BTreeMap::from([("eos", 2), ("length", 1)]));
+        assert_eq!(totals.finished, BTreeMap::from([("end_of_sequence", 2), ("length", 1)]));
         assert_eq!((totals.prompt_tokens, totals.committed_tokens), (16, 10));
         let stats = totals.stats;
         assert_eq!(stats.drafted_per_position, [10, 9, 7, 4]);

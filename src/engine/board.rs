@@ -124,7 +124,7 @@ mod tests {
         while !board.is_asked() {
             tokio::task::yield_now().await;
         }
-        board.retire(stream("ended", 2, Some("eos")));
+        board.retire(stream("ended", 2, Some("end_of_sequence")));
         board.show(Activity { running: vec![stream("runs", 3, None)], ..Activity::default() });
         let seen = looking.await.unwrap();
         assert_eq!(seen.running[0].request_id, "runs");
@@ -137,7 +137,7 @@ mod tests {
     async fn an_idle_engine_is_not_waited_for() {
         let mut board = Board::new();
         for index in 0..REMEMBERED + 3 {
-            board.retire(stream(&index.to_string(), 1, Some("eos")));
+            board.retire(stream(&index.to_string(), 1, Some("end_of_sequence")));
         }
         board.show(Activity::default());
         board.set_idle(true);

@@ -274,8 +274,9 @@ impl Drafter {
             Policy::Static => "request",
             Policy::Swift => "swift",
             Policy::Adaptive(_) => {
+                // Another plan may have taken the seat since this cycle began.
                 let known = betting.plans().iter().find(|known| Arc::ptr_eq(&known.plan, &current.plan));
-                known.map_or("rival", |known| &known.name)
+                known.map_or("replaced", |known| &known.name)
             }
         };
         Some(PlanActivity::new(name.to_owned(), &current.plan, self.cap, current.revision))
