@@ -104,6 +104,7 @@ pub(super) struct Extension {
     pub(super) mode: Option<Mode>,
     pub(super) max_draft_tokens: Option<u32>,
     pub(super) skip_set: Option<SkipLayers>,
+    pub(super) profile_key: Option<String>,
 }
 
 /// Whether and how to draft.

@@ -192,7 +192,13 @@ fn speculation(sent: Extension) -> wire::SpeculationParams {
         attention_layers: layers.attention_layers,
         mlp_layers: layers.mlp_layers,
     });
-    wire::SpeculationParams { mode: mode.into(), max_draft_tokens: sent.max_draft_tokens, skip_set }
+    let profile_key = sent.profile_key.unwrap_or_default();
+    wire::SpeculationParams {
+        mode: mode.into(),
+        max_draft_tokens: sent.max_draft_tokens,
+        skip_set,
+        profile_key,
+    }
 }
 
 // === impl Endpoint ===
@@ -230,7 +236,7 @@ mod tests {
                 {"role": "developer", "content": "a"},
                 {"role": "user", "content": [{"type": "text", "text": "b"}, {"type": "text", "text": "c"}]},
             ],
-            "skipstone": {"mode": "static", "max_draft_tokens": 4, "skip_set": {"mlp_layers": [2]}},
+            "skipstone": {"mode": "static", "max_draft_tokens": 4, "skip_set": {"mlp_layers": [2]}, "profile_key": "t"},
         });
         let asked = parse(Endpoint::Chat, body.to_string().as_bytes()).unwrap();
         let message = |role: wire::Role, content: &str| wire::ChatMessage {
@@ -262,6 +268,7 @@ mod tests {
                 mode: wire::SpeculationMode::Static.into(),
                 max_draft_tokens: Some(4),
                 skip_set: Some(wire::SkipSet { attention_layers: vec![], mlp_layers: vec![2] }),
+                profile_key: "t".to_owned(),
             }),
         };
         assert_eq!(asked.spec, wanted);
