@@ -1,7 +1,7 @@
 //! Promise: the OpenAI-compatible interface speaks of the same requests as gRPC does, in that interface's words, and a client
 //! that goes away frees its place.
 
-#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
 mod server_fixture;
 
