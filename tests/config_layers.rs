@@ -97,6 +97,12 @@ fn wrong_types_and_values_name_key_layer_and_remedy() {
         ("engine.kv_cache_precision", "f8", "engine.kv_cache_precision in the flag --set: "),
         ("engine.max_streams", "-1", "engine.max_streams in the flag --set: "),
         ("engine.max_streams", "0", "engine.max_streams = 0 in the flag --set: must be 1 to 256"),
+        ("profiles.store", "disk", "expected `one of `memory`, `redb`, `redis`"),
+        (
+            "profiles.url",
+            "redis://:swordfish@cache:6379",
+            "profiles.url = cache:6379 in the flag --set: must be redis://host:port, without a password",
+        ),
         ("speculation.mode", "fast", "expected `one of `off`, `static`, `adaptive`"),
         ("speculation.skip_mlp", "3,x", "speculation.skip_mlp.1 in the flag --set: invalid type"),
         ("metrics.enabled", "perhaps", "metrics.enabled in the flag --set: "),
