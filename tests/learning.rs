@@ -36,7 +36,7 @@ static MODEL: LazyLock<Loaded> = LazyLock::new(|| {
 });
 
 /// An engine whose only plan has a bridge that does nothing.
-fn engine(learn_plans: bool) -> Engine {
+fn engine(learn_bridges: bool) -> Engine {
     let hidden = MODEL.model.config().hidden;
     let (down, up) = (vec![0.0; 16 * hidden], vec![0.0; 16 * hidden]);
     let bridge = Bridge::new(2..8, hidden, vec![0.0; hidden], &down, &up).unwrap();
@@ -48,7 +48,7 @@ fn engine(learn_plans: bool) -> Engine {
         plan: Arc::new(plan),
         knowledge: PlanKnowledge::unknown(0.5),
     }];
-    start(&MODEL, EngineOptions { frontier, learn_plans, event_buffer: 256, ..options(&MODEL) })
+    start(&MODEL, EngineOptions { frontier, learn_bridges, event_buffer: 256, ..options(&MODEL) })
 }
 
 fn requests(count: u64, first_seed: u64, teaches: bool) -> Vec<ValidRequest> {
@@ -97,10 +97,10 @@ fn acceptance_rises_with_what_is_served() {
 
 #[test]
 fn nothing_is_learned_where_it_may_not_be() {
-    for (learn_plans, teaches) in [(false, true), (true, false)] {
-        let engine = engine(learn_plans);
+    for (learn_bridges, teaches) in [(false, true), (true, false)] {
+        let engine = engine(learn_bridges);
         let before = acceptance(&engine);
         serve(&engine, 6, teaches);
-        assert_eq!(acceptance(&engine), before, "learn_plans {learn_plans}, teaches {teaches}");
+        assert_eq!(acceptance(&engine), before, "learn_bridges {learn_bridges}, teaches {teaches}");
     }
 }

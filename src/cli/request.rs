@@ -224,7 +224,8 @@ mod tests {
             confidence_threshold: 0.0,
             profile: None,
             max_plans: 8,
-            learn_plans: true,
+            learn_bridges: true,
+            search_plans: false,
         };
         let max_draft_tokens = Some(5);
         let skip_set = |mlp: &[u32]| Some(SkipSet::new(&[], mlp, 8).unwrap());

@@ -46,6 +46,12 @@ pub(super) fn check(settings: &Settings, origin_of: &dyn Fn(&str) -> String) -> 
     checker.range("engine.event_buffer", engine.event_buffer, 1..=4096);
 
     checker.range("speculation.max_draft_tokens", speculation.max_draft_tokens, 1..=16);
+    checker.that(
+        speculation.learn_bridges || !speculation.search_plans,
+        "speculation.search_plans",
+        speculation.search_plans,
+        "false, or true with speculation.learn_bridges = true",
+    );
     checker.range("speculation.max_plans", speculation.max_plans, 1..=16);
     checker.range("speculation.target_speedup", speculation.target_speedup, 1.0..=4.0);
     checker.that(

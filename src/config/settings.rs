@@ -109,8 +109,10 @@ pub struct SpeculationSettings {
     pub profile: Option<PathBuf>,
     /// Plans of the profile that adaptive streams bet on, at most.
     pub max_plans: usize,
-    /// Whether bridges and skip sets are learned from the streams that are served.
-    pub learn_plans: bool,
+    /// Whether bridges are learned from the streams that are served.
+    pub learn_bridges: bool,
+    /// Whether skip sets next to those of the plans are tried; needs `learn_bridges`.
+    pub search_plans: bool,
 }
 
 /// Whether and how to draft.

@@ -42,7 +42,8 @@ pub(super) struct Learner {
     spans: Vec<Span>,
     /// Where full passes save their states: the spans' ends, ascending.
     places: Arc<[usize]>,
-    search: RunSearch,
+    /// None where skip sets are not searched.
+    search: Option<RunSearch>,
     /// Runs that were ever learned: what numbers them.
     begun: usize,
     /// Gone when the background thread could not be started or has ended.
@@ -89,7 +90,12 @@ impl Span {
 
 impl Learner {
     /// Starts to learn the bridges of `plans`, the best first, for states of `hidden` numbers. Without bridges there is nothing to learn.
-    pub(super) fn start<'a>(plans: impl Iterator<Item = &'a DraftPlan>, hidden: usize) -> Option<Self> {
+    /// With `searches` it also tries runs next to those of the plans.
+    pub(super) fn start<'a>(
+        plans: impl Iterator<Item = &'a DraftPlan>,
+        hidden: usize,
+        searches: bool,
+    ) -> Option<Self> {
         let mut runs: Vec<(Range<usize>, BTreeSet<usize>)> = Vec::new();
         for bridge in plans.flat_map(DraftPlan::bridges) {
             let known = runs.iter().position(|(range, _)| *range == bridge.span());
@@ -122,7 +128,7 @@ impl Learner {
             hidden,
             spans: runs.into_iter().enumerate().map(span).collect(),
             places: Arc::default(),
-            search: RunSearch::default(),
+            search: searches.then(RunSearch::default),
             begun,
             pairs: started.is_ok().then_some(pairs),
             fits,
@@ -230,7 +236,10 @@ impl Learner {
         if betting.plans()[seat].plan.runs().len() > 1 {
             return;
         }
-        let Some(range) = self.search.propose(&bridge.span(), layers) else { return };
+        let Some(range) = self.search.as_mut().and_then(|search| search.propose(&bridge.span(), layers))
+        else {
+            return;
+        };
         self.begin(range, bridge.rank(), Some(seat));
     }
 }

@@ -31,8 +31,10 @@ pub struct EngineOptions {
     pub default_skip_set: SkipSet,
     /// The plans that adaptive streams bet on, the best first; empty is the plan of `default_skip_set` alone.
     pub frontier: Vec<FrontierPlan>,
-    /// Whether bridges and skip sets are learned from the streams that are served.
-    pub learn_plans: bool,
+    /// Whether bridges are learned from the streams that are served.
+    pub learn_bridges: bool,
+    /// Whether skip sets next to those of the plans are tried, with bridges that are learned.
+    pub search_plans: bool,
     /// Where costs are kept between runs, if they are to be.
     pub cost_file: Option<CostFile>,
     /// Where what streams learn is handed on, and the pool comes from.

@@ -96,9 +96,10 @@ impl Engine {
             false => options.frontier.clone(),
         };
         let mut betting = Betting::new(frontier, baseline);
-        if options.learn_plans {
+        if options.learn_bridges {
             let hidden = runner.model().config().hidden;
-            betting.learner = Learner::start(betting.plans().iter().map(|plan| &*plan.plan), hidden);
+            let plans = betting.plans().iter().map(|plan| &*plan.plan);
+            betting.learner = Learner::start(plans, hidden, options.search_plans);
         }
         let board = Board::new();
         let observer = board.observer();

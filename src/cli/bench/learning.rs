@@ -13,6 +13,7 @@ use super::super::options::{ConfigOptions, ModelOptions, flags};
 use super::super::runtime::load;
 use super::prompt_set;
 use crate::bench::LearningBench;
+use crate::telemetry::{self, LogFormat};
 
 /// Serve traffic and watch acceptance on other prompts: what learning bridges is worth
 ///
@@ -39,6 +40,9 @@ pub(super) struct Learning {
     /// Plans of the profile that are bet on and measured, the best first
     #[arg(long, value_name = "COUNT", default_value_t = 1)]
     plans: usize,
+    /// Also try runs of layers next to those that the plans skip. A plan that drafts faster may be right less often
+    #[arg(long)]
+    search: bool,
     /// Learn nothing: what the same traffic does to acceptance without learning
     #[arg(long)]
     without: bool,
@@ -63,11 +67,13 @@ impl Learning {
         ensure!(self.checkpoints > 0, "--checkpoints must be at least 1");
         let mut given = flags([
             ("bench learning", "engine.max_streams", Some("4".to_owned())),
-            ("bench learning", "speculation.learn_plans", Some((!self.without).to_string())),
+            ("bench learning", "speculation.learn_bridges", Some((!self.without).to_string())),
+            ("--search", "speculation.search_plans", Some((self.search && !self.without).to_string())),
             ("--plans", "speculation.max_plans", Some(self.plans.to_string())),
         ]);
         given.extend(self.model.flags());
         let configuration = self.config.load(given)?;
+        telemetry::init_logging("skipstone::engine=info,skipstone::engine::stream=warn", LogFormat::Text)?;
         let runtime = load(configuration.settings(), &LoadBar::new())?;
         let bench = LearningBench {
             prompts: prompt_set::load(&self.prompts, self.limit, &runtime, self.max_new_tokens)?,
