@@ -10,8 +10,6 @@ const options = JSON.parse(process.argv[2]);
 const puppeteer = createRequire(join(options.modules, "x.js"))("puppeteer-core");
 const VIEWS = [["desk", 1280, "light"], ["desk", 1280, "dark"], ["phone", 400, "light"], ["phone", 400, "dark"]];
 const PATIENCE = 60_000;
-// Answers until the numbers must have moved.
-const MOVES = 4;
 
 class Fault extends Error {}
 
@@ -50,15 +48,15 @@ const looks = (count) => Number(document.body.dataset.looks ?? 0) >= count;
 const numbers = () => Object.fromEntries(["rate-note", "acceptance-note", "split-legend", "positions", "running"]
   .map((id) => [id, document.getElementById(id).textContent]));
 
+const moved = (first) => Object.entries(first).every(([id, text]) => document.getElementById(id).textContent !== text);
+
 async function check(browser, name, width, scheme) {
   const { page, faults } = await open(browser, width, scheme);
   await until(page, "the first data", looks, 1);
   const first = await page.evaluate(numbers);
-  await until(page, "more data", looks, MOVES);
-  const last = await page.evaluate(numbers);
-  const still = Object.keys(first).filter((id) => first[id] === last[id]);
-  expect(still.length === 0, `these numbers do not move: ${still.join(", ")}`);
-
+  await until(page, `other numbers than ${JSON.stringify(first)}`, moved, first);
+  // Streams come and go; the page must show them while they are there.
+  await until(page, "a running stream", () => document.querySelectorAll(".stream").length > 0);
   const seen = await page.evaluate(() => {
     const cells = [...document.querySelectorAll("#map i")];
     const channels = getComputedStyle(document.body).backgroundColor.match(/\d+/g).map(Number);
@@ -68,7 +66,6 @@ async function check(browser, name, width, scheme) {
       overlong: overlong.map((one) => one.id || one.className || one.tagName).slice(0, 5),
       cells: cells.length,
       skipped: cells.filter((cell) => Number(cell.dataset.share) > 0).length,
-      streams: document.querySelectorAll(".stream").length,
       positions: document.querySelectorAll(".positions .bar").length,
       plot: document.querySelectorAll("#speedup-chart canvas").length,
       brightness: channels[0] + channels[1] + channels[2],
@@ -80,7 +77,7 @@ async function check(browser, name, width, scheme) {
   expect(seen.state === "serving", `the state is ${seen.state}`);
   expect(seen.cells === 2 * options.layers, `the map has ${seen.cells} cells, not two for each of ${options.layers} layers`);
   expect(seen.skipped > 0 && seen.skipped < seen.cells, `${seen.skipped} sublayers are skipped`);
-  expect(seen.streams > 0 && seen.positions > 0 && seen.plot === 1, `missing drawings: ${JSON.stringify(seen)}`);
+  expect(seen.positions > 0 && seen.plot === 1, `missing drawings: ${JSON.stringify(seen)}`);
   expect((seen.brightness > 384) === (scheme === "light"), `the ground's brightness is ${seen.brightness} in ${scheme} mode`);
   for (const word of ["NaN", "undefined", "Infinity", "[object"]) expect(!seen.text.includes(word), `the page says ${word}`);
   if (options.pictures) await page.screenshot({ path: join(options.pictures, `${name}-${scheme}.png`), fullPage: true });
