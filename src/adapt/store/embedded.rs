@@ -1,7 +1,7 @@
 //! The store in a file of this machine.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use redb::{Database, Durability, ReadableDatabase, ReadableTable, ReadableTableMetadata, TableDefinition};
 
@@ -23,7 +23,6 @@ const FORGOTTEN_SHARE: usize = 16;
 /// [`ProfileStore::flush`]: waiting for the disk at each change would cost more than it can save.
 #[derive(Debug)]
 pub struct EmbeddedStore {
-    path: PathBuf,
     database: Database,
     max_records: usize,
 }
@@ -51,12 +50,7 @@ impl EmbeddedStore {
             ),
             error => failed(error.to_string(), "remove the file, or name another folder with engine.state_folder"),
         })?;
-        Ok(Self { path: path.to_owned(), database, max_records: max_records.max(1) })
-    }
-
-    /// Where it is.
-    pub fn path(&self) -> &Path {
-        &self.path
+        Ok(Self { database, max_records: max_records.max(1) })
     }
 
     fn change<T>(
