@@ -319,6 +319,8 @@ mod tests {
             instruments.draft_cycle(&DraftCycle { source: DraftSource::LayerSkip, drafted: 4, accepted: 2 });
             instruments.draft_cycle(&DraftCycle { source: DraftSource::LayerSkip, drafted: 3, accepted: 1 });
             instruments.draft_cycle(&DraftCycle { source: DraftSource::Ngram, drafted: 0, accepted: 0 });
+            instruments.draft_chain(4, 2);
+            instruments.draft_chain(3, 1);
         });
         for line in [
             r#"skipstone_spec_decode_num_drafts_total{source="layer_skip"} 2"#,
