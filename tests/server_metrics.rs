@@ -91,6 +91,7 @@ async fn record_everything() {
 
     record::build_info(&BuildInfo { model: "tiny", instruction_set: "none" });
     record::draft_cycle(&DraftCycle { source: DraftSource::LayerSkip, drafted: 4, accepted: 2 });
+    record::draft_chain(4, 2);
     record::sublayers_skipped(&SkipSet::new(&[2], &[3], 8).unwrap(), 4);
     record::phase_seconds(Phase::Verify, 0.5);
     record::plain_step_seconds(0.01);

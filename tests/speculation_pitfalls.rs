@@ -76,10 +76,12 @@ fn compare(requests: &[ValidRequest]) -> Vec<(Said, Vec<Outcome>)> {
     compared
 }
 
-/// Whether the stream ended at a token that was drafted, with more of the chain accepted after it.
+/// Whether the stream ended at a token that was drafted, with more of the chain after it: what is behind a stop does not count as accepted.
 fn ended_inside_a_draft(outcome: &Outcome) -> bool {
     let last: &Delta = outcome.deltas.last().unwrap();
-    last.tokens.len() < last.accepted && last.tokens.iter().all(|token| token.drafted)
+    last.tokens.len() == last.accepted
+        && last.accepted < last.drafted
+        && last.tokens.iter().all(|token| token.drafted)
 }
 
 fn with_stop(request: ValidRequest, change: impl FnOnce(&mut StopCriteria)) -> ValidRequest {
