@@ -42,8 +42,7 @@ pub(super) struct Auditions {
 pub(super) struct Candidate {
     /// The place in the frontier of the plan it would replace.
     pub(super) seat: usize,
-    /// Its name, if it is another than that of the plan in its seat: it skips other sublayers.
-    pub(super) name: Option<String>,
+    pub(super) name: String,
     pub(super) plan: Arc<DraftPlan>,
     /// Its draft step's cost less that of the plan it would replace, in plain steps.
     pub(super) extra_cost: f64,
@@ -67,6 +66,8 @@ struct Tally {
 pub(super) struct Stakes {
     /// The incumbent's draft step.
     pub(super) draft: f64,
+    /// Whether the candidate skips what the incumbent skips, so that only their bridges differ.
+    pub(super) same_sublayers: bool,
     /// A verify pass of two rows.
     pub(super) verify: f64,
 }
@@ -133,7 +134,7 @@ impl Auditions {
 // === impl Candidate ===
 
 impl Candidate {
-    pub(super) fn new(seat: usize, name: Option<String>, plan: Arc<DraftPlan>, extra_cost: f64) -> Self {
+    pub(super) fn new(seat: usize, name: String, plan: Arc<DraftPlan>, extra_cost: f64) -> Self {
         Self { seat, name, plan, extra_cost, tally: Tally::default() }
     }
 
@@ -152,7 +153,7 @@ impl Candidate {
         };
         match tally.tokens >= MOST {
             // Of many skip sets the one that looks best was lucky too; a bridge learned from more text is better beforehand.
-            true => Some(gain(if self.name.is_some() { -1.0 } else { 0.0 }) > 0.0),
+            true => Some(gain(if stakes.same_sublayers { 0.0 } else { -1.0 }) > 0.0),
             false if gain(-EARLY) > 0.0 => Some(true),
             false if gain(EARLY) < 0.0 => Some(false),
             false => None,
@@ -181,21 +182,21 @@ mod tests {
     use crate::adapt::is_accepted;
     use crate::drafting::SkipSet;
 
-    const STAKES: Stakes = Stakes { draft: 0.4, verify: 1.1 };
+    const STAKES: Stakes = Stakes { draft: 0.4, verify: 1.1, same_sublayers: true };
 
-    fn candidate(name: Option<&str>, extra_cost: f64) -> Candidate {
+    fn candidate(extra_cost: f64) -> Candidate {
         let plan = Arc::new(DraftPlan::new(SkipSet::new(&[1], &[1], 4).unwrap(), 0.5));
-        Candidate::new(0, name.map(str::to_owned), plan, extra_cost)
+        Candidate::new(0, "candidate".to_owned(), plan, extra_cost)
     }
 
     /// Whether the candidate wins, and after how many tokens, where each side is right for an evenly spread share of the tokens.
-    fn run(candidate: Candidate, incumbent: f64, share: f64) -> (bool, u32) {
+    fn run(candidate: Candidate, stakes: Stakes, incumbent: f64, share: f64) -> (bool, u32) {
         let mut auditions = Auditions::default();
         auditions.enter(candidate);
         for index in 0.. {
             // The better side is right wherever the other is.
             let right = (is_accepted(index, incumbent), is_accepted(index, share));
-            if let Some(outcome) = auditions.observe([right].into_iter(), 0.0, STAKES) {
+            if let Some(outcome) = auditions.observe([right].into_iter(), 0.0, stakes) {
                 assert!(auditions.is_idle());
                 return (outcome.is_better, outcome.tokens);
             }
@@ -206,17 +207,18 @@ mod tests {
     #[test]
     fn the_better_plan_wins_and_large_differences_show_early() {
         let cases = [
-            ("much better", None, 0.0, (0.5, 0.8), true, LEAST),
-            ("much worse", None, 0.0, (0.8, 0.5), false, LEAST),
-            ("a bridge somewhat better", None, 0.0, (0.70, 0.72), true, MOST),
-            ("a bridge no better", None, 0.0, (0.7, 0.7), false, MOST),
-            ("another skip set hardly better", Some("x"), 0.0, (0.70, 0.705), false, MOST),
-            ("as right, and cheaper", Some("x"), -0.1, (0.7, 0.7), true, LEAST),
-            ("better, but too dear", Some("x"), 0.2, (0.70, 0.75), false, MOST),
+            ("much better", true, 0.0, (0.5, 0.8), true, LEAST),
+            ("much worse", true, 0.0, (0.8, 0.5), false, LEAST),
+            ("a bridge somewhat better", true, 0.0, (0.70, 0.72), true, MOST),
+            ("a bridge no better", true, 0.0, (0.7, 0.7), false, MOST),
+            ("another skip set hardly better", false, 0.0, (0.70, 0.705), false, MOST),
+            ("as right, and cheaper", false, -0.1, (0.7, 0.7), true, LEAST),
+            ("better, but too dear", false, 0.2, (0.70, 0.75), false, MOST),
         ];
         let mut failures = Vec::new();
-        for (case, name, extra_cost, (incumbent, share), wins, tokens) in cases {
-            let found = run(candidate(name, extra_cost), incumbent, share);
+        for (case, same_sublayers, extra_cost, (incumbent, share), wins, tokens) in cases {
+            let stakes = Stakes { same_sublayers, ..STAKES };
+            let found = run(candidate(extra_cost), stakes, incumbent, share);
             if found.0 != wins || (found.1 == LEAST) != (tokens == LEAST) {
                 failures.push(format!("{case}: {found:?}"));
             }
@@ -228,7 +230,7 @@ mod tests {
     fn the_stage_is_closed_while_the_time_is_used_up() {
         let mut auditions = Auditions::default();
         assert!(auditions.on_stage().is_none());
-        auditions.enter(candidate(None, 0.0));
+        auditions.enter(candidate(0.0));
         assert!(auditions.on_stage().is_some());
         auditions.observe_pass(1.0);
         assert!(auditions.observe([(true, true)].into_iter(), 0.03, STAKES).is_none());
@@ -240,9 +242,9 @@ mod tests {
     #[test]
     fn a_newer_bridge_takes_the_place_of_an_older_one() {
         let mut auditions = Auditions::default();
-        auditions.enter(candidate(None, 0.0));
+        auditions.enter(candidate(0.0));
         auditions.observe([(true, false)].into_iter(), 0.0, STAKES);
-        auditions.enter(candidate(None, 0.0));
+        auditions.enter(candidate(0.0));
         assert_eq!(auditions.candidates.len(), 1);
         assert_eq!(auditions.candidates[0].tally.tokens, 0);
     }

@@ -11,7 +11,7 @@ use crate::adapt::{
     Allowed, Bet, Chain, Controller, Costs, FrontierPlan, Knowledge, Learned, Match, Odds, PlanKnowledge,
     ngram_bin,
 };
-use crate::drafting::{NgramProposer, SwiftOptions, SwiftSearch};
+use crate::drafting::{DraftPlan, NgramProposer, SwiftOptions, SwiftSearch};
 use crate::model::TokenId;
 use crate::telemetry::record::{self, PlanChange};
 
@@ -77,39 +77,29 @@ impl Betting {
         (0..self.uses.len()).rev().max_by_key(|&index| self.uses[index]).unwrap_or(0)
     }
 
-    /// What an audition for the seat of plan `index` is decided by.
-    pub(super) fn stakes(&self, index: usize) -> Stakes {
-        Stakes { draft: self.knowledge.plan(index).cost(), verify: self.baseline.rows(2) }
+    /// What an audition of `plan` for the seat of plan `index` is decided by.
+    pub(super) fn stakes(&self, index: usize, plan: &DraftPlan) -> Stakes {
+        Stakes {
+            draft: self.knowledge.plan(index).cost(),
+            same_sublayers: self.frontier[index].plan.skip_set() == plan.skip_set(),
+            verify: self.baseline.rows(2),
+        }
     }
 
     /// Seats a candidate that turned out better.
     pub(super) fn conclude(&mut self, outcome: Outcome) {
         let Outcome { candidate, is_better, agreement: (incumbent, rival), tokens } = outcome;
         let seat = &mut self.frontier[candidate.seat];
-        let name = candidate.name.as_deref().unwrap_or(&seat.name);
-        tracing::info!(
-            plan = seat.name,
-            candidate = name,
-            incumbent,
-            rival,
-            tokens,
-            is_better,
-            "a plan was tried"
-        );
+        let (plan, name) = (&seat.name, &candidate.name);
+        tracing::info!(plan, candidate = name, incumbent, rival, tokens, is_better, "a plan was tried");
         if !is_better {
             return;
         }
-        seat.plan = candidate.plan;
-        let change = match candidate.name {
-            Some(name) => {
-                seat.name = name;
-                self.knowledge.add_cost(candidate.seat, candidate.extra_cost);
-                PlanChange::Search
-            }
-            None => PlanChange::Bridge,
-        };
-        self.knowledge.identify(candidate.seat, seat.plan.identity());
-        record::plan_changed(change);
+        let is_bridge = seat.plan.skip_set() == candidate.plan.skip_set();
+        record::plan_changed(if is_bridge { PlanChange::Bridge } else { PlanChange::Search });
+        self.knowledge.add_cost(candidate.seat, candidate.extra_cost);
+        self.knowledge.identify(candidate.seat, candidate.plan.identity());
+        (seat.plan, seat.name) = (candidate.plan, candidate.name);
     }
 
     fn odds<'a>(&'a self, costs: &'a Costs) -> Odds<'a> {

@@ -1,6 +1,6 @@
 //! The background thread of the learner: moments of runs of sublayers, and bridges fitted to them.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, Sender};
 use std::sync::{Arc, Weak};
@@ -14,13 +14,16 @@ const MEMORY: f64 = 131_072.0;
 /// The ridge is this over the number of pairs: the more there are, the less they need to be held back.
 const RIDGE_PAIRS: f64 = 800.0;
 
+/// Pairs that a rank needs: a rank of 64 pays from some 4,000 on.
+const PAIRS_PER_RANK: f64 = 64.0;
+
 /// What is to be learned of one run.
 #[derive(Debug)]
 pub(super) struct Course {
     /// Tells courses apart.
     pub(super) number: usize,
-    /// Ranks of the bridges to fit; 0 is the bias alone.
-    pub(super) ranks: BTreeSet<usize>,
+    /// The least rank of a bridge; 0 is the bias alone.
+    pub(super) least_rank: usize,
     /// Pairs before the first fit.
     pub(super) first_fit: f64,
 }
@@ -32,12 +35,13 @@ pub(super) struct Pairs {
     pub(super) after: Vec<f32>,
 }
 
-/// Bridges fitted to one run.
+/// A bridge fitted to one run.
 pub(super) struct Fit {
     pub(super) course: Arc<Course>,
     /// Pairs seen.
     pub(super) pairs: f64,
-    pub(super) bridges: Vec<BridgeWeights>,
+    /// None if the fit failed.
+    pub(super) bridge: Option<BridgeWeights>,
 }
 
 /// What was learned of one run.
@@ -79,11 +83,10 @@ pub(super) fn learn(hidden: usize, pairs: &Receiver<Pairs>, fits: &Sender<Fit>, 
         if progress.seen >= progress.next_fit {
             let seen = progress.seen;
             progress.next_fit = (2.0 * seen).min(seen + MEMORY / 2.0);
-            let bridges = fit(&progress.moments, &course.ranks).unwrap_or_else(|error| {
-                tracing::warn!(%error, "a bridge could not be fitted");
-                Vec::new()
-            });
-            if fits.send(Fit { course, pairs: seen, bridges }).is_err() {
+            let rank = rank(seen, hidden).max(course.least_rank);
+            let bridge = fit(&progress.moments, rank)
+                .inspect_err(|error| tracing::warn!(%error, "a bridge could not be fitted"));
+            if fits.send(Fit { course, pairs: seen, bridge: bridge.ok() }).is_err() {
                 return;
             }
         }
@@ -91,14 +94,27 @@ pub(super) fn learn(hidden: usize, pairs: &Receiver<Pairs>, fits: &Sender<Fit>, 
     }
 }
 
-fn fit(moments: &Moments, ranks: &BTreeSet<usize>) -> Result<Vec<BridgeWeights>, BridgeFitError> {
-    let mut bridges = Vec::with_capacity(ranks.len());
-    if ranks.contains(&0) {
-        bridges.push(BridgeWeights::bias_of(moments)?);
+/// The rank that so many pairs support, a power of two: more would fit what is particular to them.
+fn rank(pairs: f64, hidden: usize) -> usize {
+    let most = ((pairs / PAIRS_PER_RANK) as usize).min(hidden / 4);
+    most.checked_ilog2().map_or(0, |power| 1 << power)
+}
+
+fn fit(moments: &Moments, rank: usize) -> Result<BridgeWeights, BridgeFitError> {
+    if rank == 0 {
+        return BridgeWeights::bias_of(moments);
     }
-    if ranks.iter().any(|&rank| rank > 0) {
-        let fit = BridgeFit::new(moments, (RIDGE_PAIRS / moments.tokens()).clamp(0.01, 1.0))?;
-        bridges.extend(ranks.iter().filter(|&&rank| rank > 0).map(|&rank| fit.bridge(rank)));
+    Ok(BridgeFit::new(moments, (RIDGE_PAIRS / moments.tokens()).clamp(0.01, 1.0))?.bridge(rank))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::rank;
+
+    #[test]
+    fn the_rank_rises_with_the_pairs_up_to_a_quarter_of_the_width() {
+        let found = [100.0, 1024.0, 4096.0, 8000.0, 8192.0, 1e6].map(|pairs| rank(pairs, 576));
+        assert_eq!(found, [1, 16, 64, 64, 128, 128]);
+        assert_eq!(rank(1e6, 2), 0);
     }
-    Ok(bridges)
 }

@@ -17,7 +17,7 @@ use std::time::Instant;
 use super::audition::Candidate;
 use super::bets::Betting;
 use super::course::{self, Course, Fit, Pairs};
-use crate::adapt::LEFT_OUT;
+use crate::adapt::{BridgeWeights, LEFT_OUT};
 use crate::drafting::{DraftPlan, RunSearch, SkipSet};
 use crate::model::{Bridge, Model, PassOutput};
 
@@ -96,14 +96,12 @@ impl Learner {
         hidden: usize,
         searches: bool,
     ) -> Option<Self> {
-        let mut runs: Vec<(Range<usize>, BTreeSet<usize>)> = Vec::new();
+        let mut runs: Vec<(Range<usize>, usize)> = Vec::new();
         for bridge in plans.flat_map(DraftPlan::bridges) {
             let known = runs.iter().position(|(range, _)| *range == bridge.span());
             match known {
-                Some(index) => runs[index].1.extend([bridge.rank()]),
-                None if runs.len() < MOST_SPANS => {
-                    runs.push((bridge.span(), BTreeSet::from([bridge.rank()])));
-                }
+                Some(index) => runs[index].1 = runs[index].1.max(bridge.rank()),
+                None if runs.len() < MOST_SPANS => runs.push((bridge.span(), bridge.rank())),
                 None => {}
             }
         }
@@ -120,8 +118,8 @@ impl Learner {
             tracing::warn!(%error, "bridges are not learned: no thread");
         }
         let begun = runs.len();
-        let span = |(number, (range, ranks))| {
-            let course = Course { number, ranks, first_fit: FIRST_FIT };
+        let span = |(number, (range, least_rank))| {
+            let course = Course { number, least_rank, first_fit: FIRST_FIT };
             Span::new(range, course, None)
         };
         let mut learner = Self {
@@ -182,19 +180,25 @@ impl Learner {
 
     /// Lets what was fitted audition, and puts the next run on probation when nothing is left to try.
     pub(super) fn challenge(&mut self, betting: &mut Betting, model: &Model) {
-        while let Ok(Fit { course, pairs, bridges }) = self.fits.try_recv() {
+        while let Ok(Fit { course, pairs, bridge }) = self.fits.try_recv() {
             let Some(index) = self.spans.iter().position(|span| span.course.number == course.number) else {
                 continue;
             };
             let (range, seat) = (self.spans[index].range.clone(), self.spans[index].seat);
-            tracing::info!(first = range.start, end = range.end, pairs, "bridges were learned");
-            for weights in bridges {
-                let bridge =
-                    Bridge::new(range.clone(), self.hidden, weights.bias, &weights.down, &weights.up);
-                let Ok(bridge) = bridge.map(Arc::new) else { continue };
+            let build = |weights: BridgeWeights| {
+                Bridge::new(range.clone(), self.hidden, weights.bias, &weights.down, &weights.up).ok()
+            };
+            if let Some(bridge) = bridge.and_then(build).map(Arc::new) {
+                tracing::info!(
+                    first = range.start,
+                    end = range.end,
+                    rank = bridge.rank(),
+                    pairs,
+                    "a bridge was learned"
+                );
                 match seat {
                     Some(seat) => enter_run(betting, model, seat, &bridge),
-                    None => enter_bridge(betting, &bridge),
+                    None => enter_bridge(betting, model, &bridge),
                 }
             }
             if seat.is_some() {
@@ -223,7 +227,7 @@ impl Learner {
 
     /// Begins to learn bridges of a rank over a run, on probation for a seat or for good.
     fn begin(&mut self, range: Range<usize>, rank: usize, seat: Option<usize>) {
-        let course = Course { number: self.begun, ranks: BTreeSet::from([rank]), first_fit: FIRST_FIT };
+        let course = Course { number: self.begun, least_rank: rank, first_fit: FIRST_FIT };
         self.begun += 1;
         self.spans.push(Span::new(range, course, seat));
         self.place();
@@ -244,40 +248,48 @@ impl Learner {
     }
 }
 
-/// Enters `bridge` for the seats of all plans that have one like it.
-fn enter_bridge(betting: &mut Betting, bridge: &Arc<Bridge>) {
-    let is_like = |old: &Arc<Bridge>| old.span() == bridge.span() && old.rank() == bridge.rank();
+/// Enters `bridge` for the seats of all plans that have one over the same run.
+fn enter_bridge(betting: &mut Betting, model: &Model, bridge: &Arc<Bridge>) {
     for seat in 0..betting.plans().len() {
         let plan = &betting.plans()[seat].plan;
-        if !plan.bridges().iter().any(is_like) {
-            continue;
-        }
+        let Some(old) = plan.bridges().iter().find(|old| old.span() == bridge.span()) else { continue };
+        let extra_cost = (bridge.bytes() as f64 - old.bytes() as f64) / model.weights().bytes() as f64;
+        let name = match plan.bridges() {
+            [_] => name_of(bridge),
+            _ => betting.plans()[seat].name.clone(),
+        };
         if let Ok(plan) = plan.with_bridge(Arc::clone(bridge)) {
-            betting.auditions.enter(Candidate::new(seat, None, Arc::new(plan), 0.0));
+            betting.auditions.enter(Candidate::new(seat, name, Arc::new(plan), extra_cost));
         }
     }
 }
 
 /// Enters a plan that skips the run of `bridge`, for the seat of the plan that it came from.
 fn enter_run(betting: &mut Betting, model: &Model, seat: usize, bridge: &Arc<Bridge>) {
-    let (run, weights, layers) = (bridge.span(), model.weights(), model.config().layers);
+    let (weights, layers) = (model.weights(), model.config().layers);
     let old = &betting.plans()[seat].plan;
-    let Ok(skip_set) = SkipSet::of_run(run.clone(), layers) else { return };
+    let Ok(skip_set) = SkipSet::of_run(bridge.span(), layers) else { return };
     let mut plan = DraftPlan::new(skip_set, old.confidence_threshold);
     plan = match old.vocabulary() {
         Some(vocabulary) => plan.with_vocabulary(Arc::clone(vocabulary)),
         None => plan,
     };
     let Ok(plan) = plan.with_bridges(vec![Arc::clone(bridge)]) else { return };
-    let skipped = |plan: &DraftPlan| -> usize {
-        (0..2 * layers)
-            .filter(|&index| plan.mask().skips(index))
-            .map(|index| weights.sublayer_bytes(index))
-            .sum()
-    };
     // What a step costs is what it reads; once the plan drafts, its time is measured.
-    let extra_cost = (skipped(old) as f64 - skipped(&plan) as f64) / weights.bytes() as f64;
-    let kind = if bridge.rank() == 0 { "bias".to_owned() } else { format!("rank {}", bridge.rank()) };
-    let name = format!("layers {}-{}, {kind}", run.start / 2, run.end / 2 - 1);
-    betting.auditions.enter(Candidate::new(seat, Some(name), Arc::new(plan), extra_cost));
+    let bytes = |plan: &DraftPlan| -> f64 {
+        let runs = (0..2 * layers).filter(|&index| !plan.mask().skips(index));
+        let bridges = plan.bridges().iter().map(|bridge| bridge.bytes());
+        runs.map(|index| weights.sublayer_bytes(index)).chain(bridges).sum::<usize>() as f64
+    };
+    let extra_cost = (bytes(&plan) - bytes(old)) / weights.bytes() as f64;
+    betting.auditions.enter(Candidate::new(seat, name_of(bridge), Arc::new(plan), extra_cost));
+}
+
+/// The name of a plan that skips the run of `bridge` and nothing else.
+fn name_of(bridge: &Bridge) -> String {
+    let (first, last) = (bridge.span().start / 2, (bridge.span().end - 1) / 2);
+    match bridge.rank() {
+        0 => format!("layers {first}-{last}, bias"),
+        rank => format!("layers {first}-{last}, rank {rank}"),
+    }
 }
