@@ -12,7 +12,9 @@ use server_fixture::{Fixture, short, spec};
 use skipstone::drafting::SkipSet;
 use skipstone::server::wire;
 use skipstone::telemetry::catalogue::{ALL, Kind};
-use skipstone::telemetry::record::{self, BuildInfo, DraftCycle, DraftSource, Phase};
+use skipstone::telemetry::record::{
+    self, BuildInfo, DraftCycle, DraftSource, Phase, StoreOperation, StoreOutcome,
+};
 use skipstone::telemetry::{Readiness, install, serve_admin};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -92,6 +94,7 @@ async fn record_everything() {
     record::build_info(&BuildInfo { model: "tiny", instruction_set: "none" });
     record::draft_cycle(&DraftCycle { source: DraftSource::LayerSkip, drafted: 4, accepted: 2 });
     record::draft_chain(4, 2);
+    record::profile_store("memory", StoreOperation::Get, StoreOutcome::Timeout);
     record::sublayers_skipped(&SkipSet::new(&[2], &[3], 8).unwrap(), 4);
     record::phase_seconds(Phase::Verify, 0.5);
     record::plain_step_seconds(0.01);

@@ -19,10 +19,10 @@ use super::outbox::Outbox;
 use super::output_text::OutputText;
 use super::profiles::ProfileLink;
 use super::request::ValidRequest;
-use super::work::Work;
+use super::work::{Answer, Work};
 use crate::adapt::{Costs, Learned};
 use crate::drafting::DraftPlan;
-use crate::model::{LogitsWanted, PageLease, PassOutput, RowGroup, RowInput, TokenId};
+use crate::model::{LogitsWanted, PageLease, RowGroup, RowInput, TokenId};
 use crate::sampling::{Sampler, SamplingError, TokenHistory, log_probabilities};
 use crate::telemetry::record;
 use crate::text::TextModel;
@@ -57,19 +57,6 @@ pub(super) struct Stream {
     ending: Option<Ending>,
     /// Tokens when plans were last tried on the stream's text.
     auditioned: usize,
-}
-
-/// What a stream needs to know about the pass that did its work.
-pub(super) struct Answer<'a> {
-    pub(super) output: PassOutput<'a>,
-    /// The stream's group in the pass.
-    pub(super) group: usize,
-    /// Seconds of the pass that fall to this stream.
-    pub(super) seconds: f64,
-    /// Seconds that plain decoding would take for a token of this stream in such a pass.
-    pub(super) plain_seconds: f64,
-    /// What rows of such a pass cost the stream.
-    pub(super) costs: &'a Costs,
 }
 
 // === impl Stream ===

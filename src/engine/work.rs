@@ -1,6 +1,7 @@
-//! What a stream can want of a pass.
+//! What a stream can want of a pass, and what it gets.
 
-use crate::adapt::OffReason;
+use crate::adapt::{Costs, OffReason};
+use crate::model::PassOutput;
 use crate::telemetry::record::Phase;
 
 /// What a stream wants of the next pass.
@@ -17,6 +18,19 @@ pub(super) enum Work {
     Draft,
     /// The drafted chain through the whole model.
     Verify,
+}
+
+/// What a stream needs to know about the pass that did its work.
+pub(super) struct Answer<'a> {
+    pub(super) output: PassOutput<'a>,
+    /// The stream's group in the pass.
+    pub(super) group: usize,
+    /// Seconds of the pass that fall to this stream.
+    pub(super) seconds: f64,
+    /// Seconds that plain decoding would take for a token of this stream in such a pass.
+    pub(super) plain_seconds: f64,
+    /// What rows of such a pass cost the stream.
+    pub(super) costs: &'a Costs,
 }
 
 // === impl Work ===
