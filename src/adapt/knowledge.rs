@@ -107,8 +107,9 @@ impl Knowledge {
     }
 
     /// Plan `index` is another one now, whose draft step costs `plain_steps` more: of its acceptance, that of its predecessor is all that is known.
-    pub fn add_cost(&mut self, index: usize, plain_steps: f64) {
+    pub fn replace(&mut self, index: usize, identity: PlanIdentity, plain_steps: f64) {
         let plan = &mut self.plans[index];
+        plan.identity = identity;
         plan.cost = (plan.cost + plain_steps).max(0.01);
     }
 

@@ -8,6 +8,7 @@ use super::evaluate::{CHAIN, Chain, Evaluator};
 use super::trace::Spans;
 use super::{CalibrationError, CalibrationProgress};
 use crate::adapt::{BridgeFit, BridgeWeights, Moments};
+use crate::drafting::run_name;
 use crate::model::Runner;
 
 /// Starts that sublayers and runs are compared by; each stands for a chain. Enough to tell a good run from a bad one.
@@ -101,10 +102,6 @@ fn rough(evaluator: &Evaluator) -> Vec<usize> {
     let choosing = evaluator.choosing();
     let step = choosing.len().div_ceil(ROUGH_STARTS).max(1);
     choosing.into_iter().step_by(step).collect()
-}
-
-fn run_name(run: &Range<usize>) -> String {
-    format!("layers {}-{}", run.start / 2, run.end / 2 - 1)
 }
 
 /// Committed tokens of a cycle that drafts whole chains, on average.

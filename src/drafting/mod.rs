@@ -11,7 +11,7 @@ mod swift;
 mod unified;
 
 pub use ngram::NgramProposer;
-pub use plan::{DraftPlan, PlanError, PlanIdentity};
+pub use plan::{DraftPlan, PlanError, PlanIdentity, run_name};
 pub use run_search::RunSearch;
 pub use skip_set::{SkipSet, SkipSetError};
 pub use swift::{SwiftOptions, SwiftSearch, matchness};

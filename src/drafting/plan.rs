@@ -6,7 +6,7 @@ use std::sync::Arc;
 use sha2::{Digest, Sha256};
 
 use super::skip_set::SkipSet;
-use crate::model::{Bridge, DraftVocabulary, SkipMask};
+use crate::model::{Bridge, DraftVocabulary, SkipMask, Weights};
 
 /// What to skip and what stands in for it, which tokens to look at, and when to stop.
 #[derive(Clone, Debug)]
@@ -37,6 +37,11 @@ pub enum PlanError {
         /// The one after its last.
         end: usize,
     },
+}
+
+/// The name of a run of sublayers, by its layers.
+pub fn run_name(run: &Range<usize>) -> String {
+    format!("layers {}-{}", run.start / 2, run.end.saturating_sub(1) / 2)
 }
 
 // === impl DraftPlan ===
@@ -127,6 +132,13 @@ impl DraftPlan {
         let mut identity = PlanIdentity::default();
         identity.0.copy_from_slice(&hash.finalize()[..16]);
         identity
+    }
+
+    /// Bytes of `weights` and of bridges that a draft step reads before its head: what it costs, where nothing was measured.
+    pub fn body_bytes(&self, weights: &Weights) -> usize {
+        let sublayers = (0..2 * self.skip_set.layer_count()).filter(|&index| !self.mask.skips(index));
+        let bridges = self.bridges.iter().map(|bridge| bridge.bytes());
+        sublayers.map(|index| weights.sublayer_bytes(index)).chain(bridges).sum()
     }
 
     /// The runs of skipped sublayers, ascending.

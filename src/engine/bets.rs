@@ -97,8 +97,7 @@ impl Betting {
         }
         let is_bridge = seat.plan.skip_set() == candidate.plan.skip_set();
         record::plan_changed(if is_bridge { PlanChange::Bridge } else { PlanChange::Search });
-        self.knowledge.add_cost(candidate.seat, candidate.extra_cost);
-        self.knowledge.identify(candidate.seat, candidate.plan.identity());
+        self.knowledge.replace(candidate.seat, candidate.plan.identity(), candidate.extra_cost);
         (seat.plan, seat.name) = (candidate.plan, candidate.name);
     }
 

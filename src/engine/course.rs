@@ -1,12 +1,14 @@
 //! The background thread of the learner: moments of runs of sublayers, and bridges fitted to them.
 
-use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, Sender};
 use std::sync::{Arc, Weak};
 use std::time::Instant;
 
 use crate::adapt::{BridgeFit, BridgeFitError, BridgeWeights, Moments};
+
+/// Pairs before the first fit: with fewer, a bridge from calibration is hardly ever worse.
+const FIRST_FIT: f64 = 4096.0;
 
 /// Pairs that are remembered, by decay, so that the bridges follow the traffic.
 const MEMORY: f64 = 131_072.0;
@@ -20,12 +22,8 @@ const PAIRS_PER_RANK: f64 = 64.0;
 /// What is to be learned of one run.
 #[derive(Debug)]
 pub(super) struct Course {
-    /// Tells courses apart.
-    pub(super) number: usize,
     /// The least rank of a bridge; 0 is the bias alone.
     pub(super) least_rank: usize,
-    /// Pairs before the first fit.
-    pub(super) first_fit: f64,
 }
 
 /// States before and after a run, both \[pairs, hidden\].
@@ -62,20 +60,29 @@ impl Pairs {
     }
 }
 
+// === impl Progress ===
+
+impl Progress {
+    fn new(course: &Arc<Course>, hidden: usize) -> Self {
+        let moments = Moments::new(hidden);
+        Self { course: Arc::downgrade(course), moments, next_fit: FIRST_FIT, seen: 0.0 }
+    }
+}
+
 // === the thread ===
 
 /// Learns from `pairs` of states of `hidden` numbers until nobody sends any more. `busy` counts nanoseconds.
 pub(super) fn learn(hidden: usize, pairs: &Receiver<Pairs>, fits: &Sender<Fit>, busy: &AtomicU64) {
-    let mut courses: BTreeMap<usize, Progress> = BTreeMap::new();
+    let mut courses: Vec<Progress> = Vec::new();
     while let Ok(Pairs { course, before, after }) = pairs.recv() {
         let started = Instant::now();
-        courses.retain(|_, progress| progress.course.strong_count() > 0);
-        let progress = courses.entry(course.number).or_insert_with(|| Progress {
-            course: Arc::downgrade(&course),
-            moments: Moments::new(hidden),
-            next_fit: course.first_fit,
-            seen: 0.0,
+        courses.retain(|progress| progress.course.strong_count() > 0);
+        let known = courses.iter().position(|progress| progress.course.as_ptr() == Arc::as_ptr(&course));
+        let index = known.unwrap_or_else(|| {
+            courses.push(Progress::new(&course, hidden));
+            courses.len() - 1
         });
+        let progress = &mut courses[index];
         let count = (before.len() / hidden) as f64;
         progress.moments.observe(&before, &after);
         progress.moments.decay(1.0 - count / MEMORY);

@@ -17,8 +17,8 @@ use std::time::Instant;
 use super::audition::Candidate;
 use super::bets::Betting;
 use super::course::{self, Course, Fit, Pairs};
-use crate::adapt::{BridgeWeights, LEFT_OUT};
-use crate::drafting::{DraftPlan, RunSearch, SkipSet};
+use crate::adapt::{BridgeWeights, FrontierPlan, LEFT_OUT};
+use crate::drafting::{DraftPlan, RunSearch, SkipSet, run_name};
 use crate::model::{Bridge, Model, PassOutput};
 
 /// Share of the engine's time that learning may take, both threads' work together.
@@ -33,9 +33,6 @@ const BATCH: usize = 128;
 /// Batches that may wait. More are dropped: there will be others.
 const QUEUE: usize = 4;
 
-/// Pairs before the first fit: with fewer, a bridge from calibration is hardly ever worse.
-const FIRST_FIT: f64 = 4096.0;
-
 /// The engine thread's end.
 pub(super) struct Learner {
     hidden: usize,
@@ -44,8 +41,6 @@ pub(super) struct Learner {
     places: Arc<[usize]>,
     /// None where skip sets are not searched.
     search: Option<RunSearch>,
-    /// Runs that were ever learned: what numbers them.
-    begun: usize,
     /// Gone when the background thread could not be started or has ended.
     pairs: Option<SyncSender<Pairs>>,
     fits: Receiver<Fit>,
@@ -80,9 +75,14 @@ pub(super) struct CommittedRows {
 // === impl Span ===
 
 impl Span {
-    fn new(range: Range<usize>, course: Course, seat: Option<usize>) -> Self {
-        let course = Arc::new(course);
+    /// Begins to learn bridges of at least this rank over a run.
+    fn new(range: Range<usize>, least_rank: usize, seat: Option<usize>) -> Self {
+        let course = Arc::new(Course { least_rank });
         Self { range, pairs: Pairs::new(&course), course, seat }
+    }
+
+    fn is_on_probation(&self) -> bool {
+        self.seat.is_some()
     }
 }
 
@@ -117,17 +117,11 @@ impl Learner {
         if let Err(error) = &started {
             tracing::warn!(%error, "bridges are not learned: no thread");
         }
-        let begun = runs.len();
-        let span = |(number, (range, least_rank))| {
-            let course = Course { number, least_rank, first_fit: FIRST_FIT };
-            Span::new(range, course, None)
-        };
         let mut learner = Self {
             hidden,
-            spans: runs.into_iter().enumerate().map(span).collect(),
+            spans: runs.into_iter().map(|(range, rank)| Span::new(range, rank, None)).collect(),
             places: Arc::default(),
             search: searches.then(RunSearch::default),
-            begun,
             pairs: started.is_ok().then_some(pairs),
             fits,
             busy,
@@ -181,7 +175,7 @@ impl Learner {
     /// Lets what was fitted audition, and puts the next run on probation when nothing is left to try.
     pub(super) fn challenge(&mut self, betting: &mut Betting, model: &Model) {
         while let Ok(Fit { course, pairs, bridge }) = self.fits.try_recv() {
-            let Some(index) = self.spans.iter().position(|span| span.course.number == course.number) else {
+            let Some(index) = self.spans.iter().position(|span| Arc::ptr_eq(&span.course, &course)) else {
                 continue;
             };
             let (range, seat) = (self.spans[index].range.clone(), self.spans[index].seat);
@@ -201,13 +195,16 @@ impl Learner {
                     None => enter_bridge(betting, model, &bridge),
                 }
             }
-            if seat.is_some() {
+            if self.spans[index].is_on_probation() {
                 self.spans.remove(index);
                 self.place();
             }
         }
-        let is_searching = self.spans.iter().any(|span| span.seat.is_some());
-        if betting.auditions.is_idle() && !is_searching {
+        // Without a search the runs stay what they are.
+        if self.search.is_some()
+            && betting.auditions.is_idle()
+            && !self.spans.iter().any(Span::is_on_probation)
+        {
             self.follow(betting);
             self.search(betting, model.config().layers);
         }
@@ -216,20 +213,20 @@ impl Learner {
     /// Learns the run of the favourite plan, if a search has changed it, in place of one that no plan skips any more.
     fn follow(&mut self, betting: &Betting) {
         let bridges = || betting.plans().iter().flat_map(|plan| plan.plan.bridges());
+        let spans = self.spans.len();
         self.spans.retain(|span| bridges().any(|bridge| bridge.span() == span.range));
+        if self.spans.len() < spans {
+            self.place();
+        }
         for bridge in betting.plans()[betting.favourite()].plan.bridges() {
             if self.spans.len() < MOST_SPANS && !self.spans.iter().any(|span| span.range == bridge.span()) {
-                self.begin(bridge.span(), bridge.rank(), None);
+                self.begin(Span::new(bridge.span(), bridge.rank(), None));
             }
         }
-        self.place();
     }
 
-    /// Begins to learn bridges of a rank over a run, on probation for a seat or for good.
-    fn begin(&mut self, range: Range<usize>, rank: usize, seat: Option<usize>) {
-        let course = Course { number: self.begun, least_rank: rank, first_fit: FIRST_FIT };
-        self.begun += 1;
-        self.spans.push(Span::new(range, course, seat));
+    fn begin(&mut self, span: Span) {
+        self.spans.push(span);
         self.place();
     }
 
@@ -244,52 +241,49 @@ impl Learner {
         else {
             return;
         };
-        self.begin(range, bridge.rank(), Some(seat));
+        self.begin(Span::new(range, bridge.rank(), Some(seat)));
     }
 }
 
 /// Enters `bridge` for the seats of all plans that have one over the same run.
 fn enter_bridge(betting: &mut Betting, model: &Model, bridge: &Arc<Bridge>) {
     for seat in 0..betting.plans().len() {
-        let plan = &betting.plans()[seat].plan;
-        let Some(old) = plan.bridges().iter().find(|old| old.span() == bridge.span()) else { continue };
-        let extra_cost = (bridge.bytes() as f64 - old.bytes() as f64) / model.weights().bytes() as f64;
-        let name = match plan.bridges() {
-            [_] => name_of(bridge),
-            _ => betting.plans()[seat].name.clone(),
-        };
+        let FrontierPlan { plan, name, .. } = &betting.plans()[seat];
+        if !plan.bridges().iter().any(|old| old.span() == bridge.span()) {
+            continue;
+        }
+        let name = if plan.bridges().len() == 1 { name_of(bridge) } else { name.clone() };
         if let Ok(plan) = plan.with_bridge(Arc::clone(bridge)) {
-            betting.auditions.enter(Candidate::new(seat, name, Arc::new(plan), extra_cost));
+            enter(betting, model, seat, name, plan);
         }
     }
 }
 
 /// Enters a plan that skips the run of `bridge`, for the seat of the plan that it came from.
 fn enter_run(betting: &mut Betting, model: &Model, seat: usize, bridge: &Arc<Bridge>) {
-    let (weights, layers) = (model.weights(), model.config().layers);
     let old = &betting.plans()[seat].plan;
-    let Ok(skip_set) = SkipSet::of_run(bridge.span(), layers) else { return };
+    let Ok(skip_set) = SkipSet::of_run(bridge.span(), model.config().layers) else { return };
     let mut plan = DraftPlan::new(skip_set, old.confidence_threshold);
-    plan = match old.vocabulary() {
-        Some(vocabulary) => plan.with_vocabulary(Arc::clone(vocabulary)),
-        None => plan,
-    };
-    let Ok(plan) = plan.with_bridges(vec![Arc::clone(bridge)]) else { return };
-    // What a step costs is what it reads; once the plan drafts, its time is measured.
-    let bytes = |plan: &DraftPlan| -> f64 {
-        let runs = (0..2 * layers).filter(|&index| !plan.mask().skips(index));
-        let bridges = plan.bridges().iter().map(|bridge| bridge.bytes());
-        runs.map(|index| weights.sublayer_bytes(index)).chain(bridges).sum::<usize>() as f64
-    };
-    let extra_cost = (bytes(&plan) - bytes(old)) / weights.bytes() as f64;
-    betting.auditions.enter(Candidate::new(seat, name_of(bridge), Arc::new(plan), extra_cost));
+    if let Some(vocabulary) = old.vocabulary() {
+        plan = plan.with_vocabulary(Arc::clone(vocabulary));
+    }
+    if let Ok(plan) = plan.with_bridges(vec![Arc::clone(bridge)]) {
+        enter(betting, model, seat, name_of(bridge), plan);
+    }
+}
+
+/// What a step of `plan` costs is taken to be what it reads; once the plan drafts, its time is measured.
+fn enter(betting: &mut Betting, model: &Model, seat: usize, name: String, plan: DraftPlan) {
+    let weights = model.weights();
+    let bytes = |plan: &DraftPlan| plan.body_bytes(weights) as f64;
+    let extra_cost = (bytes(&plan) - bytes(&betting.plans()[seat].plan)) / weights.bytes() as f64;
+    betting.auditions.enter(Candidate::new(seat, name, Arc::new(plan), extra_cost));
 }
 
 /// The name of a plan that skips the run of `bridge` and nothing else.
 fn name_of(bridge: &Bridge) -> String {
-    let (first, last) = (bridge.span().start / 2, (bridge.span().end - 1) / 2);
     match bridge.rank() {
-        0 => format!("layers {first}-{last}, bias"),
-        rank => format!("layers {first}-{last}, rank {rank}"),
+        0 => format!("{}, bias", run_name(&bridge.span())),
+        rank => format!("{}, rank {rank}", run_name(&bridge.span())),
     }
 }

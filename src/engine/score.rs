@@ -59,10 +59,7 @@ impl Scratchpad {
         count: usize,
         mask: &SkipMask,
     ) -> Vec<TokenId> {
-        let whole = first / PAGE_POSITIONS;
-        // The page that the first of them lies in holds earlier ones too.
-        runner.copy_page(pages[whole], self.pages[0]);
-        let table: Vec<u32> = pages[..whole].iter().chain(&self.pages).copied().collect();
+        let table = spare(runner, pages, first, &self.pages);
         let rows: Vec<RowInput<'_>> =
             tokens[first..][..count.min(MAX_WINDOW)].iter().map(|&token| RowInput::Token(token)).collect();
         let group = RowGroup {
@@ -90,11 +87,8 @@ impl Scratchpad {
         let jobs: Vec<(usize, &DraftPlan)> =
             places.iter().flat_map(|&place| plans.map(|plan| (place, plan))).collect();
         let mut tables = Vec::with_capacity(jobs.len());
-        for (&(place, _), &page) in jobs.iter().zip(&self.pages) {
-            let whole = place / PAGE_POSITIONS;
-            runner.copy_page(text.pages[whole], page);
-            let mut table = text.pages[..whole].to_vec();
-            table.push(page);
+        for (&(place, _), page) in jobs.iter().zip(self.pages.chunks(1)) {
+            let table = spare(runner, text.pages, place, page);
             tables.push((table, [RowInput::Token(text.tokens[place])]));
         }
         let groups: Vec<RowGroup<'_>> = jobs
@@ -118,6 +112,14 @@ impl Scratchpad {
         let pairs = (0..tables.len() / 2).map(|pair| [drafted(2 * pair), drafted(2 * pair + 1)]).collect();
         (pairs, output.seconds)
     }
+}
+
+/// The table of a stream with these `pages` that goes on in spare ones from position `first` on. The page that it lies in holds earlier
+/// positions too, so it is copied.
+fn spare(runner: &mut Runner, pages: &[u32], first: usize, spare: &[u32]) -> Vec<u32> {
+    let whole = first / PAGE_POSITIONS;
+    runner.copy_page(pages[whole], spare[0]);
+    pages[..whole].iter().chain(spare).copied().collect()
 }
 
 // === impl Swift ===

@@ -373,8 +373,6 @@ impl Worker {
 fn default_plan(runner: &Runner, options: &EngineOptions) -> FrontierPlan {
     let plan = DraftPlan::new(options.default_skip_set.clone(), options.confidence_threshold);
     let weights = runner.model().weights();
-    let skipped = (0..runner.model().config().sublayers()).filter(|&index| plan.mask().skips(index));
-    let skipped_bytes: usize = skipped.map(|index| weights.sublayer_bytes(index)).sum();
-    let cost = 1.0 - skipped_bytes as f64 / weights.bytes() as f64;
+    let cost = (plan.body_bytes(weights) + weights.head_bytes()) as f64 / weights.bytes() as f64;
     FrontierPlan { name: "default".to_owned(), plan: Arc::new(plan), knowledge: PlanKnowledge::unknown(cost) }
 }
