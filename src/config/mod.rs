@@ -9,16 +9,17 @@ mod check;
 mod effective;
 mod error;
 mod layers;
+mod ports;
 mod settings;
 mod values;
 
 pub use effective::{Configuration, EffectiveValue};
 pub use error::{ConfigError, ConfigErrors};
 pub use layers::{Flag, Layers};
+pub use ports::{ControlSettings, MetricsSettings, ServerSettings, Switch};
 pub use settings::{
-    ControlSettings, EngineSettings, KvCachePrecision, LogSettings, MetricsSettings, ModelSettings,
-    ProfileSettings, ProfileStoreKind, SamplingDefaults, ServerSettings, Settings, SpeculationMode,
-    SpeculationSettings, Switch,
+    EngineSettings, KvCachePrecision, LogSettings, ModelSettings, ProfileSettings, ProfileStoreKind,
+    SamplingDefaults, Settings, SpeculationMode, SpeculationSettings,
 };
 
 /// The built-in defaults: every key there is, with a comment each.
