@@ -9,9 +9,10 @@ mod common;
 use std::collections::BTreeMap;
 use std::sync::{Arc, LazyLock};
 
-use common::chi_square::{ChiSquare, Draws};
+use common::chi_square::{ChiSquare, Draws, Verdict};
 use common::engine::{Outcome, generate_all, options, request, start};
 use common::passes::{group, inputs, runner};
+use common::processed::processed;
 use common::tiny_model::{Loaded, TinyModel};
 use common::weights::Random;
 use skipstone::adapt::{Allowed, FrontierPlan, PlanKnowledge};
@@ -225,42 +226,6 @@ fn bonus_places(outcome: &Outcome, cap: usize) -> Vec<usize> {
     ends.flatten().collect()
 }
 
-/// The distribution after `prompt` and `generated`, by the definition of each processor.
-fn processed(logits: &[f32], generated: &[TokenId], settings: &SamplingSettings) -> Vec<f64> {
-    let mut logits: Vec<f64> = logits.iter().map(|&logit| f64::from(logit)).collect();
-    for (token, logit) in logits.iter_mut().enumerate() {
-        let count = generated.iter().filter(|other| other.index() == token).count() as f64;
-        if count > 0.0 || PROMPT.iter().any(|other| other.index() == token) {
-            let penalty = f64::from(settings.repetition_penalty);
-            *logit = if *logit > 0.0 { *logit / penalty } else { *logit * penalty };
-        }
-        if count > 0.0 {
-            *logit -= f64::from(settings.presence_penalty) + count * f64::from(settings.frequency_penalty);
-        }
-    }
-    for &(token, bias) in &settings.logit_bias {
-        logits[token.index()] += f64::from(bias);
-    }
-    let mut order: Vec<usize> = (0..logits.len()).collect();
-    order.sort_by(|&a, &b| logits[b].total_cmp(&logits[a]).then(a.cmp(&b)));
-    if settings.top_k > 0 {
-        order.truncate(settings.top_k as usize);
-    }
-    let best = logits[order[0]];
-    let weight = |token: usize| ((logits[token] - best) / f64::from(settings.temperature)).exp();
-    let total: f64 = order.iter().map(|&token| weight(token)).sum();
-    let mut before = 0.0;
-    order.retain(|&token| {
-        let kept = before / total < f64::from(settings.top_p) && weight(token) >= f64::from(settings.min_p);
-        before += weight(token);
-        kept
-    });
-    let total: f64 = order.iter().map(|&token| weight(token)).sum();
-    let mut distribution = vec![0.0; logits.len()];
-    order.iter().for_each(|&token| distribution[token] = weight(token) / total);
-    distribution
-}
-
 /// The model's logits in the context of each draw: those of stream `s` before its token `t` at `[s * length + t]`.
 struct Reference {
     logits: Vec<Vec<f32>>,
@@ -306,7 +271,7 @@ impl Reference {
         for (stream, logits) in streams.iter().zip(self.logits.chunks(self.tokens_per_stream)) {
             for (place, token) in stream.tokens.iter().enumerate().filter(|&(place, _)| counts(stream, place))
             {
-                let distribution = processed(&logits[place], &stream.tokens[..place], settings);
+                let distribution = processed(&logits[place], &PROMPT, &stream.tokens[..place], settings);
                 let before = if place == 0 { PROMPT[PROMPT.len() - 1] } else { stream.tokens[place - 1] };
                 let group = groups.entry((place.min(8), before)).or_insert_with(|| Draws::new(VOCABULARY));
                 group.add(token.index(), &distribution);
@@ -323,31 +288,13 @@ impl Reference {
     }
 }
 
-/// How far draws are from distributions, in standard deviations.
-#[derive(Debug)]
-struct Verdict {
-    /// By place and token before: sees what depends on the context.
-    by_context: f64,
-    freedom: usize,
-    /// All draws together: sees a slight bias everywhere.
-    overall: f64,
-    /// Draws that the distribution rules out.
-    impossible: usize,
-}
-
-impl Verdict {
-    fn fits(&self) -> bool {
-        self.by_context < LIMIT && self.overall < LIMIT && self.impossible == 0
-    }
-}
-
 /// Runs and judges one case; what is wrong with it.
 fn check(case: &Case) -> Vec<String> {
     let (streams, acceptance) = run(case, DRAWS);
     let verdict = Reference::of(&streams, None).judge(&streams, &case.settings, |_, _| true);
     println!("{}: acceptance {acceptance:.2}, {verdict:?}", case.name);
     let mut failures = Vec::new();
-    if !verdict.fits() || verdict.freedom < 30 {
+    if !verdict.fits(LIMIT) || verdict.freedom < 30 {
         failures.push(format!("{}: {verdict:?}", case.name));
     }
     // Drafts that are all accepted, or all rejected, would test one half of the rule.
@@ -393,12 +340,12 @@ fn bonus_tokens_follow_the_full_model() {
     let bonus = |stream: &Stream, place: usize| stream.bonus.contains(&place);
     let reference = Reference::of(&streams, None);
     let verdict = reference.judge(&streams, &case.settings, bonus);
-    assert!(verdict.fits() && verdict.freedom > 10, "{verdict:?}");
+    assert!(verdict.fits(LIMIT) && verdict.freedom > 10, "{verdict:?}");
     for (name, change) in WRONG_SETTINGS {
         let mut wrong = case.settings.clone();
         change(&mut wrong);
         let verdict = reference.judge(&streams, &wrong, bonus);
-        assert!(!verdict.fits(), "bonus tokens {name} would not be seen: {verdict:?}");
+        assert!(!verdict.fits(LIMIT), "bonus tokens {name} would not be seen: {verdict:?}");
     }
 }
 
@@ -424,20 +371,20 @@ fn wrong_distributions_are_caught() {
     let (streams, _) = run(&case, DRAWS / 2);
     let reference = Reference::of(&streams, None);
     let right = reference.judge(&streams, &case.settings, |_, _| true);
-    assert!(right.fits(), "{right:?}");
+    assert!(right.fits(LIMIT), "{right:?}");
     let mut missed = Vec::new();
     for (name, change) in settings {
         let mut wrong = case.settings.clone();
         change(&mut wrong);
         let verdict = reference.judge(&streams, &wrong, |_, _| true);
-        missed.extend(verdict.fits().then(|| format!("{name}: {verdict:?}")));
+        missed.extend(verdict.fits(LIMIT).then(|| format!("{name}: {verdict:?}")));
     }
     // The draft's own distribution, and one that differs by a single sublayer.
     for (attention, mlp) in [(&[1][..], &[2][..]), (&[], &[2])] {
         let mask = SkipSet::new(attention, mlp, LAYERS).unwrap().mask();
         let draft = Reference::of(&streams, Some(&mask));
         let verdict = draft.judge(&streams, &case.settings, |_, _| true);
-        missed.extend(verdict.fits().then(|| format!("draft {attention:?} {mlp:?}: {verdict:?}")));
+        missed.extend(verdict.fits(LIMIT).then(|| format!("draft {attention:?} {mlp:?}: {verdict:?}")));
     }
     assert!(missed.is_empty(), "not seen: {missed:#?}");
 }

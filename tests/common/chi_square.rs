@@ -108,3 +108,22 @@ impl ChiSquare {
         ((self.statistic / self.freedom as f64).cbrt() - (1.0 - spread)) / spread.sqrt()
     }
 }
+
+/// How far draws are from distributions, in standard deviations.
+#[derive(Debug)]
+pub struct Verdict {
+    /// By place and token before: sees what depends on the context.
+    pub by_context: f64,
+    pub freedom: usize,
+    /// All draws together: sees a slight bias everywhere.
+    pub overall: f64,
+    /// Draws that the distribution rules out.
+    pub impossible: usize,
+}
+
+impl Verdict {
+    /// Whether all deviations are below `limit`.
+    pub fn fits(&self, limit: f64) -> bool {
+        self.by_context < limit && self.overall < limit && self.impossible == 0
+    }
+}

@@ -6,6 +6,7 @@ pub mod chi_square;
 pub mod engine;
 pub mod model_path;
 pub mod passes;
+pub mod processed;
 pub mod real_model;
 pub mod redis_server;
 pub mod tiny_model;
