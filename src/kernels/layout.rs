@@ -12,7 +12,7 @@
 //! | 8 | 8 x 64 bytes |
 //!
 //! Types with blocks of 32: for each group sixteen half-precision scales, sixteen minima (if the type has them), the planes.
-//! Types with blocks of 256: for each block the scales, the minima (Q4_K, Q5_K), the sub-scales, the sub-minima, the planes of eight
+//! Types with blocks of 256: for each block the scales, the minima (Q4_K, Q5_K) or zeros, the sub-scales, the sub-minima, the planes of eight
 //! groups. Sub-scales lie in pairs, `[column][2]`, so that one 16-bit multiply-add applies them.
 //! Float types: for each input sixteen columns.
 
@@ -37,8 +37,8 @@ pub(super) trait Layout {
 
     /// Bytes of the planes of a group.
     const PLANES: usize = Self::BITS * VECTOR;
-    /// Bytes of the scales and minima at the head of a block.
-    const HEAD: usize = if Self::MINIMA { 4 * COLUMNS } else { 2 * COLUMNS };
+    /// Bytes of the scales and minima at the head of a block; in blocks of 256 a whole vector, so that no load crosses a cache line.
+    const HEAD: usize = if Self::MINIMA || Self::KIND.block_len() == 256 { 4 * COLUMNS } else { 2 * COLUMNS };
 }
 
 macro_rules! layouts {

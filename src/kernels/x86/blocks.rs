@@ -96,7 +96,7 @@ pub(super) unsafe fn blocks32<V: Registers, L: Layout, const R: usize>(
         let first = row * groups;
         for group in 0..groups {
             let block = tile.as_ptr().add(group * (L::HEAD + L::PLANES));
-            prefetch(block, L::HEAD + L::PLANES);
+            prefetch::<R>(block, L::HEAD + L::PLANES);
             let scales = V::load_half(block);
             let totals = V::sums::<L, R>(block.add(L::HEAD), codes);
             for r in 0..R {
@@ -139,12 +139,13 @@ pub(super) unsafe fn blocks256<V: Registers, L: Layout, const R: usize>(
         let mut sums = [V::splat(0.0); R];
         for index in 0..blocks {
             let block = tile.as_ptr().add(index * block_bytes);
+            prefetch::<R>(block, L::HEAD + SUB_SCALES);
             let sub = block.add(L::HEAD);
             let mut totals = [V::splat32(0); R];
             let mut corrections = [V::splat32(0); R];
             for group in 0..8 {
                 let planes = sub.add(SUB_SCALES + group * L::PLANES);
-                prefetch(planes, L::PLANES);
+                prefetch::<R>(planes, L::PLANES);
                 let scales = if L::MINIMA {
                     // One scale for the group: the low or the high half of a pair.
                     let pair = V::load_pairs(sub.add(group / 2 * 2 * COLUMNS));

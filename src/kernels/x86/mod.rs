@@ -17,8 +17,12 @@ use super::weight_type::WeightType;
 use blocks::{blocks32, blocks256};
 use floats::{Brain, Float, Half, Single, floats};
 
-/// How far ahead of its use a weight is fetched, in bytes: at 15 GB/s a core, 2 KiB are more than the latency of memory.
-const PREFETCH: usize = 2048;
+/// How far ahead of its use a weight is fetched from memory into the second cache, in bytes. The first cache has too few places for lines under way
+/// to keep memory busy.
+const FAR: usize = 8192;
+
+/// How far ahead it is fetched from there into the first, for a single row. Several rows have enough to do meanwhile.
+const NEAR: usize = 768;
 
 /// Vector registers that hold the sixteen columns of a tile, one in each 32-bit lane.
 ///
@@ -208,12 +212,17 @@ macro_rules! instructions {
 }
 use instructions;
 
-/// Asks for the `bytes` that lie [`PREFETCH`] bytes after `at`, in this tile or the next.
+/// Asks for the `bytes` that lie [`FAR`] bytes after `at`, in this tile or the next, on behalf of `R` rows.
 #[inline(always)]
-fn prefetch(at: *const u8, bytes: usize) {
-    use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+fn prefetch<const R: usize>(at: *const u8, bytes: usize) {
+    use std::arch::x86_64::{_MM_HINT_T0, _MM_HINT_T1, _mm_prefetch};
     for line in 0..bytes.div_ceil(64) {
         // SAFETY: every x86-64 CPU can prefetch, and a prefetch never faults, wherever it points.
-        unsafe { _mm_prefetch::<_MM_HINT_T0>(at.wrapping_add(PREFETCH + 64 * line).cast()) };
+        unsafe {
+            _mm_prefetch::<_MM_HINT_T1>(at.wrapping_add(FAR + 64 * line).cast());
+            if R == 1 {
+                _mm_prefetch::<_MM_HINT_T0>(at.wrapping_add(NEAR + 64 * line).cast());
+            }
+        }
     }
 }
