@@ -100,7 +100,7 @@ fn what_is_no_record_is_dropped_and_replaced() {
     };
     let cases: [(&str, Vec<u8>, RecordError); 5] = [
         ("damaged", changed(sound.len() - 1, 9), RecordError::Damaged),
-        ("of a later version", changed(4, 2), RecordError::Version { found: 2, expected: 1 }),
+        ("of a later version", changed(4, 3), RecordError::Version { found: 3, expected: 2 }),
         ("too large", vec![7; 1 << 20], RecordError::TooLarge { limit: MAX_RECORD_BYTES }),
         ("cut", sound[..sound.len() / 2].to_vec(), RecordError::Damaged),
         ("something else", b"hello".to_vec(), RecordError::Foreign),

@@ -9,7 +9,7 @@ pub const BINS: usize = 10;
 const PRIOR_WEIGHT: f64 = 4.0;
 
 /// How far one judgement moves a stream's offset.
-const OFFSET_STEP: f64 = 0.4;
+const OFFSET_STEP: f64 = 0.2;
 
 /// What one more judgement leaves of a stream's offset: a stream's own past is forgotten within some fifty tokens.
 const OFFSET_DECAY: f64 = 0.98;

@@ -6,7 +6,7 @@
 
 use super::acceptance::{BINS, confidence_bin};
 use super::bet::{Allowed, Bet, Chain, Match, Odds, OffReason};
-use super::fold::Fold;
+use super::fold::{Bank, Fold};
 use super::knowledge::{Knowledge, StreamOffsets, ngram_bin};
 
 /// Share of the time that may go to bets that don't look best.
@@ -140,7 +140,14 @@ impl Controller {
     }
 
     /// Takes in a finished cycle: the tokens it committed, what plain decoding takes for each, and the time spent, in seconds.
-    pub fn observe_cycle(&mut self, bet: Bet, tokens: usize, plain_seconds: f64, spent_seconds: f64) {
+    pub fn observe_cycle(
+        &mut self,
+        bank: &mut Bank,
+        bet: Bet,
+        tokens: usize,
+        plain_seconds: f64,
+        spent_seconds: f64,
+    ) {
         let steps = spent_seconds / plain_seconds.max(f64::MIN_POSITIVE);
         self.own.plans.iter_mut().chain([&mut self.own.ngram]).for_each(|offset| offset.fade(tokens));
         self.spent += steps;
@@ -148,7 +155,7 @@ impl Controller {
             self.explored += (steps - tokens as f64).max(0.0);
         } else if matches!(bet, Bet::Plan(_)) || !self.fold.drafts() {
             // A bet on a match that was there is no evidence about the plans.
-            self.fold.observe(tokens, steps);
+            self.fold.observe(tokens, steps, bank);
         }
     }
 
@@ -302,7 +309,7 @@ mod tests {
                 _ => 1.0,
             };
             folded += usize::from(bet == Bet::Plain(OffReason::Folded));
-            controller.observe_cycle(bet, 1, 0.01, 0.01 * cost);
+            controller.observe_cycle(&mut Bank::default(), bet, 1, 0.01, 0.01 * cost);
             spent += cost;
         }
         assert!(folded > 0);
@@ -336,7 +343,7 @@ mod tests {
                         settled => settled,
                     };
                 }
-                controller.observe_cycle(bet, committed, 0.01, 0.01 * cost);
+                controller.observe_cycle(&mut Bank::default(), bet, committed, 0.01, 0.01 * cost);
                 tokens += committed;
                 spent += cost;
                 if tokens > 128 {

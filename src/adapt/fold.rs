@@ -3,18 +3,28 @@
 //! The controller's forecasts already turn down what looks like a loss. This is the safety net under them: it goes by the clock alone, so it holds
 //! whatever the forecasts get wrong.
 
-/// What a stream may lose to drafting before it folds, in plain steps, net of what it won. A cycle wins or loses about one
-/// step by chance, so less would fold on bad luck.
+/// What a stream may lose to drafting before it folds, in plain steps, net of what it won, where drafting has not won yet. A cycle wins or loses
+/// about one step by chance, so less would fold on bad luck.
 const STAKE: f64 = 4.0;
 
 /// What a probe may lose.
 const PROBE_STAKE: f64 = 1.5;
+
+/// What the winnings of all streams add to a stake at most. Where a cycle wins an eighth of a step on average, bad luck takes this much in one
+/// stream of many hundreds, but four steps in every third.
+const MOST_BACKING: f64 = 12.0;
 
 /// Tokens decoded plainly after the first lost stake; doubled after each further one.
 const FIRST_REST: usize = 64;
 
 /// Longest rest, in tokens.
 const LONGEST_REST: usize = 1024;
+
+/// What drafting has won on balance over all streams, in plain steps: it backs the stakes of each.
+#[derive(Clone, Copy, Default, Debug)]
+pub struct Bank {
+    won: f64,
+}
 
 /// Decides, for one stream, whether the next cycle drafts.
 #[derive(Clone, Debug)]
@@ -25,17 +35,34 @@ pub struct Fold {
 
 #[derive(Clone, Copy, Debug)]
 enum State {
-    /// Drafting, with so many plain steps left to lose.
+    /// Drafting, with so many plain steps left to lose, and never more than the stake.
     Betting { left: f64 },
     /// Decoding plainly for this many more tokens.
     Resting { tokens: usize },
+}
+
+// === impl Bank ===
+
+impl Bank {
+    fn settle(&mut self, won: f64) {
+        self.won = (self.won + won).clamp(0.0, MOST_BACKING);
+    }
+
+    /// What a stream may lose.
+    fn stake(self) -> f64 {
+        STAKE + self.won
+    }
+
+    fn probe_stake(self) -> f64 {
+        PROBE_STAKE * self.stake() / STAKE
+    }
 }
 
 // === impl Fold ===
 
 impl Default for Fold {
     fn default() -> Self {
-        Self { state: State::Betting { left: STAKE }, next_rest: FIRST_REST }
+        Self { state: State::Betting { left: f64::INFINITY }, next_rest: FIRST_REST }
     }
 }
 
@@ -46,10 +73,13 @@ impl Fold {
     }
 
     /// Takes in a finished cycle or plain step: the tokens it committed, and the time it took, in plain steps.
-    pub fn observe(&mut self, tokens: usize, spent: f64) {
+    pub fn observe(&mut self, tokens: usize, spent: f64, bank: &mut Bank) {
         match &mut self.state {
             State::Betting { left } => {
-                *left = (*left + tokens as f64 - spent).min(STAKE);
+                let won = tokens as f64 - spent;
+                bank.settle(won);
+                let stake = bank.stake();
+                *left = (left.min(stake) + won).min(stake);
                 if *left >= STAKE {
                     self.next_rest = FIRST_REST;
                 } else if *left < 0.0 {
@@ -60,7 +90,7 @@ impl Fold {
             State::Resting { tokens: left } => {
                 *left = left.saturating_sub(tokens);
                 if *left == 0 {
-                    self.state = State::Betting { left: PROBE_STAKE };
+                    self.state = State::Betting { left: bank.probe_stake() };
                 }
             }
         }
@@ -73,28 +103,43 @@ mod tests {
 
     #[test]
     fn a_winning_bet_goes_on_through_bad_luck() {
-        let mut fold = Fold::default();
+        let (mut fold, mut bank) = (Fold::default(), Bank::default());
         for round in 0..200 {
             assert!(fold.drafts(), "{round}");
             // One cycle in three is lost, all in all five percent are won.
-            if round % 3 == 0 { fold.observe(1, 1.5) } else { fold.observe(2, 1.65) }
+            if round % 3 == 0 { fold.observe(1, 1.5, &mut bank) } else { fold.observe(2, 1.65, &mut bank) }
+        }
+    }
+
+    #[test]
+    fn what_all_streams_win_backs_a_stream_with_bad_luck() {
+        for (backed, folds) in [(false, true), (true, false)] {
+            let (mut fold, mut bank) = (Fold::default(), Bank::default());
+            if backed {
+                (0..100).for_each(|_| Fold::default().observe(2, 1.5, &mut bank));
+            }
+            (0..12).for_each(|_| fold.observe(1, 1.5, &mut bank));
+            assert_eq!(fold.drafts(), !folds, "backed: {backed}");
+            // The backing is spent, too.
+            (0..40).for_each(|_| fold.observe(1, 1.5, &mut bank));
+            assert!(!fold.drafts());
         }
     }
 
     #[test]
     fn a_losing_bet_is_folded_for_longer_and_longer() {
-        let mut fold = Fold::default();
+        let (mut fold, mut bank) = (Fold::default(), Bank::default());
         let (mut rests, mut lost) = (Vec::new(), Vec::new());
         for _ in 0..7 {
             let mut cycles = 0.0;
             while fold.drafts() {
-                fold.observe(1, 1.5);
+                fold.observe(1, 1.5, &mut bank);
                 cycles += 1.0;
             }
             lost.push(0.5 * cycles);
             let mut rest = 0;
             while !fold.drafts() {
-                fold.observe(1, 1.0);
+                fold.observe(1, 1.0, &mut bank);
                 rest += 1;
             }
             rests.push(rest);
@@ -105,14 +150,14 @@ mod tests {
             "{lost:?}"
         );
         for _ in 0..4 {
-            fold.observe(3, 2.0);
+            fold.observe(3, 2.0, &mut bank);
         }
         while fold.drafts() {
-            fold.observe(1, 1.5);
+            fold.observe(1, 1.5, &mut bank);
         }
-        fold.observe(63, 63.0);
+        fold.observe(63, 63.0, &mut bank);
         assert!(!fold.drafts(), "a win forgives: the next rest is the first again");
-        fold.observe(1, 1.0);
+        fold.observe(1, 1.0, &mut bank);
         assert!(fold.drafts());
     }
 }

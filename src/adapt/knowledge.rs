@@ -3,11 +3,15 @@
 use std::sync::Arc;
 
 use super::acceptance::{Acceptance, BINS, Offset, confidence_bin};
-use super::learned::{Learned, NGRAM_BINS};
+use super::fold::Bank;
+use super::learned::{Learned, MATCH_BINS, NGRAM_BINS};
 use crate::drafting::{DraftPlan, PlanIdentity};
 
-/// How much one measurement moves a cost.
-const COST_WEIGHT: f64 = 0.05;
+/// How much one measurement moves a cost, once there were many. Little: a cost that looks too high by chance ends the drafts that would correct it.
+const COST_WEIGHT: f64 = 0.01;
+
+/// Measurements that a cost known at start counts for.
+const COST_PRIOR: f64 = 4.0;
 
 /// What one more draft step leaves of the older ones in the histogram of confidences.
 const HISTOGRAM_DECAY: f64 = 0.995;
@@ -17,6 +21,7 @@ const HISTOGRAM_DECAY: f64 = 0.995;
 pub struct Knowledge {
     plans: Vec<PlanKnowledge>,
     pub(super) ngram: Acceptance<NGRAM_BINS>,
+    bank: Bank,
 }
 
 /// What is known about one plan.
@@ -30,6 +35,8 @@ pub struct PlanKnowledge {
     pub(super) confidences: [f64; BINS],
     /// Draft step / plain step.
     pub(super) cost: f64,
+    /// Draft steps that it was measured by.
+    steps: u32,
 }
 
 /// A plan that streams may bet on, and what is known about it.
@@ -56,10 +63,16 @@ pub struct StreamOffsets {
 impl Knowledge {
     /// What is known at start: one entry for each plan.
     pub fn new(plans: Vec<PlanKnowledge>) -> Self {
-        // Longer matches are right more often; within a run the tokens after the first hang on it.
-        let first = [0.35_f64, 0.5, 0.6, 0.7, 0.75, 0.8];
-        let prior = std::array::from_fn(|bin| if bin < 6 { first[bin] } else { first[bin - 6].max(0.75) });
-        Self { plans, ngram: Acceptance::new(prior) }
+        // Longer matches are right more often; a token that follows another accepted one, more often still.
+        let first = [0.25_f64, 0.35, 0.5, 0.6, 0.7, 0.75, 0.8];
+        let following = |bin: usize| first[bin].max(if bin == 0 { 0.5 } else { 0.75 });
+        let prior =
+            std::array::from_fn(
+                |bin| {
+                    if bin < MATCH_BINS { first[bin] } else { following(bin - MATCH_BINS) }
+                },
+            );
+        Self { plans, ngram: Acceptance::new(prior), bank: Bank::default() }
     }
 
     /// Plans that it knows.
@@ -70,6 +83,11 @@ impl Knowledge {
     /// Plan `index`.
     pub fn plan(&self, index: usize) -> &PlanKnowledge {
         &self.plans[index]
+    }
+
+    /// What backs the streams' bets.
+    pub fn bank(&mut self) -> &mut Bank {
+        &mut self.bank
     }
 
     /// What a new stream starts from, given what is known of traffic like its own.
@@ -110,6 +128,7 @@ impl Knowledge {
     pub fn replace(&mut self, index: usize, identity: PlanIdentity, plain_steps: f64) {
         let plan = &mut self.plans[index];
         plan.identity = identity;
+        plan.steps = 0;
         plan.cost = (plan.cost + plain_steps).max(0.01);
     }
 
@@ -120,8 +139,10 @@ impl Knowledge {
             *share *= HISTOGRAM_DECAY;
         }
         plan.confidences[confidence_bin(confidence)] += 1.0 - HISTOGRAM_DECAY;
+        plan.steps += 1;
+        let weight = (COST_PRIOR + f64::from(plan.steps)).recip().max(COST_WEIGHT);
         // A step that took several times as long was interrupted, or the cost known so far is wrong: it counts, but not in full.
-        plan.cost += COST_WEIGHT * (cost.min(3.0 * plan.cost) - plan.cost);
+        plan.cost += weight * (cost.min(2.0 * plan.cost) - plan.cost);
     }
 
     /// Takes in what became of a token that plan `index` drafted.
@@ -162,6 +183,7 @@ impl PlanKnowledge {
             acceptance: Acceptance::new(acceptance),
             confidences: confidences.map(|share| share / total),
             cost,
+            steps: 0,
         }
     }
 
@@ -188,14 +210,15 @@ impl StreamOffsets {
 /// The bin of a token that follows an n-gram match of `length` tokens, the `place`-th of its run.
 pub fn ngram_bin(length: usize, place: usize) -> usize {
     let by_length = match length {
-        0..=2 => 0,
-        3 => 1,
-        4 => 2,
-        5..=6 => 3,
-        7..=9 => 4,
-        _ => 5,
+        0..=1 => 0,
+        2 => 1,
+        3 => 2,
+        4 => 3,
+        5..=6 => 4,
+        7..=9 => 5,
+        _ => 6,
     };
-    if place == 0 { by_length } else { 6 + by_length }
+    if place == 0 { by_length } else { MATCH_BINS + by_length }
 }
 
 #[cfg(test)]
@@ -208,13 +231,13 @@ mod tests {
         for _ in 0..200 {
             knowledge.observe_step(0, 0.95, 0.6);
         }
-        assert!((knowledge.plan(0).cost - 0.6).abs() < 1e-3);
+        assert!((knowledge.plan(0).cost - 0.6).abs() < 5e-3);
         knowledge.observe_step(0, 0.95, 60.0);
         assert!(knowledge.plan(0).cost < 0.67, "{}", knowledge.plan(0).cost);
         let mut wrong = Knowledge::new(vec![PlanKnowledge::unknown(0.1)]);
         (0..200).for_each(|_| wrong.observe_step(0, 0.95, 0.6));
         assert!(
-            (wrong.plan(0).cost - 0.6).abs() < 1e-2,
+            (wrong.plan(0).cost - 0.6).abs() < 5e-2,
             "a cost that was too low rises: {}",
             wrong.plan(0).cost
         );
@@ -225,7 +248,7 @@ mod tests {
     #[test]
     fn bins_rise_with_the_match() {
         let bins: Vec<usize> = [1, 2, 3, 4, 5, 6, 7, 9, 10, 99].map(|length| ngram_bin(length, 0)).to_vec();
-        assert_eq!(bins, [0, 0, 1, 2, 3, 3, 4, 4, 5, 5]);
+        assert_eq!(bins, [0, 1, 2, 3, 4, 4, 5, 5, 6, 6]);
         assert_eq!(ngram_bin(99, 3), NGRAM_BINS - 1);
     }
 }

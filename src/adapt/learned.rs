@@ -6,8 +6,11 @@ use super::acceptance::BINS;
 use super::counts::Counts;
 use crate::drafting::PlanIdentity;
 
+/// Bins of the length of an n-gram match.
+pub(super) const MATCH_BINS: usize = 7;
+
 /// Bins of an n-gram proposal: by the length of the match, and whether the token is the first of its run.
-pub const NGRAM_BINS: usize = 12;
+pub const NGRAM_BINS: usize = 2 * MATCH_BINS;
 
 /// Plans of which counts are kept. Several calibrations of a model may have left theirs.
 pub const MAX_PLANS: usize = 64;

@@ -24,7 +24,7 @@ pub use bridge_fit::{BridgeFit, BridgeFitError, BridgeWeights};
 pub use controller::Controller;
 pub use costs::{Costs, MAX_ROWS};
 pub use counts::{Counts, MAX_JUDGED};
-pub use fold::Fold;
+pub use fold::{Bank, Fold};
 pub use frontier::{FrontierError, frontier};
 pub use knowledge::{FrontierPlan, Knowledge, PlanKnowledge, StreamOffsets, ngram_bin};
 pub use learned::{Learned, MAX_PLANS, NGRAM_BINS};

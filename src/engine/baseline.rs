@@ -6,8 +6,17 @@ use crate::adapt::Costs;
 use crate::kernels::PAGE_POSITIONS;
 use crate::model::{LogitsWanted, PageLease, PagePool, RowGroup, RowInput, Runner, TokenId};
 
-/// How much one measurement moves the estimate.
-const WEIGHT: f64 = 0.1;
+/// How much one pass moves the machine's pace, which changes from moment to moment: what all passes have in common.
+const PACE_WEIGHT: f64 = 0.1;
+
+/// How much one pass moves what its number of rows costs, which hardly changes, once many have.
+const CURVE_WEIGHT: f64 = 0.01;
+
+/// Passes that the measurement at start counts for.
+const MEASURED: f64 = 4.0;
+
+/// How far one pass is believed to be off, either way: interruptions make a few much slower.
+const MOST_OFF: f64 = 0.4;
 
 /// Measurements of each kind at start. Their median is what a plain step takes; what rows cost is told by the quickest, which no interruption
 /// has touched.
@@ -30,6 +39,9 @@ pub struct PlainStep {
     slope: f64,
     /// A pass over `ROWS[i]` rows against a pass over one.
     curve: [f64; ROWS.len()],
+    /// Passes that moved each point of the curve.
+    #[serde(skip)]
+    moved: [u32; ROWS.len()],
 }
 
 // === impl PlainStep ===
@@ -38,7 +50,8 @@ impl PlainStep {
     /// Measures plain steps at a short and at a long context, and of up to `max_streams` streams; what rows cost is averaged with `kept`, if an
     /// earlier run kept it: what disturbs one start does not disturb all. The cache's contents don't matter for the time.
     pub fn measure(runner: &mut Runner, pages: &PagePool, max_streams: usize, kept: Option<Self>) -> Self {
-        let mut step = Self { base: 0.0, slope: 0.0, curve: ROWS.map(|rows| rows as f64) };
+        let mut step =
+            Self { base: 0.0, slope: 0.0, curve: ROWS.map(|rows| rows as f64), moved: [0; ROWS.len()] };
         let room = pages.total() * PAGE_POSITIONS;
         let long = LONG_CONTEXT.min(runner.model().config().context_length).min(room);
         let Some(lease) = pages.lease(long) else { return step };
@@ -49,7 +62,9 @@ impl PlainStep {
         for index in 1..ROWS.len() {
             let (rows, before) = (ROWS[index], step.curve[index - 1]);
             step.curve[index] = if rows <= 8 || rows < 2 * max_streams {
-                // Rows of one stream cost what rows of several do, but for the context each reads.
+                // Rows of one stream cost what rows of several do, but for the context each reads. Measured beside a plain step, since machines
+                // change their pace.
+                let plain = seconds(runner, &lease, 0, 1);
                 (seconds(runner, &lease, 0, rows)[0] / plain[0]).max(before)
             } else {
                 before * rows as f64 / ROWS[index - 1] as f64
@@ -85,21 +100,31 @@ impl PlainStep {
 
     /// Takes in a pass of the whole model over some rows of one stream that had the machine to itself.
     pub fn observe_rows(&mut self, rows: usize, context: usize, seconds: f64) {
-        let found = seconds / (self.base + self.slope * context as f64);
-        let expected = self.rows(rows);
-        // As above: what took several times as long was interrupted.
-        if !(found.is_finite() && found < 3.0 * expected) {
-            return;
-        }
+        let Some(off) = self.follow(rows, context, seconds) else { return };
         let above = ROWS.iter().position(|&measured| measured >= rows).unwrap_or(ROWS.len() - 1);
         let nearest =
             if above > 1 && rows - ROWS[above - 1] < ROWS[above] - rows { above - 1 } else { above };
         if nearest > 0 {
-            self.curve[nearest] *= 1.0 + WEIGHT * (found / expected - 1.0);
+            self.moved[nearest] += 1;
+            let weight = (MEASURED + f64::from(self.moved[nearest])).recip().max(CURVE_WEIGHT);
+            self.curve[nearest] *= 1.0 + weight * off;
             // More rows never cost less, whichever of two neighbours is wrong.
             let (below, above) = (self.curve[nearest - 1], self.curve.get(nearest + 1).copied());
             self.curve[nearest] = self.curve[nearest].clamp(below, above.unwrap_or(f64::INFINITY).max(below));
         }
+    }
+
+    /// Follows the machine's pace, by a pass over `rows` rows; returns how far the pass is off what was expected, as a share.
+    fn follow(&mut self, rows: usize, context: usize, seconds: f64) -> Option<f64> {
+        let off = seconds / (self.seconds(context, 1) * self.rows(rows)) - 1.0;
+        // A pass that took several times as long was interrupted and says nothing about the model.
+        if !(off.is_finite() && off < 2.0) {
+            return None;
+        }
+        let off = off.clamp(-MOST_OFF, MOST_OFF);
+        self.base *= 1.0 + PACE_WEIGHT * off;
+        self.slope *= 1.0 + PACE_WEIGHT * off;
+        Some(off)
     }
 
     /// Whether it can be what was once measured.
@@ -116,13 +141,7 @@ impl PlainStep {
 
     /// Takes in a plain step of one stream that had the machine to itself.
     pub fn observe(&mut self, context: usize, seconds: f64) {
-        let expected = self.seconds(context, 1);
-        // A step that took several times as long was interrupted and says nothing about the model.
-        if expected > 0.0 && seconds < 3.0 * expected {
-            let factor = 1.0 + WEIGHT * (seconds / expected - 1.0);
-            self.base *= factor;
-            self.slope *= factor;
-        }
+        self.follow(1, context, seconds);
     }
 }
 
@@ -152,6 +171,7 @@ pub(super) mod testing {
         base: 0.010,
         slope: 0.00001,
         curve: [1.0, 1.2, 1.4, 1.6, 1.8, 2.0, 2.2, 2.4, 3.2, 4.0, 8.0, 16.0],
+        moved: [0; 12],
     };
 }
 
@@ -162,17 +182,39 @@ mod tests {
     #[test]
     fn rows_follow_what_passes_take() {
         let mut step = STEP;
-        for _ in 0..100 {
-            step.observe_rows(4, 100, 0.011 * 1.7);
+        let mut observe = |factor: f64| {
+            for _ in 0..200 {
+                step.observe(100, 0.011);
+                step.observe_rows(4, 100, 0.011 * factor);
+            }
+            assert!(step.is_plausible(), "{step:?}");
+            step
+        };
+        let found = observe(1.7);
+        assert!((found.rows(4) - 1.7).abs() < 0.01, "{found:?}");
+        let found = observe(2.5);
+        assert_eq!(found.rows(4), found.rows(5), "more rows never cost less");
+        let mut after = found;
+        after.observe_rows(4, 100, 1.0);
+        assert_eq!(after, found, "an interruption says nothing about rows");
+    }
+
+    #[test]
+    fn a_machine_that_slows_down_does_not_make_rows_dearer() {
+        let mut step = STEP;
+        (0..300).for_each(|_| step.observe_rows(2, 100, 0.011 * 1.2));
+        for index in 0..300 {
+            // Only verify passes tell that everything takes twice as long.
+            step.observe_rows(2, 100, 0.022 * 1.2);
+            assert!(step.rows(2) < 1.2 * 1.5, "pass {index}: {step:?}");
         }
-        assert!((step.rows(4) - 1.7).abs() < 0.01, "{step:?}");
-        (0..100).for_each(|_| step.observe_rows(4, 100, 0.011 * 2.5));
-        assert_eq!(step.rows(4), step.rows(5), "more rows never cost less");
-        assert!(step.is_plausible(), "{step:?}");
-        let before = step;
-        step.observe_rows(4, 100, 1.0);
-        step.observe_rows(1, 100, 0.02);
-        assert_eq!(step, before, "an interruption, and a plain step, say nothing about rows");
+        (0..50).for_each(|_| step.observe(100, 0.022));
+        (0..50).for_each(|_| {
+            step.observe(100, 0.022);
+            step.observe_rows(2, 100, 0.022 * 1.2);
+        });
+        assert!((step.rows(2) / 1.2 - 1.0).abs() < 0.05, "{step:?}");
+        assert!((step.seconds(100, 1) / 0.022 - 1.0).abs() < 0.05, "{step:?}");
     }
 
     #[test]

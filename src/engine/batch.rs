@@ -92,9 +92,9 @@ fn attempt(
         baseline.observe(streams[*index].context(), output.seconds);
         record::plain_step_seconds(baseline.seconds(streams[*index].context(), 1));
     }
-    // Rows of a draft enter late and cost less.
+    // Rows that a draft was fed enter late and cost a little less; but all weights are read as long as one row enters at the embedding.
     if let [(index, Work::Verify)] = jobs
-        && streams[*index].entered_rows(Work::Verify).entered == 0
+        && streams[*index].entered_rows(Work::Verify).entered < rows_in_pass
     {
         betting.baseline.observe_rows(rows_in_pass, streams[*index].context(), output.seconds);
     }

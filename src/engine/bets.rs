@@ -15,8 +15,8 @@ use crate::drafting::{DraftPlan, NgramProposer, SwiftOptions, SwiftSearch};
 use crate::model::TokenId;
 use crate::telemetry::record::{self, PlanChange};
 
-/// N-gram matches are this long, in tokens. One token says too little; beyond a dozen nothing is gained.
-const MATCH_LENGTHS: (usize, usize) = (2, 12);
+/// N-gram matches are this long, in tokens. A single token says little, but a row of the verify pass is cheap; beyond a dozen nothing is gained.
+const MATCH_LENGTHS: (usize, usize) = (1, 12);
 
 /// What the streams of an engine bet with.
 pub(super) struct Betting {
@@ -208,7 +208,8 @@ impl Bets {
                 _ => {}
             }
         }
-        self.controller.observe_cycle(self.bet, confirmed.tokens.len(), plain_seconds, spent_seconds);
+        let (bank, tokens) = (betting.knowledge.bank(), confirmed.tokens.len());
+        self.controller.observe_cycle(bank, self.bet, tokens, plain_seconds, spent_seconds);
     }
 
     /// Takes in committed tokens.

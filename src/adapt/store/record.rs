@@ -19,7 +19,7 @@ pub const MAX_RECORD_BYTES: usize = 16 * 1024;
 const MAGIC: [u8; 4] = *b"SKSL";
 
 /// Another version is refused: what it held is soon learned anew.
-const VERSION: u16 = 1;
+const VERSION: u16 = 2;
 
 const CHECKSUM_BYTES: usize = 8;
 
@@ -225,7 +225,7 @@ mod tests {
             ("too many plans", body(MAX_PLANS + 1, &counts(0.0, 0.0, 10)), "more plans"),
             ("no counts", sealed(VERSION, &[]), "no counts"),
             ("no message", sealed(VERSION, &[0xff; 9]), "something else"),
-            ("a later version", sealed(VERSION + 1, &[]), "version 2, this program reads version 1"),
+            ("a later version", sealed(VERSION + 1, &[]), "version 3, this program reads version 2"),
             ("too large", large, "more than 16384 bytes"),
             ("foreign", b"{\"updated\": 1}".to_vec(), "not one of ours"),
             ("empty", Vec::new(), "not one of ours"),
