@@ -6,6 +6,7 @@ use std::ops::RangeInclusive;
 use super::error::ConfigError;
 use super::settings::Settings;
 use crate::sampling::SamplingParams;
+use crate::telemetry::parse_filter;
 
 /// Collects what is out of range, under the name of the layer that set it.
 struct Checker<'a> {
@@ -112,7 +113,7 @@ pub(super) fn check(settings: &Settings, origin_of: &dyn Fn(&str) -> String) -> 
         );
     }
     checker.that(
-        log.level.parse::<tracing_subscriber::EnvFilter>().is_ok() && !log.level.trim().is_empty(),
+        parse_filter(&log.level).is_ok(),
         "log.level",
         format_args!("{:?}", log.level),
         "a level (error, warn, info, debug, trace, off) or a filter such as \"info,skipstone::engine=debug\"",
@@ -185,7 +186,7 @@ mod tests {
                 &["", "http://127.0.0.1:4317"],
                 &["127.0.0.1:4317", "https://collector:4317"],
             ),
-            ("log.level", &["warn", "info,skipstone::engine=debug", "off"], &["", "loud=very"]),
+            ("log.level", &["warn", "info,skipstone::engine=debug", "off"], &["", "loud=very", "inof"]),
             ("sampling.temperature", &["0", "100"], &["-0.1", "100.1", "inf"]),
             ("sampling.top_p", &["0.01", "1"], &["0", "1.01", "-1"]),
             ("sampling.min_p", &["0", "0.99"], &["1", "-0.01"]),

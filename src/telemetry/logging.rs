@@ -3,7 +3,7 @@
 use std::io::{self, IsTerminal};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use tracing_subscriber::filter::ParseError;
+use tracing_subscriber::filter::{LevelFilter, ParseError};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::reload;
 use tracing_subscriber::util::{SubscriberInitExt, TryInitError};
@@ -32,6 +32,17 @@ pub enum LoggingError {
         filter: String,
         /// What is wrong with it.
         source: ParseError,
+    },
+    /// Part of it is one word, and no level. The filter's own syntax would take it for a module, and log nothing else.
+    #[error(
+        "the log filter {filter:?} is not valid: {word:?} is no level; use error, warn, info, debug, trace or off, \
+         and MODULE=LEVEL for a module"
+    )]
+    Word {
+        /// The filter.
+        filter: String,
+        /// The word.
+        word: String,
     },
     /// Nobody means to log nothing but what has no level; `off` says so.
     #[error("the log filter is empty; use a level such as \"info\", or \"off\"")]
@@ -64,9 +75,18 @@ pub fn init_logging(filter: &str, format: LogFormat) -> Result<LogFilter, Loggin
     Ok(LogFilter { current: Arc::new(Mutex::new(filter.to_owned())), handle })
 }
 
-fn parse_filter(filter: &str) -> Result<EnvFilter, LoggingError> {
+/// Reads a filter.
+///
+/// # Errors
+/// [`LoggingError::Filter`], [`LoggingError::Word`] and [`LoggingError::Empty`].
+pub fn parse_filter(filter: &str) -> Result<EnvFilter, LoggingError> {
     if filter.trim().is_empty() {
         return Err(LoggingError::Empty);
+    }
+    let words = filter.split(',').map(str::trim);
+    let is_word = |part: &str| part.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_');
+    if let Some(word) = words.filter(|part| is_word(part)).find(|word| word.parse::<LevelFilter>().is_err()) {
+        return Err(LoggingError::Word { filter: filter.to_owned(), word: word.to_owned() });
     }
     EnvFilter::builder()
         .parse(filter)
@@ -96,11 +116,20 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_a_filter_that_is_not_valid() {
-        let error = parse_filter("skipstone=loud").unwrap_err().to_string();
-        assert!(error.contains("skipstone=loud") && error.contains("info"), "{error}");
-        for filter in ["info", "warn,skipstone=debug", "off"] {
-            assert!(parse_filter(filter).is_ok(), "{filter}");
+    fn refuses_by_name_what_is_no_filter() {
+        for (filter, named) in [
+            ("skipstone=loud", "skipstone=loud"),
+            ("inof", "\"inof\" is no level"),
+            ("warn,skipstone", "\"skipstone\" is no level"),
+            (" ", "is empty"),
+        ] {
+            let error = parse_filter(filter).unwrap_err().to_string();
+            assert!(error.contains(named) && error.contains("info"), "{filter:?}: {error}");
+        }
+        for filter in
+            ["info", "WARN,skipstone=debug", "off", "info,", "skipstone::engine", "[call{id}]=trace"]
+        {
+            assert!(parse_filter(filter).is_ok(), "{filter:?}");
         }
     }
 }

@@ -18,6 +18,6 @@ mod spans;
 
 pub use catalogue_page::markdown as metrics_markdown;
 pub use exporter::{ExporterHandle, InstallError, install, serve_admin};
-pub use logging::{LogFilter, LogFormat, LoggingError, init_logging};
+pub use logging::{LogFilter, LogFormat, LoggingError, init_logging, parse_filter};
 pub use readiness::Readiness;
 pub use spans::{Tracing, TracingError};
