@@ -41,5 +41,5 @@ pub use event::{
 pub use handle::{CancelFlag, GenerationStream, StreamMessage, Submit, SubmitError};
 pub use options::EngineOptions;
 pub use profiles::{FETCH_BUDGET, ProfileLink, ProfileOptions, Profiles, ProfilesError, Traffic};
-pub use request::{OutputOptions, Speculation, StopCriteria, ValidRequest};
+pub use request::{OutputOptions, Speculation, StopCriteria, ValidRequest, is_due};
 pub use worker::Engine;

@@ -1,6 +1,6 @@
 //! What a caller may ask of the engine. Values are checked before they get here: the engine trusts them.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::profiles::Traffic;
 use crate::adapt::Allowed;
@@ -81,6 +81,15 @@ pub enum Speculation {
         /// What it may bet on.
         allowed: Allowed,
     },
+}
+
+/// The client's clock began before the server's, by as long as the request took to arrive on a busy machine.
+const CLOCKS_APART: Duration = Duration::from_millis(50);
+
+/// Whether a client that gives up at `now` does so because of its deadline: clients do by themselves when it passes, and are heard
+/// a little before it passes here.
+pub fn is_due(deadline: Option<Instant>, now: Instant) -> bool {
+    deadline.is_some_and(|deadline| deadline <= now + CLOCKS_APART)
 }
 
 // === impl Speculation ===

@@ -18,7 +18,7 @@ use super::options::EngineOptions;
 use super::outbox::Outbox;
 use super::output_text::OutputText;
 use super::profiles::ProfileLink;
-use super::request::ValidRequest;
+use super::request::{ValidRequest, is_due};
 use super::work::{Answer, Work};
 use crate::adapt::{Costs, Learned};
 use crate::drafting::DraftPlan;
@@ -122,6 +122,11 @@ impl Stream {
         record::request_finished(reason);
         self.ending = Some(Ending::now(reason));
         self.lease = None;
+    }
+
+    /// Ends the stream of a client that has left.
+    pub(super) fn abandon(&mut self, now: Instant) {
+        self.end(if is_due(self.request.deadline, now) { "deadline" } else { "cancelled" });
     }
 
     /// What the stream wants next, given how many prompt tokens the pass still has room for, and what rows cost now. An adaptive stream

@@ -260,7 +260,7 @@ impl Worker {
         let (board, betting) = (&mut self.board, &self.betting);
         let stays = |stream: &mut Stream| {
             if stream.cancel.is_set() && !stream.is_finished() {
-                stream.end("cancelled");
+                stream.abandon(now);
                 return false;
             }
             if stream.is_expired(now) {
@@ -279,7 +279,7 @@ impl Worker {
                 Delivery::Blocked(_) => true,
                 Delivery::Gone => {
                     if !stream.is_finished() {
-                        stream.end("cancelled");
+                        stream.abandon(now);
                     }
                     false
                 }

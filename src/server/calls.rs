@@ -1,6 +1,7 @@
 //! The calls that are open: counted for the shutdown and, when they end, for metrics and traces.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use opentelemetry_sdk::trace::SdkTracer;
 use tokio::sync::watch;
@@ -9,6 +10,7 @@ use tonic::Code;
 use super::call_span::CallSpan;
 use super::intake::Head;
 use super::status::code_label;
+use crate::engine::is_due;
 use crate::telemetry::record;
 
 /// How many calls are open. Clones share one count.
@@ -18,12 +20,13 @@ pub(super) struct OpenCalls {
     tracer: Option<SdkTracer>,
 }
 
-/// One open call; it ends when this is dropped, as cancelled unless [`OpenCall::end`] said otherwise.
+/// One open call; it ends when this is dropped. Unless [`OpenCall::end`] said how, its client has left.
 #[derive(Debug)]
 pub(super) struct OpenCall {
     calls: OpenCalls,
     method: &'static str,
-    code: Code,
+    code: Option<Code>,
+    deadline: Option<Instant>,
     span: CallSpan,
 }
 
@@ -39,7 +42,7 @@ impl OpenCalls {
     pub(super) fn open(&self, method: &'static str, head: &Head) -> OpenCall {
         self.count.send_modify(|count| *count += 1);
         let span = CallSpan::begin(self.tracer.as_ref(), method, head);
-        OpenCall { calls: self.clone(), method, code: Code::Cancelled, span }
+        OpenCall { calls: self.clone(), method, code: None, deadline: None, span }
     }
 
     /// How many there are.
@@ -59,7 +62,12 @@ impl OpenCalls {
 impl OpenCall {
     /// Says how the call ended.
     pub(super) fn end(&mut self, code: Code) {
-        self.code = code;
+        self.code = Some(code);
+    }
+
+    /// Says when the client gives up by itself.
+    pub(super) fn expect_by(&mut self, deadline: Option<Instant>) {
+        self.deadline = deadline;
     }
 
     /// The call's place in a trace.
@@ -70,8 +78,11 @@ impl OpenCall {
 
 impl Drop for OpenCall {
     fn drop(&mut self) {
-        record::request(self.method, code_label(self.code));
-        self.span.end(self.code);
+        let left =
+            if is_due(self.deadline, Instant::now()) { Code::DeadlineExceeded } else { Code::Cancelled };
+        let code = self.code.unwrap_or(left);
+        record::request(self.method, code_label(code));
+        self.span.end(code);
         self.calls.count.send_modify(|count| *count -= 1);
     }
 }

@@ -93,6 +93,7 @@ impl Intake {
         let Head { id, metadata, received } = head;
         let deadline =
             metadata::deadline(&metadata, received, &self.options.limits).map_err(RequestError::from)?;
+        call.expect_by(deadline);
         let (model, options) = (Arc::clone(&self.model), Arc::clone(&self.options));
         let operation = operation(spec.as_ref());
         let mut request = self
