@@ -56,6 +56,7 @@ Each has an `ErrorInfo` of the domain `skipstone` with a reason for programs.
 |---|---|---|
 | INVALID_ARGUMENT | `INVALID_REQUEST` | Correct the fields that `BadRequest` names. |
 | INVALID_ARGUMENT | `CONTEXT_EXCEEDED` | Shorten the prompt or ask for fewer tokens; the message has both numbers. |
+| OUT_OF_RANGE | `MESSAGE_TOO_LONG` | Shorten the message; `server.max_message_bytes` is the limit. |
 | NOT_FOUND | `UNKNOWN_MODEL` | Name the served model, or none. |
 | RESOURCE_EXHAUSTED | `QUEUE_FULL` | Try again after the pause that `RetryInfo` names. |
 | RESOURCE_EXHAUSTED | `READER_STALLED` | Read the stream faster. |

@@ -2,13 +2,14 @@
 //!
 //! One test: the recorder belongs to the process.
 
-#![allow(clippy::unwrap_used, reason = "helpers of tests may assert too")]
+#![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests may assert too")]
 
 mod server_fixture;
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
-use server_fixture::{Fixture, short, spec};
+use server_fixture::{Fixture, PATIENCE, Script, short, spec, started};
 use skipstone::drafting::SkipSet;
 use skipstone::server::wire;
 use skipstone::telemetry::catalogue::{ALL, Kind};
@@ -18,6 +19,7 @@ use skipstone::telemetry::record::{
 use skipstone::telemetry::{Readiness, install, serve_admin};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
+use tonic::Request;
 
 #[tokio::test]
 async fn the_page_agrees_with_the_catalogue() {
@@ -65,6 +67,7 @@ async fn the_page_agrees_with_the_catalogue() {
         .collect();
     assert!(strangers.is_empty(), "{strangers:?} are not in the catalogue");
     for line in [
+        "skipstone_requests_total{method=\"Generate\",code=\"OUT_OF_RANGE\"} 1",
         "skipstone_requests_total{method=\"Generate\",code=\"OK\"} 1",
         "skipstone_requests_total{method=\"GenerateStream\",code=\"INVALID_ARGUMENT\"} 1",
         "skipstone_spec_decode_verify_seconds_total 0.5",
@@ -72,6 +75,7 @@ async fn the_page_agrees_with_the_catalogue() {
     ] {
         assert!(page.lines().any(|found| found == line), "{line} is not in {page}");
     }
+    clients_leave(address).await;
     if let Ok(path) = std::env::var("SKIPSTONE_METRICS_PAGE") {
         // For `promtool check metrics < FILE`.
         std::fs::write(path, page.split_once("\r\n\r\n").unwrap().1).unwrap();
@@ -90,6 +94,8 @@ async fn record_everything() {
     let mut client = fixture.client().await;
     client.generate(wire::GenerateRequest { spec: Some(spec(&[1])) }).await.unwrap();
     client.generate_stream(wire::GenerateStreamRequest { spec: None }).await.unwrap_err();
+    let endless = spec(&vec![1; 2 * 1024 * 1024]);
+    client.generate(wire::GenerateRequest { spec: Some(endless) }).await.unwrap_err();
 
     record::build_info(&BuildInfo { model: "tiny", instruction_set: "none" });
     record::draft_cycle(&DraftCycle { source: DraftSource::LayerSkip, drafted: 4, accepted: 2 });
@@ -110,6 +116,25 @@ async fn record_everything() {
     record::running(1);
     record::waiting(2);
     record::kv_usage(0.25);
+}
+
+/// A client that leaves counts by what it sees: its own choice, or its deadline, at which gRPC libraries leave by themselves.
+async fn clients_leave(address: SocketAddr) {
+    let fixture = Fixture::start().await;
+    for (timeout, code) in [("300S", "CANCELLED"), ("20m", "DEADLINE_EXCEEDED")] {
+        fixture.engine.next(Script::Hang(vec![started()]));
+        let mut request = Request::new(wire::GenerateStreamRequest { spec: Some(spec(&[1])) });
+        request.metadata_mut().insert("grpc-timeout", timeout.parse().unwrap());
+        // On a slow machine the short one has no answer at all.
+        drop(fixture.client().await.generate_stream(request).await);
+        let line = format!("\nskipstone_requests_total{{method=\"GenerateStream\",code=\"{code}\"}} 1\n");
+        let seen = async {
+            while !get(address, "/metrics").await.contains(&line) {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        tokio::time::timeout(PATIENCE, seen).await.unwrap_or_else(|_| panic!("waited in vain for {line}"));
+    }
 }
 
 /// The reply to one request, headers included.

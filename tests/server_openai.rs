@@ -275,6 +275,19 @@ async fn a_deadline_bounds_the_whole_answer() {
 }
 
 #[tokio::test]
+async fn a_body_that_does_not_come_is_given_up() {
+    let mut options = options();
+    options.limits.body_timeout = Duration::from_millis(100);
+    let fixture = Fixture::with(options).await;
+    let mut stream = TcpStream::connect(fixture.openai).await.unwrap();
+    let part = format!("POST {CHAT} HTTP/1.0\r\n{JSON}content-length: 100\r\n\r\n{{");
+    stream.write_all(part.as_bytes()).await.unwrap();
+    let reply = read(stream).await;
+    assert_eq!(reply.status, 408, "{reply:?}");
+    assert!(reply.json()["error"]["message"].as_str().unwrap().contains("did not arrive"), "{reply:?}");
+}
+
+#[tokio::test]
 async fn a_client_that_goes_away_cancels_its_request() {
     let fixture = Fixture::start().await;
     for (place, stream) in [true, false].into_iter().enumerate() {

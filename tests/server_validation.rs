@@ -3,10 +3,12 @@
 
 mod server_fixture;
 
+use axum::http::uri::PathAndQuery;
 use server_fixture::{CONTEXT, Fixture, LAYERS, MODEL, spec};
 use skipstone::server::wire::generation_spec::Input;
 use skipstone::server::{ERROR_DOMAIN, wire};
-use tonic::Code;
+use tonic::{Code, Request};
+use tonic_prost::ProstCodec;
 use tonic_types::StatusExt;
 
 struct Case {
@@ -246,11 +248,30 @@ async fn a_message_above_the_limit_is_refused_unread() {
     let status =
         fixture.client().await.generate(wire::GenerateRequest { spec: Some(spec) }).await.unwrap_err();
     assert_eq!(status.code(), Code::OutOfRange, "{status:?}");
-    assert!(status.message().contains("1048576"), "{status:?}");
+    assert!(
+        status.message().contains("1048576") && status.message().contains("server.max_message_bytes"),
+        "{status:?}"
+    );
+    assert_eq!(status.get_error_details().error_info().unwrap().reason, "MESSAGE_TOO_LONG");
+    assert!(status.metadata().contains_key("x-request-id"), "{status:?}");
     // The server is none the worse for it.
     let response =
         fixture.client().await.generate(wire::GenerateRequest { spec: Some(self::spec(&[1])) }).await;
     assert_eq!(response.unwrap().into_inner().text, "a");
+}
+
+#[tokio::test]
+async fn a_message_of_another_kind_is_refused_as_all_faults_are() {
+    let fixture = Fixture::start().await;
+    let mut grpc = tonic::client::Grpc::new(fixture.channel().await);
+    grpc.ready().await.unwrap();
+    let path = PathAndQuery::from_static("/skipstone.v1.GenerationService/GenerateStream");
+    let codec = ProstCodec::<prost_types::Timestamp, wire::GenerateStreamResponse>::default();
+    let time = prost_types::Timestamp { seconds: 1, nanos: 0 };
+    let status = grpc.server_streaming(Request::new(time), path, codec).await.unwrap_err();
+    assert_eq!(status.code(), Code::InvalidArgument, "{status:?}");
+    assert!(status.message().contains("generation.proto"), "{status:?}");
+    assert_eq!(status.get_error_details().error_info().unwrap().reason, "INVALID_REQUEST");
 }
 
 #[tokio::test]

@@ -43,6 +43,8 @@ pub struct Limits {
     pub connection_window_bytes: u32,
     /// How long a new connection may stay silent.
     pub handshake_timeout: Duration,
+    /// How long the body of an HTTP request may take to arrive.
+    pub body_timeout: Duration,
     /// An idle connection is probed this often, and dropped if it does not answer for as long again.
     pub keep_alive: Duration,
     /// At shutdown: how long new requests are still taken, for load balancers to notice that health is gone.
@@ -75,6 +77,7 @@ impl Default for Limits {
             stream_window_bytes: 256 * 1024,
             connection_window_bytes: 1024 * 1024,
             handshake_timeout: Duration::from_secs(10),
+            body_timeout: Duration::from_secs(30),
             keep_alive: Duration::from_secs(20),
             withdrawal_grace: Duration::ZERO,
             drain: Duration::from_secs(30),

@@ -2,7 +2,7 @@
 //!
 //! A gRPC call comes in at `service`, an HTTP request at `openai`, which makes the same wire request of it. Both pass `intake`:
 //! `metadata` (id, deadline), `request` and `fields` (every check, once), submission. Events come back through `running` and
-//! `reply`. Each error gets its gRPC code in `status` and nowhere else.
+//! `reply`. Each error gets its gRPC code in `status` and nowhere else; `unread` brings those there that the transport meets.
 
 #![forbid(unsafe_code)]
 
@@ -21,6 +21,7 @@ mod running;
 mod serve;
 mod service;
 mod status;
+mod unread;
 mod violation;
 pub mod wire;
 

@@ -6,10 +6,12 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use axum::middleware;
 use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, watch};
 use tonic::codec::CompressionEncoding;
 use tonic::server::NamedService;
+use tonic::service::Routes;
 use tonic::transport::Server;
 use tonic_health::ServingStatus;
 use tonic_health::pb::health_server;
@@ -22,6 +24,7 @@ use super::intake::Intake;
 use super::limits::Limits;
 use super::openai::{self, OpenAi};
 use super::service::Generation;
+use super::unread;
 use super::wire;
 use super::wire::generation_service_server::GenerationServiceServer;
 use crate::engine::{Profiles, Speculation, Submit};
@@ -184,9 +187,13 @@ async fn router(
     let health =
         health_server::HealthServer::new(tonic_health::server::HealthService::from_health_reporter(health));
     // Replies are not compressed: their messages are tens of bytes, and the cores belong to the model.
+    let calls = service.calls.clone();
     let generation = GenerationServiceServer::new(service)
         .max_decoding_message_size(limits.max_message_bytes)
         .accept_compressed(CompressionEncoding::Gzip);
+    let generation = Routes::new(generation)
+        .into_axum_router()
+        .layer(middleware::from_fn_with_state(calls, unread::refuse));
     let (reflection, old_reflection) = if reflection {
         let names = [GenerationServiceServer::<Generation>::NAME, health_server::SERVICE_NAME];
         (Some(descriptors(&names).build_v1()?), Some(descriptors(&names).build_v1alpha()?))
@@ -202,8 +209,8 @@ async fn router(
         .initial_connection_window_size(limits.connection_window_bytes)
         .http2_keepalive_interval(Some(limits.keep_alive))
         .http2_keepalive_timeout(Some(limits.keep_alive))
+        .add_routes(generation.into())
         .add_service(health)
-        .add_service(generation)
         .add_optional_service(reflection)
         .add_optional_service(old_reflection);
     Ok(router)

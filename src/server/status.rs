@@ -8,6 +8,7 @@ use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt};
 
 use super::metadata::RequestId;
+use super::unread::UnreadMessage;
 use super::violation::{RequestError, Violation};
 use crate::engine::{GenerationError, SubmitError};
 
@@ -26,6 +27,9 @@ const MAX_MESSAGE_BYTES: usize = 700;
 /// Anything that ends a call without a result.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 pub(super) enum CallError {
+    /// The message did not get as far as to be a request.
+    #[error(transparent)]
+    Unread(#[from] UnreadMessage),
     /// The request can't be accepted.
     #[error(transparent)]
     Request(#[from] RequestError),
@@ -47,6 +51,8 @@ pub(super) enum CallError {
 pub enum Reason {
     /// Fields can't be accepted: see `BadRequest`.
     InvalidRequest,
+    /// The message has more bytes than are read.
+    MessageTooLong,
     /// Prompt and new tokens exceed the context.
     ContextExceeded,
     /// Another model is served.
@@ -98,6 +104,8 @@ pub(super) fn log(error: &CallError, id: &RequestId) {
 /// The gRPC code of an error, and its reason.
 pub(super) fn classify(error: &CallError) -> (Code, Reason) {
     match error {
+        CallError::Unread(UnreadMessage::TooLong { .. }) => (Code::OutOfRange, Reason::MessageTooLong),
+        CallError::Unread(UnreadMessage::Malformed { .. }) => (Code::InvalidArgument, Reason::InvalidRequest),
         CallError::Request(error) => match error {
             RequestError::Invalid(_) => (Code::InvalidArgument, Reason::InvalidRequest),
             RequestError::TooLong(_) => (Code::InvalidArgument, Reason::ContextExceeded),
@@ -187,6 +195,7 @@ impl Reason {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::InvalidRequest => "INVALID_REQUEST",
+            Self::MessageTooLong => "MESSAGE_TOO_LONG",
             Self::ContextExceeded => "CONTEXT_EXCEEDED",
             Self::UnknownModel => "UNKNOWN_MODEL",
             Self::QueueFull => "QUEUE_FULL",
@@ -213,7 +222,10 @@ mod tests {
     fn every_error_has_its_code_and_reason() {
         let invalid = RequestError::Invalid(vec![Violation::new("spec", "is wrong")]);
         let unknown = RequestError::UnknownModel { asked: "other".into(), served: "this".into() };
-        let cases: [(CallError, Code, &str); 10] = [
+        let said = String::new();
+        let cases: [(CallError, Code, &str); 12] = [
+            (UnreadMessage::TooLong { said: said.clone() }.into(), Code::OutOfRange, "MESSAGE_TOO_LONG"),
+            (UnreadMessage::Malformed { said }.into(), Code::InvalidArgument, "INVALID_REQUEST"),
             (invalid.into(), Code::InvalidArgument, "INVALID_REQUEST"),
             (
                 RequestError::TooLong(Violation::new("x", "y")).into(),

@@ -60,7 +60,7 @@ pub const CODES: Values = Values::Words(&[
     ("PERMISSION_DENIED", ""),
     ("RESOURCE_EXHAUSTED", "the queue is full, or the client did not read"),
     ("FAILED_PRECONDITION", ""),
-    ("ABORTED", ""),
+    ("ABORTED", "the client was too slow to send its request"),
     ("OUT_OF_RANGE", "the message is too long"),
     ("UNIMPLEMENTED", ""),
     ("INTERNAL", "a fault of the server"),

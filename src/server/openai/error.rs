@@ -37,6 +37,7 @@ impl ApiError {
         let (grpc, reason) = status::classify(error);
         let (status, kind) = match reason {
             Reason::InvalidRequest | Reason::ContextExceeded => (StatusCode::BAD_REQUEST, INVALID_REQUEST),
+            Reason::MessageTooLong => (StatusCode::PAYLOAD_TOO_LARGE, INVALID_REQUEST),
             Reason::UnknownModel => (StatusCode::NOT_FOUND, INVALID_REQUEST),
             Reason::QueueFull | Reason::ReaderStalled => (StatusCode::TOO_MANY_REQUESTS, "rate_limit_error"),
             Reason::ShuttingDown | Reason::EngineStopped => (StatusCode::SERVICE_UNAVAILABLE, "server_error"),
@@ -97,6 +98,12 @@ impl ApiError {
             "the body could not be read ({error}); at most {most} bytes are allowed (server.max_message_bytes)"
         );
         Self::refusal(StatusCode::PAYLOAD_TOO_LARGE, Code::OutOfRange, message)
+    }
+
+    /// A body that takes too long to come.
+    pub(super) fn slow_body(allowed: Duration) -> Self {
+        let message = format!("the body did not arrive within {} s; send it again", allowed.as_secs());
+        Self::refusal(StatusCode::REQUEST_TIMEOUT, Code::Aborted, message)
     }
 
     /// A model that is not served.

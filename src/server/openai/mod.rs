@@ -28,6 +28,7 @@ use tonic::metadata::MetadataMap;
 use super::calls::OpenCalls;
 use super::connection::Incoming;
 use super::intake::{Head, Intake};
+use super::limits::Limits;
 use super::metadata::{REQUEST_ID, RequestId};
 use super::status;
 use error::ApiError;
@@ -144,8 +145,11 @@ impl OpenAi {
         if !is_json {
             return Err(ApiError::not_json());
         }
-        let most = self.intake.options.limits.max_message_bytes;
-        let bytes = to_bytes(body, most).await.map_err(|error| ApiError::unread_body(&error, most))?;
+        let Limits { max_message_bytes: most, body_timeout, .. } = self.intake.options.limits;
+        let bytes = tokio::time::timeout(body_timeout, to_bytes(body, most))
+            .await
+            .map_err(|_| ApiError::slow_body(body_timeout))?
+            .map_err(|error| ApiError::unread_body(&error, most))?;
         request::parse(endpoint, &bytes)
     }
 
