@@ -6,6 +6,7 @@ mod common;
 mod server_fixture;
 
 use std::net::SocketAddr;
+use std::process::{Command, Output};
 use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
@@ -35,6 +36,7 @@ const ENDLESS: usize = 3000;
 struct Replica {
     engine: Arc<Engine>,
     admin: SocketAddr,
+    grpc: SocketAddr,
     served: JoinHandle<()>,
     loaded: Loaded,
 }
@@ -88,7 +90,7 @@ impl Replica {
             profiles: None,
         };
         let (grpc, listener) = (bind().await, bind().await);
-        let admin = listener.local_addr().unwrap();
+        let (admin, grpc_address) = (listener.local_addr().unwrap(), grpc.local_addr().unwrap());
         let routes = routes(control, access).unwrap();
         let port = serve_admin(listener, exporter, readiness.clone(), routes, std::future::pending());
         tokio::spawn(port);
@@ -99,7 +101,7 @@ impl Replica {
             let listeners = Listeners { grpc, openai: None };
             serve(listeners, served_model, submit, server_options, drained).await.unwrap();
         });
-        Self { engine, admin, served, loaded }
+        Self { engine, admin, grpc: grpc_address, served, loaded }
     }
 
     async fn client(&self) -> ControlServiceClient<Channel> {
@@ -141,6 +143,13 @@ impl Replica {
         tokio::time::timeout(PATIENCE, stream.read_to_string(&mut answer)).await.unwrap().unwrap();
         answer
     }
+}
+
+/// Runs `skipstone status`.
+async fn status(address: SocketAddr, arguments: &[&str]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_skipstone"));
+    command.env_clear().arg("status").arg(address.to_string()).args(arguments);
+    tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap()
 }
 
 async fn bind() -> TcpListener {
@@ -291,7 +300,7 @@ async fn the_log_level_changes_while_it_runs() {
     assert_eq!(set("error,skipstone=debug").await.unwrap(), "warn");
     assert!(tracing::enabled!(target: "skipstone", tracing::Level::DEBUG));
     assert!(!tracing::enabled!(target: "other", tracing::Level::WARN));
-    for (filter, why) in [(" ", "is empty"), ("skipstone=loud", "is not valid")] {
+    for (filter, why) in [(" ", "is empty"), ("skipstone=loud", "is not valid"), ("inof", "no level")] {
         let status = set(filter).await.unwrap_err();
         assert_eq!(status.code(), Code::InvalidArgument, "{filter:?}: {status:?}");
         assert!(status.message().contains(why), "{filter:?}: {status:?}");
@@ -323,6 +332,42 @@ async fn a_token_keeps_strangers_out() {
         assert!(answer.starts_with(&format!("HTTP/1.1 {status}")), "{path} {headers:?}: {answer}");
     }
     assert!(!replica.served.is_finished(), "a stranger drained it");
+}
+
+#[tokio::test]
+async fn the_command_line_tells_what_the_service_tells() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("token");
+    std::fs::write(&path, "a token of some length\n").unwrap();
+    let replica = Replica::start(Access::from_file(&path).unwrap()).await;
+    let skip_set = SkipSet::new(&[2, 3], &[3], 6).unwrap();
+    let _stream = replica.running("watched", fixed(&skip_set, 3)).await;
+    let token = ["--token-file", path.to_str().unwrap()];
+
+    let table = status(replica.admin, &token).await;
+    let said = String::from_utf8_lossy(&table.stdout);
+    assert!(table.status.success(), "{table:?}");
+    for part in [
+        "tiny (llama, 6 layers, Q8_0)",
+        "takes requests; 1 of 8 streams run",
+        "watched",
+        "request, skips 3 of 12",
+    ] {
+        assert!(said.contains(part), "{part:?} is not in\n{said}");
+    }
+    let json = status(replica.admin, &[&token[..], &["--json"]].concat()).await;
+    let told: serde_json::Value = serde_json::from_slice(&json.stdout).unwrap();
+    assert_eq!(told["activity"]["running"][0]["request_id"], "watched");
+    assert_eq!(told["server"]["model"]["layers"], 6);
+
+    let nobody = bind().await.local_addr().unwrap();
+    for (address, says) in
+        [(replica.admin, "--token-file"), (replica.grpc, "metrics.listen"), (nobody, "can't reach")]
+    {
+        let refused = status(address, &[]).await;
+        let said = String::from_utf8_lossy(&refused.stderr);
+        assert!(refused.status.code() == Some(1) && said.contains(says), "{says:?} is not in {said}");
+    }
 }
 
 #[tokio::test]

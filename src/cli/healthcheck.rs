@@ -1,6 +1,6 @@
 //! `skipstone healthcheck`: asks a running server whether it serves, for containers without a gRPC client of their own.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_client::HealthClient;
 
-use super::options::ConfigOptions;
+use super::options::{ConfigOptions, reachable};
 
 /// Ask a running server whether it serves; the exit status says it
 #[derive(Args, Debug)]
@@ -60,29 +60,5 @@ async fn ask(address: SocketAddr, service: String) -> anyhow::Result<ServingStat
             bail!("{address} knows no service {service:?}")
         }
         Err(status) => Err(status).with_context(|| format!("{address} can't answer health checks")),
-    }
-}
-
-/// Where to connect to a server that listens on `listen`: one that listens everywhere is asked on loopback.
-fn reachable(listen: SocketAddr) -> SocketAddr {
-    let ip = match listen.ip() {
-        IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
-        IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
-        ip => ip,
-    };
-    SocketAddr::new(ip, listen.port())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_server_that_listens_everywhere_is_asked_on_loopback() {
-        for (listen, asked) in
-            [("0.0.0.0:5", "127.0.0.1:5"), ("[::]:5", "[::1]:5"), ("10.0.0.1:5", "10.0.0.1:5")]
-        {
-            assert_eq!(reachable(listen.parse().unwrap()), asked.parse().unwrap());
-        }
     }
 }

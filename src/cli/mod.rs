@@ -23,6 +23,7 @@ mod prompts;
 mod request;
 mod runtime;
 mod serve;
+mod status;
 
 use std::process::ExitCode;
 
@@ -53,6 +54,7 @@ enum Command {
     Fetch(fetch::Fetch),
     Config(config::Config),
     Healthcheck(healthcheck::Healthcheck),
+    Status(status::Status),
     Metrics(metrics::Metrics),
     Completions(completions::Completions),
 }
@@ -73,6 +75,7 @@ impl CommandLine {
             Command::Fetch(command) => command.run(),
             Command::Config(command) => command.run(),
             Command::Healthcheck(command) => command.run(),
+            Command::Status(command) => command.run(),
             Command::Metrics(command) => command.run(),
             Command::Completions(command) => command.run(),
         }
@@ -114,6 +117,7 @@ mod tests {
             "config check --config a.toml".to_owned(),
             "config print --set server.listen=127.0.0.1:1".to_owned(),
             "healthcheck 127.0.0.1:50051".to_owned(),
+            "status 127.0.0.1:9090 --token-file token --json --timeout 5".to_owned(),
             "metrics".to_owned(),
             "completions bash".to_owned(),
         ]

@@ -1,5 +1,6 @@
 //! Flags that several subcommands share, and the settings they stand for.
 
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 
 use clap::Args;
@@ -132,6 +133,16 @@ pub(super) fn flags<const N: usize>(given: [(&str, &str, Option<String>); N]) ->
         .collect()
 }
 
+/// Where to connect to a server that listens on `listen`: one that listens everywhere is asked on loopback.
+pub(super) fn reachable(listen: SocketAddr) -> SocketAddr {
+    let ip = match listen.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
+        IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
+        ip => ip,
+    };
+    SocketAddr::new(ip, listen.port())
+}
+
 fn text<T: ToString>(value: Option<T>) -> Option<String> {
     value.map(|value| value.to_string())
 }
@@ -203,6 +214,15 @@ mod tests {
             let speculation = &configuration.settings().speculation;
             assert_eq!(speculation.mode, expected, "{mode:?} {skip_mlp:?}");
             assert_eq!(speculation.skip_mlp.is_empty(), skip_mlp.is_none());
+        }
+    }
+
+    #[test]
+    fn a_server_that_listens_everywhere_is_asked_on_loopback() {
+        for (listen, asked) in
+            [("0.0.0.0:5", "127.0.0.1:5"), ("[::]:5", "[::1]:5"), ("10.0.0.1:5", "10.0.0.1:5")]
+        {
+            assert_eq!(reachable(listen.parse().unwrap()), asked.parse().unwrap());
         }
     }
 
