@@ -10,9 +10,10 @@ use indicatif::{ProgressBar, ProgressStyle};
 
 use super::super::load_progress::LoadBar;
 use super::super::model_cache;
-use super::super::options::{ConfigOptions, ModelOptions, flags};
+use super::super::options::flags;
 use super::super::runtime::{Runtime, load};
 use super::decode_table::print_table;
+use super::measurement::MeasurementOptions;
 use super::modes::{self, KnownMode};
 use super::prompt_set;
 use super::rows::PeerName;
@@ -28,24 +29,13 @@ use crate::bench::decode::{DecodeBench, DecodeMode, DecodeReport, draw, write_cs
 #[command(after_help = modes::help())]
 pub(super) struct Decode {
     #[command(flatten)]
-    model: ModelOptions,
-    #[command(flatten)]
-    config: ConfigOptions,
-    /// The prompts: one JSON object a line, with id, prompt and perhaps category
-    #[arg(long, value_name = "FILE")]
-    prompts: PathBuf,
+    measurement: MeasurementOptions,
     /// Modes to compare, as a list; see below
     #[arg(long, value_name = "MODES", value_delimiter = ',', default_value = "off,unified,adaptive", value_parser = modes::mode)]
     modes: Vec<&'static KnownMode>,
-    /// Generate at most this many tokens for each prompt; end-of-sequence may come before
-    #[arg(long, value_name = "COUNT", default_value_t = 128)]
-    max_new_tokens: usize,
     /// Decode each prompt so often in each mode; medians count
     #[arg(long, value_name = "COUNT", default_value_t = 1)]
     repeats: usize,
-    /// Take only so many prompts of each category
-    #[arg(long, value_name = "COUNT")]
-    limit: Option<usize>,
     /// Let a peer decode the same prompts in turn with our own engine
     #[arg(long, value_name = "NAME")]
     peer: Option<PeerName>,
@@ -55,27 +45,24 @@ pub(super) struct Decode {
     /// Draw the ratios as an SVG picture
     #[arg(long, value_name = "FILE")]
     chart: Option<PathBuf>,
-    /// Write each measurement to this CSV file
-    #[arg(long, value_name = "FILE")]
-    csv: Option<PathBuf>,
-    /// Print JSON
-    #[arg(long)]
-    json: bool,
 }
 
 // === impl Decode ===
 
 impl Decode {
     pub(super) fn run(self) -> anyhow::Result<ExitCode> {
-        ensure!(self.max_new_tokens > 1, "--max-new-tokens must be at least 2: the first token is not timed");
+        ensure!(
+            self.measurement.max_new_tokens > 1,
+            "--max-new-tokens must be at least 2: the first token is not timed"
+        );
         ensure!(self.repeats > 0, "--repeats must be at least 1");
         for (index, mode) in self.modes.iter().enumerate() {
             let first = self.modes.iter().position(|other| other.name == mode.name);
             ensure!(first == Some(index), "--modes names {} twice", mode.name);
         }
         let mut given = flags([("bench decode", "engine.max_streams", Some("1".to_owned()))]);
-        given.extend(self.model.flags());
-        let configuration = self.config.load(given)?;
+        given.extend(self.measurement.model.flags());
+        let configuration = self.measurement.config.load(given)?;
         let settings = configuration.settings();
         let path = model_cache::resolve(&settings.model)?;
         let threads = settings.engine.thread_count().get();
@@ -92,14 +79,14 @@ impl Decode {
         bar.finish_and_clear();
         let model = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
         let report = DecodeReport::new(&bench, &run, model, threads);
-        if let Some(csv) = &self.csv {
+        if let Some(csv) = &self.measurement.csv {
             write_csv(csv, &bench, &run).with_context(|| format!("can't write {}", csv.display()))?;
         }
         if let Some(chart) = &self.chart {
             draw(&report, chart)?;
         }
         let mut stdout = io::stdout().lock();
-        if self.json {
+        if self.measurement.json {
             writeln!(stdout, "{}", serde_json::to_string(&report)?)?;
         } else {
             print_table(&mut stdout, &report)?;
@@ -112,8 +99,13 @@ impl Decode {
             |mode: &&KnownMode| DecodeMode { name: mode.name.to_owned(), speculation: (mode.speculation)() };
         Ok(DecodeBench {
             modes: self.modes.iter().map(mode).collect(),
-            prompts: prompt_set::load(&self.prompts, self.limit, runtime, self.max_new_tokens)?,
-            max_new_tokens: self.max_new_tokens,
+            prompts: prompt_set::load(
+                &self.measurement.prompts,
+                self.measurement.limit,
+                runtime,
+                self.measurement.max_new_tokens,
+            )?,
+            max_new_tokens: self.measurement.max_new_tokens,
             repeats: self.repeats,
         })
     }

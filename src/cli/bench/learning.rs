@@ -9,8 +9,9 @@ use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 
 use super::super::load_progress::LoadBar;
-use super::super::options::{ConfigOptions, ModelOptions, flags};
+use super::super::options::flags;
 use super::super::runtime::load;
+use super::measurement::MeasurementOptions;
 use super::prompt_set;
 use crate::bench::LearningBench;
 use crate::telemetry::{self, LogFormat};
@@ -22,12 +23,7 @@ use crate::telemetry::{self, LogFormat};
 #[derive(Args, Debug)]
 pub(super) struct Learning {
     #[command(flatten)]
-    model: ModelOptions,
-    #[command(flatten)]
-    config: ConfigOptions,
-    /// The prompts to measure on: one JSON object a line, with id, prompt and perhaps category
-    #[arg(long, value_name = "FILE")]
-    prompts: PathBuf,
+    measurement: MeasurementOptions,
     /// The prompts to serve, in the same format; none should be among those to measure on
     #[arg(long, value_name = "FILE")]
     traffic: PathBuf,
@@ -46,18 +42,6 @@ pub(super) struct Learning {
     /// Learn nothing: what the same traffic does to acceptance without learning
     #[arg(long)]
     without: bool,
-    /// Generate at most this many tokens for each prompt
-    #[arg(long, value_name = "COUNT", default_value_t = 128)]
-    max_new_tokens: usize,
-    /// Measure on only so many prompts of each category
-    #[arg(long, value_name = "COUNT")]
-    limit: Option<usize>,
-    /// Write the measurements to this CSV file
-    #[arg(long, value_name = "FILE")]
-    csv: Option<PathBuf>,
-    /// Print JSON
-    #[arg(long)]
-    json: bool,
 }
 
 // === impl Learning ===
@@ -71,16 +55,21 @@ impl Learning {
             ("--search", "speculation.search_plans", Some((self.search && !self.without).to_string())),
             ("--plans", "speculation.max_plans", Some(self.plans.to_string())),
         ]);
-        given.extend(self.model.flags());
-        let configuration = self.config.load(given)?;
+        given.extend(self.measurement.model.flags());
+        let configuration = self.measurement.config.load(given)?;
         telemetry::init_logging("skipstone::engine=info,skipstone::engine::stream=warn", LogFormat::Text)?;
         let runtime = load(configuration.settings(), &LoadBar::new())?;
         let bench = LearningBench {
-            prompts: prompt_set::load(&self.prompts, self.limit, &runtime, self.max_new_tokens)?,
-            traffic: prompt_set::load(&self.traffic, None, &runtime, self.max_new_tokens)?,
+            prompts: prompt_set::load(
+                &self.measurement.prompts,
+                self.measurement.limit,
+                &runtime,
+                self.measurement.max_new_tokens,
+            )?,
+            traffic: prompt_set::load(&self.traffic, None, &runtime, self.measurement.max_new_tokens)?,
             tokens: self.tokens,
             checkpoints: self.checkpoints,
-            max_new_tokens: self.max_new_tokens,
+            max_new_tokens: self.measurement.max_new_tokens,
         };
         let bar = ProgressBar::new(self.tokens as u64);
         if let Ok(style) =
@@ -90,7 +79,7 @@ impl Learning {
         }
         let points = bench.run(&*runtime.engine, &mut |served| bar.set_position(served as u64))?;
         bar.finish_and_clear();
-        if let Some(path) = &self.csv {
+        if let Some(path) = &self.measurement.csv {
             let write = || -> csv::Result<()> {
                 let mut writer = csv::Writer::from_path(path)?;
                 points.iter().try_for_each(|point| writer.serialize(point))?;
@@ -99,7 +88,7 @@ impl Learning {
             write().with_context(|| format!("can't write {}", path.display()))?;
         }
         let mut stdout = io::stdout().lock();
-        if self.json {
+        if self.measurement.json {
             writeln!(stdout, "{}", serde_json::to_string(&points)?)?;
             return Ok(ExitCode::SUCCESS);
         }

@@ -3,6 +3,7 @@
 mod decode;
 mod decode_table;
 mod learning;
+mod measurement;
 mod modes;
 mod prompt_set;
 mod rows;
