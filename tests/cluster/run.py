@@ -12,6 +12,7 @@ import tempfile
 from pathlib import Path
 
 import check_calls
+import check_dashboards
 import check_drain
 import check_failover
 import check_metrics
@@ -23,7 +24,7 @@ from report import Report, Unmet
 from traffic import Client
 
 # In this order: the later ones rely on what the first finds out.
-CHECKS = (check_routing, check_calls, check_metrics, check_profiles, check_failover, check_drain)
+CHECKS = (check_routing, check_calls, check_metrics, check_profiles, check_dashboards, check_failover, check_drain)
 LOG_LINES = 8
 
 

@@ -9,6 +9,10 @@ import urllib.request
 from dataclasses import dataclass
 from typing import Any
 
+from catalogue import ANNOUNCED
+from grafana import Panel
+from report import Unmet
+
 # Of four scrapes at least, as Grafana chooses it; more, because a short load has few requests in a second.
 RATE_SECONDS = 10
 STEP_SECONDS = 1
@@ -47,6 +51,29 @@ class Series:
 
 class QueryFailed(Exception):
     """Prometheus refused a query."""
+
+
+def answers_of(panel: dict[str, Any], source: Panel, window: Window, excuses: list[str]) -> list[list[Series]]:
+    """What each query of a panel brings. None may fail, and each must bring something or have an excuse."""
+    if panel["title"] != source.title:
+        raise Unmet("the file is not what its source says; run scripts/dashboards")
+    answers = []
+    for target in panel["targets"]:
+        try:
+            answer = ask(window, target)
+        except QueryFailed as error:
+            raise Unmet(f"Prometheus says {error} to {target['expr']}") from error
+        answers.append(answer)
+        if answer:
+            continue
+        coming = sorted(name for name in ANNOUNCED if name in target["expr"])
+        if coming:
+            excuses.append(f"the service does not export {', '.join(coming)} yet")
+        elif source.may_be_empty:
+            excuses.append(source.may_be_empty)
+        else:
+            raise Unmet(f"no data from {target['expr']}")
+    return answers
 
 
 def ask(window: Window, target: dict[str, Any]) -> list[Series]:

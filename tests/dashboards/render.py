@@ -15,12 +15,11 @@ from pathlib import Path
 from typing import Any
 
 from boards import BOARDS
-from catalogue import ANNOUNCED
 from check_metrics import await_up
 from cluster import Cluster
 from draw import browser, page, photograph
-from evaluate import QueryFailed, Series, Window, ask
-from grafana import Board, Panel
+from evaluate import Series, Window, answers_of
+from grafana import Board
 from load import Load, Phase
 from processes import ROOT
 from report import Report, Unmet
@@ -109,29 +108,6 @@ def evaluated(board: Board, window: Window, phases: list[Phase], report: Report)
     return {"name": f"dashboard-{board.name}", "title": board.title, "from": window.began, "to": window.ended,
             "phases": marks, "panels": panels,
             "rows": max(panel["place"]["y"] + panel["place"]["h"] for panel in panels)}
-
-
-def answers_of(panel: dict[str, Any], source: Panel, window: Window, excuses: list[str]) -> list[list[Series]]:
-    """What each query of a panel brings. None may fail, and each must bring something or have an excuse."""
-    if panel["title"] != source.title:
-        raise Unmet("the file is not what its source says; run scripts/dashboards")
-    answers = []
-    for target in panel["targets"]:
-        try:
-            answer = ask(window, target)
-        except QueryFailed as error:
-            raise Unmet(f"Prometheus says {error} to {target['expr']}") from error
-        answers.append(answer)
-        if answer:
-            continue
-        coming = sorted(name for name in ANNOUNCED if name in target["expr"])
-        if coming:
-            excuses.append(f"the service does not export {', '.join(coming)} yet")
-        elif source.may_be_empty:
-            excuses.append(source.may_be_empty)
-        else:
-            raise Unmet(f"no data from {target['expr']}")
-    return answers
 
 
 def columns_of(panel: dict[str, Any]) -> dict[str, Any]:
