@@ -40,6 +40,10 @@ check-deploy *arguments:
 dashboards *arguments:
     scripts/dashboards {{arguments}}
 
+# Write the Prometheus operator's rules from deploy/prometheus/rules
+kubernetes-rules:
+    scripts/kubernetes-rules
+
 # The dashboards under load, drawn into docs/images
 render-dashboards *arguments:
     scripts/render-dashboards {{arguments}}
@@ -47,6 +51,10 @@ render-dashboards *arguments:
 # The live page in a browser, with streams running
 live-page *arguments:
     scripts/live-page {{arguments}}
+
+# What scraping the metrics costs, on a quiet machine
+metrics-cost *arguments:
+    scripts/metrics-cost {{arguments}}
 
 # docs/api.md from the interface
 api-docs:
