@@ -96,8 +96,8 @@ mod tests {
         for (own_head, head) in [
             // Forty columns take three tiles. Q8_0 packs into as many bytes a weight as in the file: 8.5 bits.
             (false, ("Q8_0", 1, 10_880, Some((13_056, "8 bits, a scale for each 32")))),
-            // Two full tiles. Sixteen columns of a block of 210 bytes.
-            (true, ("Q6_K", 1, 6_720, Some((6_720, "8 bits, a scale for each 256")))),
+            // Two full tiles. Sixteen columns of a block of 210 bytes, and 32 bytes more, so that loads keep to cache lines.
+            (true, ("Q6_K", 1, 6_720, Some((6_784, "8 bits, a scale for each 256")))),
         ] {
             let found = PackingSurvey::all(tensors(own_head).tensors());
             let found: Vec<_> = found
