@@ -3,6 +3,8 @@
 # SKIPSTONE_MODEL__PATH. docs/deployment.md shows how.
 
 ARG RUST_VERSION=1.95
+# Cargo features: "mistralrs" adds the second backend, and half an hour to the build.
+ARG FEATURES=""
 
 # What the builder stages share. The compiler for C is there: one dependency (ring) needs it.
 FROM rust:${RUST_VERSION}-slim-bookworm AS chef
@@ -18,10 +20,11 @@ RUN cargo chef prepare --recipe-path recipe.json
 
 # Dependencies are a layer of their own, built again only when the recipe changes.
 FROM chef AS builder
+ARG FEATURES
 COPY --from=planner /build/recipe.json recipe.json
-RUN cargo chef cook --release --locked --bin skipstone --recipe-path recipe.json
+RUN cargo chef cook --release --locked --bin skipstone --features "${FEATURES}" --recipe-path recipe.json
 COPY . .
-RUN cargo build --release --locked --bin skipstone && mkdir /models
+RUN cargo build --release --locked --bin skipstone --features "${FEATURES}" && mkdir /models
 
 # glibc, libgcc and certificates; no shell, no package manager. The user is 65532, "nonroot".
 FROM gcr.io/distroless/cc-debian12:nonroot

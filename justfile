@@ -24,6 +24,10 @@ format:
 serve *arguments:
     cargo run --release -- serve {{arguments}}
 
+# The binary with the mistral.rs backend, built and proven. The first build takes half an hour
+mistralrs *arguments:
+    scripts/mistralrs {{arguments}}
+
 # Talk with the default model
 chat *arguments:
     cargo run --release -- chat {{arguments}}

@@ -14,6 +14,8 @@ pub mod drafting;
 pub mod engine;
 pub mod gguf;
 pub mod kernels;
+#[cfg(feature = "mistralrs")]
+pub mod mistralrs;
 pub mod model;
 pub mod sampling;
 pub mod server;

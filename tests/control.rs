@@ -66,6 +66,7 @@ impl Replica {
             layers: config.layers,
             context_length: config.context_length,
             vocabulary: config.vocabulary,
+            backend: "native",
             instruction_set: "portable",
             threads: 1,
             max_streams: 8,
@@ -78,6 +79,7 @@ impl Replica {
             layer_count: config.layers,
             vocabulary: config.vocabulary,
             context_length: config.context_length,
+            can_draft: true,
         };
         let (readiness, drain) = (Readiness::default(), Arc::new(Notify::new()));
         let control = Control {

@@ -25,6 +25,8 @@ pub enum OffReason {
     NoGain,
     /// There is no room for a draft: the output ends with the next token.
     Length,
+    /// The backend can't draft.
+    Backend,
 }
 
 /// A match that the n-gram proposer found: its length, and how many tokens follow it.
@@ -70,6 +72,9 @@ pub struct Chain {
 // === impl OffReason ===
 
 impl OffReason {
+    /// All of them, in order.
+    pub const ALL: [Self; 5] = [Self::Request, Self::Folded, Self::NoGain, Self::Length, Self::Backend];
+
     /// The label of metrics and logs.
     pub fn name(self) -> &'static str {
         match self {
@@ -77,6 +82,7 @@ impl OffReason {
             Self::Folded => "folded",
             Self::NoGain => "no_gain",
             Self::Length => "length",
+            Self::Backend => "backend",
         }
     }
 }

@@ -11,7 +11,7 @@ mod rows;
 
 pub use learning::{Checkpoint, LearningBench};
 pub use machine::{Machine, fork_join_seconds, peak_resident_bytes};
-pub use peer::{Peer, PeerError};
+pub use peer::{DecodePeer, Peer, PeerError};
 pub use record::{RowRecord, append_csv, today};
 pub use rows::{RowCurve, RowPoint, RowReport, RowsBench};
 

@@ -1,10 +1,23 @@
-//! llama.cpp as a peer: a child process that times its own passes when told to, so that both engines alternate in one run.
+//! What to compare with. llama.cpp as a peer: a child process that times its own passes when told to, so that both engines alternate in one run.
 
 use std::io::{self, BufRead, BufReader, Write};
 use std::path::Path;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 
 use crate::model::TokenId;
+
+/// An engine that decodes the prompts of `bench decode` in turn with our own.
+pub trait DecodePeer {
+    /// What it is.
+    fn name(&self) -> &str;
+
+    /// Decodes greedily after `prompt`, up to `max_new_tokens` tokens or the end of the sequence; the seconds between the first and the last
+    /// token, and the number of tokens, the first included.
+    ///
+    /// # Errors
+    /// The peer's own.
+    fn generate(&mut self, prompt: &[TokenId], max_new_tokens: usize) -> Result<(f64, usize), PeerError>;
+}
 
 /// A child that answers one line a command.
 pub struct Peer {
@@ -33,6 +46,9 @@ pub enum PeerError {
     /// The child said something unexpected.
     #[error("the peer answered {0:?}, not a time in seconds")]
     Answer(String),
+    /// The peer could not decode.
+    #[error("the peer failed: {0}")]
+    Failed(String),
 }
 
 /// The program that the child runs.
@@ -78,19 +94,6 @@ impl Peer {
         self.ask(&format!("rows {rows}"))
     }
 
-    /// Decodes greedily after `prompt`, up to `max_new_tokens` tokens or the end of the sequence; the seconds between the first and the
-    /// last token, and the number of tokens, the first included.
-    pub fn generate(&mut self, prompt: &[TokenId], max_new_tokens: usize) -> Result<(f64, usize), PeerError> {
-        let ids: Vec<String> = prompt.iter().map(TokenId::to_string).collect();
-        writeln!(self.commands, "generate {max_new_tokens} {}", ids.join(","))
-            .map_err(|_| PeerError::Ended)?;
-        let answer = self.line()?;
-        let parsed = answer
-            .split_once(' ')
-            .and_then(|(seconds, tokens)| Some((seconds.parse().ok()?, tokens.parse().ok()?)));
-        parsed.ok_or(PeerError::Answer(answer))
-    }
-
     fn ask(&mut self, command: &str) -> Result<f64, PeerError> {
         writeln!(self.commands, "{command}").map_err(|_| PeerError::Ended)?;
         let answer = self.line()?;
@@ -103,6 +106,23 @@ impl Peer {
             Ok(length) if length > 0 => Ok(line.trim_end().to_owned()),
             _ => Err(PeerError::Ended),
         }
+    }
+}
+
+impl DecodePeer for Peer {
+    fn name(&self) -> &str {
+        self.name()
+    }
+
+    fn generate(&mut self, prompt: &[TokenId], max_new_tokens: usize) -> Result<(f64, usize), PeerError> {
+        let ids: Vec<String> = prompt.iter().map(TokenId::to_string).collect();
+        writeln!(self.commands, "generate {max_new_tokens} {}", ids.join(","))
+            .map_err(|_| PeerError::Ended)?;
+        let answer = self.line()?;
+        let parsed = answer
+            .split_once(' ')
+            .and_then(|(seconds, tokens)| Some((seconds.parse().ok()?, tokens.parse().ok()?)));
+        parsed.ok_or(PeerError::Answer(answer))
     }
 }
 

@@ -21,7 +21,7 @@ pub(super) struct ConfigOptions {
 /// Which model, on how many threads.
 #[derive(Args, Clone, Default, Debug)]
 pub(super) struct ModelOptions {
-    /// Model file (GGUF); without it, the default model if `skipstone fetch` has fetched it
+    /// Model file (GGUF), or what the mistral.rs backend takes; without it, the default model if `skipstone fetch` has fetched it
     #[arg(long, value_name = "PATH")]
     model: Option<String>,
     /// Longest prompt plus output, in tokens
@@ -30,6 +30,12 @@ pub(super) struct ModelOptions {
     /// Threads that compute [default: all available cores]
     #[arg(long, value_name = "COUNT")]
     threads: Option<usize>,
+    /// What runs the model [default: auto, the native engine where it knows the model]
+    #[arg(long, value_name = "NAME", value_parser = ["auto", "native", "mistralrs"])]
+    backend: Option<String>,
+    /// Where the mistral.rs backend computes: cpu, cuda:N or metal [default: cpu]
+    #[arg(long, value_name = "DEVICE")]
+    device: Option<String>,
 }
 
 /// How to draft.
@@ -91,6 +97,8 @@ impl ModelOptions {
             ("--model", "model.path", self.model.clone()),
             ("--context-length", "model.context_length", text(self.context_length)),
             ("--threads", "engine.threads", text(self.threads)),
+            ("--backend", "engine.backend", self.backend.clone()),
+            ("--device", "engine.device", self.device.clone()),
         ])
     }
 }
@@ -164,9 +172,13 @@ mod tests {
 
     #[test]
     fn flags_reach_their_settings() {
-        let mut flags =
-            ModelOptions { model: Some("m.gguf".to_owned()), context_length: Some(512), threads: Some(2) }
-                .flags();
+        let mut flags = ModelOptions {
+            model: Some("m.gguf".to_owned()),
+            context_length: Some(512),
+            threads: Some(2),
+            ..ModelOptions::default()
+        }
+        .flags();
         flags.extend(
             SamplingOptions {
                 temperature: Some(0.7),

@@ -1,12 +1,12 @@
 //! The one place where the command line meets the model, the engine and the server.
 
-use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
 use anyhow::{Context, ensure};
 
+use super::backend;
 use super::load_progress::LoadProgress;
 use super::model_cache;
 use super::profile_keeping;
@@ -20,9 +20,9 @@ use crate::drafting::{SkipSet, unified};
 use crate::engine::{
     CostFile, Engine, EngineOptions, GenerationStream, Observer, Profiles, Submit, ValidRequest,
 };
-use crate::gguf::{GgufFile, Manifest};
+use crate::gguf::GgufFile;
 use crate::kernels::{Isa, KvPrecision, PAGE_POSITIONS};
-use crate::model::{Model, TokenId};
+use crate::model::{Model, ModelConfig, TokenId};
 use crate::server::{self, Limits, Listeners, ServedModel, ServerOptions};
 use crate::telemetry::{Readiness, Tracing};
 use crate::text::{ChatMessage, EncodeOptions, TextModel};
@@ -45,6 +45,8 @@ pub struct Runtime {
     pub vocabulary: usize,
     /// Longest prompt plus output, in tokens.
     pub context_length: usize,
+    /// Whether the backend can draft.
+    pub can_draft: bool,
     /// Keeps what streams learn, if that was asked for. Dropped after the engine, whose last lessons it writes.
     pub profiles: Option<Arc<Profiles>>,
 }
@@ -69,10 +71,7 @@ pub(super) fn load_with(
     learning: Learning,
     progress: &dyn LoadProgress,
 ) -> anyhow::Result<Runtime> {
-    let path = model_cache::resolve(&settings.model)?;
-    let name = model_cache::served_name(&settings.model, &path);
-    progress.stage(&format!("reading {}", path.display()));
-    start(settings, &path, name, learning, progress).with_context(|| format!("can't load {}", path.display()))
+    backend::load(settings, learning, progress)
 }
 
 /// Serves on `listeners` until `shutdown` completes and the drain is over.
@@ -90,6 +89,7 @@ pub(super) async fn serve_grpc(
         layer_count: runtime.layer_count,
         vocabulary: runtime.vocabulary,
         context_length: runtime.context_length,
+        can_draft: runtime.can_draft,
     };
     let options = ServerOptions {
         limits: limits_of(&settings.server),
@@ -124,6 +124,18 @@ fn limits_of(server: &ServerSettings) -> Limits {
     }
 }
 
+/// Loads the model of a GGUF file and starts the native engine.
+pub(super) fn start_native(
+    settings: &Settings,
+    path: &Path,
+    learning: Learning,
+    progress: &dyn LoadProgress,
+) -> anyhow::Result<Runtime> {
+    let name = model_cache::served_name(&settings.model, path);
+    progress.stage(&format!("reading {}", path.display()));
+    start(settings, path, name, learning, progress).with_context(|| format!("can't load {}", path.display()))
+}
+
 fn start(
     settings: &Settings,
     path: &Path,
@@ -132,9 +144,11 @@ fn start(
     progress: &dyn LoadProgress,
 ) -> anyhow::Result<Runtime> {
     let file = Arc::new(GgufFile::open(path)?);
+    // Before the tokenizer: what kind of model it is says more than what kind of tokenizer it has.
+    ModelConfig::from_manifest(file.manifest())?;
     let text = Arc::new(TextModel::from_gguf(&file)?);
     let fingerprint = file.fingerprint();
-    let weight_types = weight_types(file.manifest());
+    let weight_types = file.manifest().weight_types();
     let threads = settings.engine.thread_count().get();
     progress.stage(&format!("preparing the weights on {threads} threads"));
     let model = Arc::new(Model::load(file, threads, &mut |done, total| progress.bytes(done, total))?);
@@ -168,6 +182,7 @@ fn start(
         layers: layer_count,
         context_length,
         vocabulary,
+        backend: "native",
         instruction_set: Isa::detect().name(),
         threads,
         max_streams: options.max_streams,
@@ -177,22 +192,22 @@ fn start(
     let engine = Arc::new(Engine::start(model, Arc::clone(&text), options)?);
     info.started = Instant::now();
     let (observer, info) = (engine.observer(), Arc::new(info));
-    Ok(Runtime { text, engine, observer, info, name, layer_count, vocabulary, context_length, profiles })
-}
-
-/// The types of a file's matrices, the most bytes first.
-fn weight_types(manifest: &Manifest) -> Vec<String> {
-    let mut bytes: BTreeMap<String, u64> = BTreeMap::new();
-    for tensor in manifest.tensors().iter().filter(|tensor| tensor.dims.len() > 1) {
-        *bytes.entry(tensor.kind.to_string()).or_default() += tensor.byte_len;
-    }
-    let mut types: Vec<(String, u64)> = bytes.into_iter().collect();
-    types.sort_by_key(|(_, bytes)| std::cmp::Reverse(*bytes));
-    types.into_iter().map(|(name, _)| name).collect()
+    Ok(Runtime {
+        text,
+        engine,
+        observer,
+        info,
+        name,
+        layer_count,
+        vocabulary,
+        context_length,
+        can_draft: true,
+        profiles,
+    })
 }
 
 /// Longest prompt plus output, in tokens. Positions beyond the trained ones yield nonsense, so they are refused.
-fn context_length(settings: &Settings, trained: usize) -> anyhow::Result<usize> {
+pub(super) fn context_length(settings: &Settings, trained: usize) -> anyhow::Result<usize> {
     let context_length = settings.model.context_length(trained);
     ensure!(
         context_length <= trained,

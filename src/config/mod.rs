@@ -5,14 +5,17 @@
 
 #![forbid(unsafe_code)]
 
+mod backend;
 mod check;
 mod effective;
 mod error;
 mod layers;
 mod ports;
 mod settings;
+mod source;
 mod values;
 
+pub use backend::{Backend, Device, InvalidDevice};
 pub use effective::{Configuration, EffectiveValue};
 pub use error::{ConfigError, ConfigErrors};
 pub use layers::{Flag, Layers};
@@ -21,6 +24,7 @@ pub use settings::{
     EngineSettings, KvCachePrecision, LogSettings, ModelSettings, ProfileSettings, ProfileStoreKind,
     SamplingDefaults, Settings, SpeculationMode, SpeculationSettings,
 };
+pub use source::ModelSource;
 
 /// The built-in defaults: every key there is, with a comment each.
 pub const DEFAULT_TOML: &str = include_str!("../../config/default.toml");

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
+use super::backend::{Backend, Device};
 use super::ports::{ControlSettings, MetricsSettings, OpenAiSettings, ServerSettings};
 use super::values::{empty_is_unset, zero_is_unset};
 use crate::sampling::SamplingSettings;
@@ -42,7 +43,7 @@ pub struct Settings {
 /// Which model, and how much context.
 #[derive(Clone, PartialEq, Debug, Deserialize)]
 pub struct ModelSettings {
-    /// The GGUF file; `None`: the default model of the cache folder.
+    /// The GGUF file, a folder with safetensors, or the name of a repository on the hub; `None`: the default model of the cache folder.
     #[serde(deserialize_with = "empty_is_unset")]
     pub path: Option<PathBuf>,
     /// The served name; `None`: the file's name without its suffix.
@@ -56,6 +57,10 @@ pub struct ModelSettings {
 /// The engine thread and its memory.
 #[derive(Clone, PartialEq, Debug, Deserialize)]
 pub struct EngineSettings {
+    /// What runs the model.
+    pub backend: Backend,
+    /// Where it computes.
+    pub device: Device,
     /// Threads that compute; `None`: every available core.
     #[serde(deserialize_with = "zero_is_unset")]
     pub threads: Option<NonZeroUsize>,

@@ -27,6 +27,7 @@ pub(super) fn server(info: &ServerInfo, is_ready: bool) -> wire::GetServerRespon
         threads: count(info.threads),
         max_streams: count(info.max_streams),
         kv_cache_tokens: info.kv_cache_tokens as u64,
+        backend: info.backend.to_owned(),
     }
 }
 

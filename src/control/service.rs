@@ -30,6 +30,8 @@ pub struct ServerInfo {
     pub context_length: usize,
     /// Tokens of the vocabulary.
     pub vocabulary: usize,
+    /// What runs it: `native` or `mistralrs`.
+    pub backend: &'static str,
     /// Instruction set of the kernels.
     pub instruction_set: &'static str,
     /// Threads that compute.

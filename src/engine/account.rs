@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use super::bets::{Bets, Betting};
 use super::drafter::Drafter;
-use super::event::{ArmUse, PhaseTime, SpeculationStats, Timing};
+use super::event::{ArmUse, Event, FinishReason, Finished, PhaseTime, SpeculationStats, Timing, Usage};
 use super::work::Work;
 use crate::drafting::DraftPlan;
 use crate::telemetry::record;
@@ -23,6 +23,14 @@ pub(super) struct Account {
 pub(super) struct StepTime {
     pub(super) spent_seconds: f64,
     pub(super) plain_seconds: f64,
+}
+
+/// What a stream that ended as it should comes to.
+pub(super) struct Ended<'a> {
+    pub(super) request_id: &'a str,
+    pub(super) reason: FinishReason,
+    pub(super) usage: Usage,
+    pub(super) speculation: SpeculationStats,
 }
 
 // === impl Account ===
@@ -94,15 +102,16 @@ impl Account {
         count(&mut self.stats.accepted_per_position, accepted);
     }
 
-    /// Notes that tokens went out now; returns the time since the last message, or since submission for the first.
-    pub(super) fn mark_tokens(&mut self, now: Instant) -> Gap {
-        let gap = match self.last_token {
-            None => Gap::First(now.saturating_duration_since(self.submitted)),
-            Some(last) => Gap::Next(now.saturating_duration_since(last)),
-        };
+    /// Notes that a message with tokens goes out now.
+    pub(super) fn mark_tokens(&mut self, now: Instant) {
+        match self.last_token {
+            None => {
+                record::time_to_first_token(now.saturating_duration_since(self.submitted).as_secs_f64());
+            }
+            Some(last) => record::inter_token(now.saturating_duration_since(last).as_secs_f64()),
+        }
         self.first_token.get_or_insert(now);
         self.last_token = Some(now);
-        gap
     }
 
     pub(super) fn timing(&self, now: Instant) -> Timing {
@@ -115,6 +124,41 @@ impl Account {
             decode: self.first_token.map_or(Duration::ZERO, |first| since(self.last_token, first)),
             total: now.saturating_duration_since(self.submitted),
         }
+    }
+
+    /// Closes the books of a stream that ended as it should: tells metrics and the log, and returns the last message.
+    pub(super) fn finish(&self, ended: Ended<'_>, now: Instant) -> Event {
+        let Ended { request_id, reason, usage, speculation } = ended;
+        let timing = self.timing(now);
+        record::tokens(usage.prompt_tokens as u64, usage.completion_tokens as u64);
+        record::request_latency(timing.total.as_secs_f64());
+        if usage.completion_tokens > 1 {
+            let tokens = (usage.completion_tokens - 1) as f64;
+            record::time_per_output_token(timing.decode.as_secs_f64() / tokens);
+        }
+        if speculation.draft_tokens > 0 {
+            record::request_acceptance(speculation.accepted_tokens as f64 / speculation.draft_tokens as f64);
+            speculation.estimated_speedup.into_iter().for_each(record::request_speedup);
+        }
+        tracing::info!(
+            request_id,
+            reason = reason.name(),
+            prompt_tokens = usage.prompt_tokens,
+            completion_tokens = usage.completion_tokens,
+            drafted = speculation.draft_tokens,
+            accepted = speculation.accepted_tokens,
+            speedup = speculation.estimated_speedup,
+            plan_revision = speculation.final_plan.as_ref().map(|plan| plan.revision),
+            arms = speculation.story(),
+            seconds = timing.total.as_secs_f64(),
+            "stream finished"
+        );
+        Event::Finished(Box::new(Finished { reason, usage, speculation, timing }))
+    }
+
+    /// The counts of a stream that never drafts.
+    pub(super) fn plain_stats(&self) -> SpeculationStats {
+        self.stats.clone()
     }
 
     /// The counts, with the speedup estimated, the plan at the end, and what an adaptive stream bet on.
@@ -147,13 +191,4 @@ impl PhaseTime {
         self.steps += 1;
         self.seconds += seconds;
     }
-}
-
-/// Time before a message.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Gap {
-    /// Since submission.
-    First(Duration),
-    /// Since the message before.
-    Next(Duration),
 }

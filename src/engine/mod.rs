@@ -23,10 +23,14 @@ mod learner;
 mod options;
 mod outbox;
 mod output_text;
+mod predictor;
 mod profiles;
+mod queue;
 mod request;
 mod score;
+mod serial;
 mod stream;
+mod thread;
 mod work;
 mod worker;
 
@@ -40,6 +44,8 @@ pub use event::{
 };
 pub use handle::{CancelFlag, GenerationStream, StreamMessage, Submit, SubmitError};
 pub use options::EngineOptions;
+pub use predictor::{Prediction, Predictor};
 pub use profiles::{FETCH_BUDGET, ProfileLink, ProfileOptions, Profiles, ProfilesError, Traffic};
 pub use request::{OutputOptions, Speculation, StopCriteria, ValidRequest, is_due};
-pub use worker::Engine;
+pub use serial::SerialOptions;
+pub use thread::Engine;

@@ -4,20 +4,19 @@ mod score;
 
 use std::time::Instant;
 
-use tokio::sync::mpsc;
-
-use super::account::{Account, Gap, StepTime};
+use super::account::{Account, Ended, StepTime};
 use super::activity::{Ending, StreamActivity};
 use super::bets::{Bets, Betting};
 use super::cycle::{Chooser, Confirmed};
 use super::drafter::{Drafted, Drafter};
-use super::event::{CommittedToken, Delta, Event, FinishReason, Finished, GenerationError, Started, Usage};
-use super::handle::{CancelFlag, StreamMessage};
+use super::event::{CommittedToken, Delta, Event, FinishReason, GenerationError, Started, Usage};
+use super::handle::CancelFlag;
 use super::learner::CommittedRows;
 use super::options::EngineOptions;
 use super::outbox::Outbox;
 use super::output_text::OutputText;
 use super::profiles::ProfileLink;
+use super::queue::Pending;
 use super::request::{ValidRequest, is_due};
 use super::work::{Answer, Work};
 use crate::adapt::{Costs, Learned};
@@ -29,14 +28,6 @@ use crate::text::TextModel;
 
 /// Judged drafts that a running stream gathers before it hands them on.
 const MANY_LESSONS: f64 = 64.0;
-
-/// A request that waits, with the ends of its channels.
-pub(super) struct Pending {
-    pub(super) request: ValidRequest,
-    pub(super) events: mpsc::Sender<StreamMessage>,
-    pub(super) cancel: CancelFlag,
-    pub(super) submitted: Instant,
-}
 
 /// A request that runs.
 pub(super) struct Stream {
@@ -323,10 +314,7 @@ impl Stream {
         self.account.count_drafts(drafted, delta.accepted);
         self.drafter.commit(&self.tokens[self.tokens.len() - delta.tokens.len()..]);
         let now = Instant::now();
-        match self.account.mark_tokens(now) {
-            Gap::First(gap) => record::time_to_first_token(gap.as_secs_f64()),
-            Gap::Next(gap) => record::inter_token(gap.as_secs_f64()),
-        }
+        self.account.mark_tokens(now);
         self.outbox.push(Ok(Event::Delta(delta)));
         if let Some(reason) = reason {
             self.finish(reason, now, betting);
@@ -334,34 +322,14 @@ impl Stream {
     }
 
     fn finish(&mut self, reason: FinishReason, now: Instant, betting: &Betting) {
-        let speculation = self.account.stats(&self.drafter, betting);
-        let timing = self.account.timing(now);
-        let usage = Usage { prompt_tokens: self.request.prompt.len(), completion_tokens: self.generated() };
         self.end(reason.name());
-        record::tokens(usage.prompt_tokens as u64, usage.completion_tokens as u64);
-        record::request_latency(timing.total.as_secs_f64());
-        if usage.completion_tokens > 1 {
-            let tokens = (usage.completion_tokens - 1) as f64;
-            record::time_per_output_token(timing.decode.as_secs_f64() / tokens);
-        }
-        if speculation.draft_tokens > 0 {
-            record::request_acceptance(speculation.accepted_tokens as f64 / speculation.draft_tokens as f64);
-            speculation.estimated_speedup.into_iter().for_each(record::request_speedup);
-        }
-        tracing::info!(
-            request_id = %self.request.id,
-            reason = reason.name(),
-            prompt_tokens = usage.prompt_tokens,
-            completion_tokens = usage.completion_tokens,
-            drafted = speculation.draft_tokens,
-            accepted = speculation.accepted_tokens,
-            speedup = speculation.estimated_speedup,
-            plan_revision = speculation.final_plan.as_ref().map(|plan| plan.revision),
-            arms = speculation.story(),
-            seconds = timing.total.as_secs_f64(),
-            "stream finished"
-        );
-        self.outbox.push(Ok(Event::Finished(Box::new(Finished { reason, usage, speculation, timing }))));
+        let ended = Ended {
+            request_id: &self.request.id,
+            reason,
+            usage: Usage { prompt_tokens: self.request.prompt.len(), completion_tokens: self.generated() },
+            speculation: self.account.stats(&self.drafter, betting),
+        };
+        self.outbox.push(Ok(self.account.finish(ended, now)));
     }
 
     /// What it is at, for operators.

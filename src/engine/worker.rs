@@ -1,27 +1,23 @@
-//! The engine thread and the handle to it.
+//! The engine thread.
 
-use std::collections::VecDeque;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TryRecvError, sync_channel};
-use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use super::activity::Activity;
 use super::baseline::PlainStep;
 use super::batch;
 use super::bets::Betting;
-use super::board::{Board, Observer};
+use super::board::Board;
 use super::cost_file::CostFile;
 use super::event::GenerationError;
-use super::handle::{CancelFlag, GenerationStream, Submit, SubmitError};
 use super::learner::Learner;
 use super::options::EngineOptions;
-use super::outbox::{Delivery, Outbox};
+use super::outbox::Delivery;
 use super::profiles::ProfileLink;
-use super::request::ValidRequest;
+use super::queue::{Queue, queue};
 use super::score::Scratchpad;
-use super::stream::{Pending, Stream};
+use super::stream::Stream;
+use super::thread::Engine;
 use crate::adapt::{FrontierPlan, PlanKnowledge};
 use crate::drafting::DraftPlan;
 use crate::model::{Model, PagePool, Runner, RunnerOptions};
@@ -34,24 +30,6 @@ const READER_POLL: Duration = Duration::from_millis(1);
 /// Streams that may be held for each place in the batch, those included that wait for nothing but their readers.
 const LATE_READERS: usize = 4;
 
-/// A running engine. Dropping it ends the streams that still run and joins the thread.
-pub struct Engine {
-    commands: Option<SyncSender<Pending>>,
-    shared: Arc<Shared>,
-    observer: Observer,
-    thread: Option<JoinHandle<()>>,
-    max_waiting: usize,
-    event_buffer: usize,
-}
-
-#[derive(Default)]
-struct Shared {
-    waiting: AtomicUsize,
-    running: AtomicUsize,
-    draining: AtomicBool,
-    stop: AtomicBool,
-}
-
 struct Worker {
     runner: Runner,
     pages: PagePool,
@@ -59,10 +37,8 @@ struct Worker {
     text: Arc<TextModel>,
     options: EngineOptions,
     betting: Betting,
-    commands: Receiver<Pending>,
-    waiting: VecDeque<Pending>,
+    queue: Queue,
     running: Vec<Stream>,
-    shared: Arc<Shared>,
     board: Board,
 }
 
@@ -88,9 +64,7 @@ impl Engine {
         let kept = options.cost_file.as_ref().and_then(CostFile::read);
         let baseline = PlainStep::measure(&mut runner, &pages, options.max_streams, kept);
         record::plain_step_seconds(baseline.seconds(0, 1));
-        let (commands, receiver) = sync_channel(options.max_waiting.max(1));
-        let shared = Arc::new(Shared::default());
-        let (max_waiting, event_buffer) = (options.max_waiting, options.event_buffer);
+        let (entrance, queue) = queue(options.max_waiting, options.event_buffer);
         let frontier = match options.frontier.is_empty() {
             true => vec![default_plan(&runner, &options)],
             false => options.frontier.clone(),
@@ -109,68 +83,12 @@ impl Engine {
             scratchpad,
             text,
             betting,
-            commands: receiver,
-            waiting: VecDeque::new(),
+            queue,
             running: Vec::with_capacity(options.max_streams),
-            shared: Arc::clone(&shared),
             options,
             board,
         };
-        let thread = std::thread::Builder::new().name("engine".to_owned()).spawn(move || worker.run())?;
-        Ok(Self {
-            commands: Some(commands),
-            shared,
-            observer,
-            thread: Some(thread),
-            max_waiting,
-            event_buffer,
-        })
-    }
-
-    /// Where to see what the engine is doing.
-    pub fn observer(&self) -> Observer {
-        self.observer.clone()
-    }
-}
-
-impl Submit for Engine {
-    fn submit(&self, request: ValidRequest) -> Result<GenerationStream, SubmitError> {
-        if self.shared.draining.load(Ordering::Acquire) {
-            return Err(SubmitError::Draining);
-        }
-        let claim = |waiting| (waiting < self.max_waiting).then_some(waiting + 1);
-        if let Err(waiting) = self.shared.waiting.fetch_update(Ordering::AcqRel, Ordering::Acquire, claim) {
-            return Err(SubmitError::QueueFull { waiting });
-        }
-        let (events, receiver) = Outbox::channel(self.event_buffer);
-        let cancel = CancelFlag::default();
-        let pending = Pending { request, events, cancel: cancel.clone(), submitted: Instant::now() };
-        // The counter keeps the channel from filling up, so only a dead thread refuses.
-        let sent = self.commands.as_ref().is_some_and(|commands| commands.try_send(pending).is_ok());
-        if !sent {
-            self.shared.waiting.fetch_sub(1, Ordering::AcqRel);
-            return Err(SubmitError::Stopped);
-        }
-        Ok(GenerationStream::new(receiver, cancel))
-    }
-
-    fn drain(&self) {
-        self.shared.draining.store(true, Ordering::Release);
-    }
-
-    fn in_flight(&self) -> usize {
-        self.shared.waiting.load(Ordering::Acquire) + self.shared.running.load(Ordering::Acquire)
-    }
-}
-
-impl Drop for Engine {
-    fn drop(&mut self) {
-        self.shared.stop.store(true, Ordering::Release);
-        self.commands = None;
-        if let Some(thread) = self.thread.take() {
-            // Its panic, if any, was already reported by the panic hook.
-            let _ = thread.join();
-        }
+        Self::spawn(entrance, observer, move || worker.run())
     }
 }
 
@@ -178,7 +96,7 @@ impl Drop for Engine {
 
 impl Worker {
     fn run(&mut self) {
-        while self.receive() && !self.shared.stop.load(Ordering::Acquire) {
+        while self.receive() {
             self.sweep();
             self.take_pool();
             self.admit();
@@ -207,10 +125,7 @@ impl Worker {
         for stream in &mut self.running {
             stream.fail(GenerationError::ShuttingDown);
         }
-        // What was submitted since the last look at the channel is told too.
-        for pending in self.waiting.drain(..).chain(self.commands.try_iter()) {
-            let _ = pending.events.try_send(Err(GenerationError::ShuttingDown));
-        }
+        self.queue.shut_down();
         self.running.clear();
         self.report();
         self.show();
@@ -222,26 +137,15 @@ impl Worker {
         }
     }
 
-    /// Takes new requests; blocks while there is nothing else to do. Returns false when nobody can submit any more.
+    /// Takes new requests; blocks while there is nothing else to do. Returns false when the engine shall end.
     fn receive(&mut self) -> bool {
-        if self.running.is_empty() && self.waiting.is_empty() {
+        if self.running.is_empty() && self.queue.is_empty() {
             self.show();
             self.board.set_idle(true);
-            let received = self.commands.recv_timeout(Duration::from_secs(3600));
+            self.queue.block();
             self.board.set_idle(false);
-            match received {
-                Ok(pending) => self.waiting.push_back(pending),
-                Err(RecvTimeoutError::Timeout) => {}
-                Err(RecvTimeoutError::Disconnected) => return false,
-            }
         }
-        loop {
-            match self.commands.try_recv() {
-                Ok(pending) => self.waiting.push_back(pending),
-                Err(TryRecvError::Empty) => return true,
-                Err(TryRecvError::Disconnected) => return false,
-            }
-        }
+        self.queue.receive()
     }
 
     /// Takes what all replicas have learned. It comes without what the running streams have not handed on yet.
@@ -292,36 +196,25 @@ impl Worker {
             }
             stays
         });
-        let before = self.waiting.len();
-        self.waiting.retain(|pending| {
-            let expired = pending.request.deadline.is_some_and(|deadline| deadline <= now);
-            if expired {
-                let wanted = pending.request.stop.max_new_tokens;
-                let error = GenerationError::DeadlineExceeded { committed: 0, wanted };
-                record::request_finished(error.reason());
-                let _ = pending.events.try_send(Err(error));
-            }
-            !expired && !pending.cancel.is_set()
-        });
-        self.shared.waiting.fetch_sub(before - self.waiting.len(), Ordering::AcqRel);
+        self.queue.sweep(now);
     }
 
     /// Starts waiting requests, first come first served, while there is room.
     fn admit(&mut self) {
         while self.has_room()
-            && let Some(pending) = self.waiting.pop_front()
+            && let Some(pending) = self.queue.take()
         {
             let positions = pending.request.prompt.len() + pending.request.stop.max_new_tokens;
             let lease = self.pages.lease(positions);
             if lease.is_none() && PagePool::pages_for(positions) <= self.pages.total() {
-                self.waiting.push_front(pending);
+                self.queue.put_back(pending);
                 return;
             }
             match lease {
                 Some(lease) => {
                     let stream = Stream::admit(pending, lease, &self.text, &self.options, &self.betting);
                     self.running.push(stream);
-                    self.shared.running.store(self.running.len(), Ordering::Release);
+                    self.queue.set_running(self.running.len());
                 }
                 None => {
                     let room = self.pages.total() * crate::kernels::PAGE_POSITIONS;
@@ -331,8 +224,7 @@ impl Worker {
                     let _ = pending.events.try_send(Err(GenerationError::Internal(message)));
                 }
             }
-            // Only now: a request between the two counts would not be in flight, and a drain might end without it.
-            self.shared.waiting.fetch_sub(1, Ordering::AcqRel);
+            self.queue.admitted();
         }
     }
 
@@ -343,9 +235,9 @@ impl Worker {
     }
 
     fn report(&mut self) {
-        self.shared.running.store(self.running.len(), Ordering::Release);
+        self.queue.set_running(self.running.len());
         record::running(self.running.len());
-        record::waiting(self.waiting.len());
+        record::waiting(self.queue.len());
         record::kv_usage(self.kv_usage());
         if self.board.is_asked() {
             self.show();
@@ -361,7 +253,7 @@ impl Worker {
     fn show(&mut self) {
         self.board.show(Activity {
             running: self.running.iter().map(|stream| stream.activity(&self.betting)).collect(),
-            waiting: self.waiting.len(),
+            waiting: self.queue.len(),
             plain_step_seconds: self.betting.baseline.seconds(0, 1),
             kv_cache_usage: self.kv_usage(),
             ..Activity::default()

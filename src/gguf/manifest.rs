@@ -80,6 +80,17 @@ impl Manifest {
         &self.tensors
     }
 
+    /// The types of the matrices, the most bytes first.
+    pub fn weight_types(&self) -> Vec<String> {
+        let mut bytes: BTreeMap<String, u64> = BTreeMap::new();
+        for tensor in self.tensors.iter().filter(|tensor| tensor.dims.len() > 1) {
+            *bytes.entry(tensor.kind.to_string()).or_default() += tensor.byte_len;
+        }
+        let mut types: Vec<(String, u64)> = bytes.into_iter().collect();
+        types.sort_by_key(|(_, bytes)| std::cmp::Reverse(*bytes));
+        types.into_iter().map(|(name, _)| name).collect()
+    }
+
     /// The tensor with this name.
     pub fn tensor(&self, name: &str) -> Option<&TensorInfo> {
         let at = |&index: &u32| self.tensors.get(index as usize);

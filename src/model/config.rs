@@ -109,6 +109,15 @@ pub enum ModelError {
     },
 }
 
+// === impl ModelError ===
+
+impl ModelError {
+    /// Whether the file may be sound, and only of a kind that the native engine does not run.
+    pub fn is_unsupported(&self) -> bool {
+        matches!(self, Self::Architecture { .. } | Self::RopeScaling(_) | Self::WeightType { .. })
+    }
+}
+
 // === impl ModelConfig ===
 
 impl ModelConfig {

@@ -158,6 +158,15 @@ pub(super) fn speculation(
             format!("a skip set needs SPECULATION_MODE_STATIC, the mode is {}", mode.as_str_name()),
         );
     }
+    if !model.can_draft {
+        if mode == wire::SpeculationMode::Static {
+            violations.add(
+                "spec.speculation.mode",
+                "the mode is SPECULATION_MODE_STATIC, but this replica's backend can't draft; use SPECULATION_MODE_OFF or _ADAPTIVE, leave it unset, or ask a replica with the native backend",
+            );
+        }
+        return Speculation::Off;
+    }
     let skip_set = sent.skip_set.and_then(|sent| skip_set(&sent, model.layer_count, violations));
     match (mode, options.default_speculation.clone()) {
         (wire::SpeculationMode::Off, _) => Speculation::Off,

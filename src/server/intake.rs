@@ -73,7 +73,7 @@ impl Intake {
                     model: Arc::clone(&self.model),
                     seed: request.seed,
                     output: request.output,
-                    off_reason: off_reason(mode, request.drafts),
+                    off_reason: off_reason(mode, request.drafts, self.model.can_draft),
                 };
                 Ok(Running::new(lease, reply, request.deadline, request.wanted))
             }
@@ -158,10 +158,15 @@ fn operation(spec: Option<&wire::GenerationSpec>) -> &'static str {
     }
 }
 
-fn off_reason(mode: Option<wire::SpeculationMode>, drafts: bool) -> Option<wire::SpeculationOffReason> {
+fn off_reason(
+    mode: Option<wire::SpeculationMode>,
+    drafts: bool,
+    can_draft: bool,
+) -> Option<wire::SpeculationOffReason> {
     match mode {
         _ if drafts => None,
         Some(wire::SpeculationMode::Off) => Some(wire::SpeculationOffReason::Requested),
+        _ if !can_draft => Some(wire::SpeculationOffReason::Backend),
         _ => Some(wire::SpeculationOffReason::ServerDefault),
     }
 }

@@ -60,6 +60,8 @@ pub struct ServedModel {
     pub vocabulary: usize,
     /// Tokens that the engine accepts for a prompt and its new tokens together.
     pub context_length: usize,
+    /// Whether the backend can draft.
+    pub can_draft: bool,
 }
 
 /// How to serve.

@@ -37,6 +37,7 @@ const OFF_REASONS: Values = Values::Words(&[
     ("folded", "drafting lost, and rests"),
     ("no_gain", "no bet looked better"),
     ("length", "no room for a draft"),
+    ("backend", "the backend can't draft"),
 ]);
 
 const METHODS: Values = Values::Words(&[
@@ -234,7 +235,7 @@ mod tests {
             }
         }
         assert!(wrong.is_empty(), "{wrong:#?}");
-        for reason in [OffReason::Request, OffReason::Folded, OffReason::NoGain, OffReason::Length] {
+        for reason in OffReason::ALL {
             assert!(OFF_REASONS.contains(reason.name()), "{reason:?}");
         }
         let positions = &found["skipstone_spec_decode_num_draft_tokens_per_pos_total"];

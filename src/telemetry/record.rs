@@ -32,7 +32,7 @@ pub(super) struct Instruments {
     accepted_at: IndexedCounters,
     draft_length: Histogram,
     /// In the order of [`OffReason`].
-    off: [SecondsCounter; 4],
+    off: [SecondsCounter; OffReason::ALL.len()],
     /// In the order of [`PlanChange`].
     plan_changes: [Counter; 3],
     engine_steps: Counter,
@@ -217,9 +217,9 @@ impl Instruments {
                 |position| counter!(catalogue::NUM_DRAFT_TOKENS_PER_POS.name, "position" => position.to_string()),
             ),
             draft_length: histogram!(catalogue::DRAFT_LENGTH.name),
-            off: [OffReason::Request, OffReason::Folded, OffReason::NoGain, OffReason::Length].map(
-                |reason| SecondsCounter(counter!(catalogue::OFF_SECONDS.name, "reason" => reason.name())),
-            ),
+            off: OffReason::ALL.map(|reason| {
+                SecondsCounter(counter!(catalogue::OFF_SECONDS.name, "reason" => reason.name()))
+            }),
             plan_changes: [PlanChange::Bet, PlanChange::Bridge, PlanChange::Search]
                 .map(|cause| counter!(catalogue::PLAN_CHANGES.name, "cause" => cause.label())),
             engine_steps: counter!(catalogue::ENGINE_STEPS.name),

@@ -14,7 +14,7 @@ use super::parts::{Encoder, Parts, unsupported};
 use super::segments::{ContentMarker, Unmarked};
 use super::special_tokens::{Piece, TokenSet};
 use super::token_table::{TokenRole, TokenTable};
-use super::{Detokenizer, TextError, Vocabulary, tokenizer_json};
+use super::{Detokenizer, SpecialIds, TextError, Vocabulary, tokenizer_json};
 
 /// Turns text and chats into tokens, and tokens into text. Share it in an [`Arc`].
 pub struct TextModel {
@@ -64,13 +64,29 @@ impl TextModel {
         let parts = match Self::parts_of(file.manifest(), &templates) {
             Ok(parts) => parts,
             Err(error) => {
-                let Some(parts) = tokenizer_json::load(folder, file.manifest(), &templates)? else {
+                let special = SpecialIds::from_metadata(file.manifest().metadata())?;
+                let Some(parts) = tokenizer_json::load(folder, &special, &templates)? else {
                     return Err(error);
                 };
                 tracing::warn!(%error, "the tokenizer.json beside the model is used instead of the model's own");
                 parts
             }
         };
+        Self::from_parts(parts, &templates)
+    }
+
+    /// Reads the `tokenizer.json` of a folder, with the chat template and the special tokens of the files beside it.
+    ///
+    /// # Errors
+    /// What is wrong with the files; a folder without `tokenizer.json` is [`TextError::TokenizerFile`].
+    pub fn from_folder(folder: &Path) -> Result<Self, TextError> {
+        let templates = Vec::from_iter(tokenizer_json::chat_template(folder)?);
+        let parts = tokenizer_json::load(folder, &SpecialIds::default(), &templates)?.ok_or_else(|| {
+            TextError::TokenizerFile {
+                path: folder.join("tokenizer.json"),
+                reason: "it is missing".to_owned(),
+            }
+        })?;
         Self::from_parts(parts, &templates)
     }
 

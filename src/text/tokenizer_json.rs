@@ -11,7 +11,6 @@ use std::path::Path;
 use serde_json::{Value, json};
 use tokenizers::{Model, PreTokenizerWrapper, Tokenizer};
 
-use crate::gguf::Manifest;
 use crate::model::TokenId;
 
 use super::added_tokens::{ends_output, role_of};
@@ -56,10 +55,10 @@ pub(super) fn chat_template(folder: &Path) -> Result<Option<String>, TextError> 
     })
 }
 
-/// The tokenizer beside a model; `None` if there is no `tokenizer.json`.
+/// The tokenizer beside a model; `None` if there is no `tokenizer.json`. `special` are the ids that the model itself names.
 pub(super) fn load(
     folder: &Path,
-    manifest: &Manifest,
+    special: &SpecialIds,
     templates: &[String],
 ) -> Result<Option<Parts>, TextError> {
     let path = folder.join("tokenizer.json");
@@ -71,7 +70,6 @@ pub(super) fn load(
     let inner = never_prepending(&file["pre_tokenizer"]).map_err(refuse)?;
     let tokenizer: Tokenizer =
         serde_json::from_value(file).map_err(|error| refuse(format!("it does not parse: {error}")))?;
-    let special = SpecialIds::from_metadata(manifest.metadata())?;
     let (prefix, suffix) = affixes(&tokenizer).map_err(refuse)?;
     let table = table(&tokenizer, &spelling, &added).map_err(refuse)?;
     let configured = |key: &str| {

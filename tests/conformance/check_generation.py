@@ -5,8 +5,8 @@ import math
 
 from skipstone.v1 import generation_pb2 as wire
 
-from client import (ADAPTIVE, CALL_SECONDS, LIGHT, OFF, STATIC, Context, generate, ids_of, speculation, stream,
-                    text_spec)
+from client import (ADAPTIVE, CALL_SECONDS, IS_NATIVE, LIGHT, OFF, STATIC, Context, generate, ids_of, speculation,
+                    stream, text_spec)
 from report import expect, expect_equal
 
 PROMPT = "The lighthouse keeper opened the door and"
@@ -19,12 +19,13 @@ def run(context: Context) -> None:
     for name, how in modes.items():
         with check(f"a stream and a unary call agree, speculation {name}"):
             stream_and_unary(context, how)
-    with check("a draft is accepted now and then, and its tokens say so"):
-        reply = generate(context, text_spec(PROMPT, TOKENS, speculation=LIGHT))
-        drafted = sum(token.origin == wire.TOKEN_ORIGIN_DRAFT for token in reply.tokens)
-        expect_equal(drafted, reply.speculation.accepted_tokens, "tokens of origin DRAFT")
-        expect(drafted > 0, f"none of {reply.speculation.draft_tokens} drafted tokens was accepted")
-        context.report.note(f"accepted {drafted} of {reply.speculation.draft_tokens} drafted tokens")
+    if IS_NATIVE:
+        with check("a draft is accepted now and then, and its tokens say so"):
+            reply = generate(context, text_spec(PROMPT, TOKENS, speculation=LIGHT))
+            drafted = sum(token.origin == wire.TOKEN_ORIGIN_DRAFT for token in reply.tokens)
+            expect_equal(drafted, reply.speculation.accepted_tokens, "tokens of origin DRAFT")
+            expect(drafted > 0, f"none of {reply.speculation.draft_tokens} drafted tokens was accepted")
+            context.report.note(f"accepted {drafted} of {reply.speculation.draft_tokens} drafted tokens")
     with check("token ids as input give what their text gives"):
         token_ids(context)
     with check("a chat is answered and ends by itself"):
@@ -76,6 +77,10 @@ def statistics(stats: wire.SpeculationStats, off: bool) -> None:
         expect_equal(stats.draft_tokens, 0, "tokens drafted with speculation off")
         expect_equal(stats.off_reason, wire.SPECULATION_OFF_REASON_REQUESTED, "off_reason")
         expect(not stats.HasField("final_plan"), "there is a draft plan with speculation off")
+    elif not IS_NATIVE:
+        expect_equal(stats.draft_tokens, 0, "tokens drafted by a backend that can't")
+        expect_equal(stats.off_reason, wire.SPECULATION_OFF_REASON_BACKEND, "off_reason")
+        expect_equal([time.reason for time in stats.off_times], ["backend"], "reasons of off_times")
     elif stats.draft_tokens:
         expect_equal(stats.off_reason, wire.SPECULATION_OFF_REASON_UNSPECIFIED, "off_reason after drafts")
         expect(stats.HasField("final_plan"), "a generation drafted and names no plan")

@@ -7,7 +7,7 @@ from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 from skipstone.v1 import generation_pb2 as wire
 
-from client import ADAPTIVE, CALL_SECONDS, OFF, STATIC, Context, Neighbours, failure_of, speculation, text_spec
+from client import (ADAPTIVE, CALL_SECONDS, IS_NATIVE, OFF, STATIC, Context, Neighbours, failure_of, text_spec)
 from report import expect, expect_equal
 
 INVALID = grpc.StatusCode.INVALID_ARGUMENT
@@ -93,6 +93,19 @@ def refusals(context_length: int) -> list:
               stop_token_ids=[VOCABULARY + 3]),
         Refusal("too many alternatives", text_spec("a", 1, output=wire.OutputOptions(top_logprobs=21)),
                 "spec.output.top_logprobs", ("21", "20")),
+        drafting("a skip set in mode OFF", ".skip_set", ("SPECULATION_MODE_OFF",),
+                 mode=OFF, skip_set=skip(mlp_layers=[4])),
+        drafting("a skip set in mode ADAPTIVE", ".skip_set", ("SPECULATION_MODE_ADAPTIVE",),
+                 mode=ADAPTIVE, skip_set=skip(mlp_layers=[4])),
+        drafting("a skip set without a mode", ".skip_set", ("SPECULATION_MODE_STATIC",), skip_set=skip(mlp_layers=[4])),
+        drafting("a mode that does not exist", ".mode", ("9",), mode=9),
+        *(static_refusals() if IS_NATIVE else [refused_plan()]),
+    ]
+
+
+def static_refusals() -> list:
+    skip = wire.SkipSet
+    return [
         drafting("a skipped attention layer out of range", ".skip_set.attention_layers", (str(LAYERS),),
                  mode=STATIC, skip_set=skip(attention_layers=[LAYERS])),
         drafting("a skipped MLP layer far out of range", ".skip_set.mlp_layers", (str(2**32 - 1),),
@@ -104,16 +117,16 @@ def refusals(context_length: int) -> list:
         drafting("a layer skipped twice", ".skip_set.mlp_layers", ("layer 4", "twice"),
                  mode=STATIC, skip_set=skip(mlp_layers=[4, 4])),
         drafting("an empty skip set", ".skip_set", ("no layer",), mode=STATIC, skip_set=skip()),
-        drafting("a skip set in mode OFF", ".skip_set", ("SPECULATION_MODE_OFF",),
-                 mode=OFF, skip_set=skip(mlp_layers=[4])),
-        drafting("a skip set in mode ADAPTIVE", ".skip_set", ("SPECULATION_MODE_ADAPTIVE",),
-                 mode=ADAPTIVE, skip_set=skip(mlp_layers=[4])),
-        drafting("a skip set without a mode", ".skip_set", ("SPECULATION_MODE_STATIC",), skip_set=skip(mlp_layers=[4])),
         drafting("max_draft_tokens 0", ".max_draft_tokens", ("max_draft_tokens is 0",),
                  mode=STATIC, max_draft_tokens=0),
         drafting("max_draft_tokens 17", ".max_draft_tokens", ("17", "16"), mode=STATIC, max_draft_tokens=17),
-        drafting("a mode that does not exist", ".mode", ("9",), mode=9),
     ]
+
+
+def refused_plan() -> Refusal:
+    """What a backend says to a plan that it can't draft by."""
+    return drafting("a static plan", ".mode", ("SPECULATION_MODE_STATIC", "backend"), mode=STATIC,
+                    skip_set=wire.SkipSet(mlp_layers=[4]))
 
 
 def run(context: Context) -> None:
@@ -121,6 +134,8 @@ def run(context: Context) -> None:
     cases = refusals(length)
     neighbours = None
     with context.report.check("streams to run beside the bad requests"):
+        if not Neighbours.alone:
+            Neighbours.prepare(context)
         neighbours = Neighbours(context)
     for case in cases:
         with context.report.check(f"refused, unary and stream: {case.name}"):
@@ -177,11 +192,11 @@ def several(context: Context) -> None:
         "a",
         stop=wire.StopCriteria(max_new_tokens=0, stop_strings=[""]),
         sampling=wire.SamplingParams(temperature=-1.0),
-        speculation=speculation(STATIC, attention=(LAYERS,)),
+        speculation=wire.SpeculationParams(mode=STATIC, skip_set=wire.SkipSet(attention_layers=[LAYERS])),
     )
     _, fields = details_of(failure_of(lambda: call(context, "Generate", spec)))
     wanted = {"spec.stop.max_new_tokens", "spec.stop.stop_strings[0]", "spec.sampling.temperature",
-              "spec.speculation.skip_set.attention_layers"}
+              "spec.speculation.skip_set.attention_layers" if IS_NATIVE else "spec.speculation.mode"}
     expect_equal(set(fields), wanted, "fields in the BadRequest")
 
 

@@ -15,11 +15,12 @@ import check_lossless
 import check_memory
 import check_operation
 import check_refusals
+import check_turns
 import session
-from client import Context
+from client import BACKEND, IS_NATIVE, Context
 
 # The last one ends the service.
-CHECKS = (
+NATIVE = (
     check_discovery,
     check_generation,
     check_lossless,
@@ -28,13 +29,16 @@ CHECKS = (
     check_refusals,
     check_operation,
 )
+# Left out by design: drafts, several streams in one batch, and the memory of the native engine.
+ONE_AT_A_TIME = (check_discovery, check_generation, check_turns, check_refusals, check_operation)
 
 
 def main() -> int:
     return session.run(
         "Checks a service over gRPC with a foreign client.",
-        CHECKS,
+        NATIVE if IS_NATIVE else ONE_AT_A_TIME,
         lambda service, channel, report: Context(service, rpc.GenerationServiceStub(channel), channel, report),
+        {"SKIPSTONE_ENGINE__BACKEND": BACKEND},
     )
 
 

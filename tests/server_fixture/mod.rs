@@ -210,6 +210,7 @@ impl Fixture {
             text,
             layer_count: LAYERS,
             context_length: CONTEXT,
+            can_draft: true,
         };
         let readiness = options.readiness.clone();
         let (stop, stopped) = oneshot::channel();

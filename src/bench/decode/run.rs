@@ -7,7 +7,7 @@ use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 
 use super::turn::Turn;
-use crate::bench::{Peer, PeerError};
+use crate::bench::{DecodePeer, PeerError};
 use crate::engine::{GenerationError, PhaseTimes, Speculation, Submit, SubmitError};
 use crate::model::TokenId;
 use crate::sampling::{InvalidSampling, SamplingSettings};
@@ -158,7 +158,7 @@ impl DecodeBench {
     pub fn run(
         &self,
         engine: &dyn Submit,
-        mut peer: Option<&mut Peer>,
+        mut peer: Option<&mut (dyn DecodePeer + 'static)>,
         on_turn: &mut dyn FnMut(),
     ) -> Result<DecodeRun, DecodeError> {
         let mut order: Vec<usize> = (0..self.modes.len() + usize::from(peer.is_some())).collect();
@@ -198,7 +198,7 @@ impl DecodeBench {
     fn turn(
         &self,
         engine: &dyn Submit,
-        peer: Option<&mut Peer>,
+        peer: Option<&mut (dyn DecodePeer + 'static)>,
         prompt: &DecodePrompt,
         mode: usize,
         max_new_tokens: usize,

@@ -5,9 +5,10 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::{Context, ensure};
-use clap::Args;
+use clap::{Args, ValueEnum};
 use indicatif::{ProgressBar, ProgressStyle};
 
+use super::super::backend;
 use super::super::load_progress::LoadBar;
 use super::super::model_cache;
 use super::super::options::flags;
@@ -16,9 +17,8 @@ use super::decode_table::print_table;
 use super::measurement::MeasurementOptions;
 use super::modes::{self, KnownMode};
 use super::prompt_set;
-use super::rows::PeerName;
-use crate::bench::Peer;
 use crate::bench::decode::{DecodeBench, DecodeMode, DecodeReport, draw, write_csv};
+use crate::bench::{DecodePeer, Peer};
 
 /// Time whole streams in several modes: what speculation is worth
 ///
@@ -38,13 +38,23 @@ pub(super) struct Decode {
     repeats: usize,
     /// Let a peer decode the same prompts in turn with our own engine
     #[arg(long, value_name = "NAME")]
-    peer: Option<PeerName>,
-    /// The Python interpreter that has the peer
+    peer: Option<DecodePeerName>,
+    /// The Python interpreter that has llama.cpp
     #[arg(long, value_name = "PATH", default_value = "python3", env = "SKIPSTONE_PYTHON")]
     python: String,
     /// Draw the ratios as an SVG picture
     #[arg(long, value_name = "FILE")]
     chart: Option<PathBuf>,
+}
+
+/// An engine to compare with.
+#[derive(Clone, Copy, ValueEnum, Debug)]
+enum DecodePeerName {
+    /// llama.cpp through an installed llama-cpp-python
+    LlamaCpp,
+    /// mistral.rs, in binaries built with it
+    #[value(name = "mistralrs")]
+    MistralRs,
 }
 
 // === impl Decode ===
@@ -68,14 +78,15 @@ impl Decode {
         let threads = settings.engine.thread_count().get();
         let runtime = load(settings, &LoadBar::new())?;
         let bench = self.bench(&runtime)?;
-        let mut peer = match self.peer {
-            Some(PeerName::LlamaCpp) => {
-                Some(Peer::llama_cpp(&self.python, &path, threads, bench.capacity())?)
+        let mut peer: Option<Box<dyn DecodePeer>> = match self.peer {
+            Some(DecodePeerName::LlamaCpp) => {
+                Some(Box::new(Peer::llama_cpp(&self.python, &path, threads, bench.capacity())?))
             }
+            Some(DecodePeerName::MistralRs) => Some(backend::mistralrs_peer(&path, threads)?),
             None => None,
         };
         let bar = turn_bar(bench.turns(peer.is_some()));
-        let run = bench.run(&*runtime.engine, peer.as_mut(), &mut || bar.inc(1))?;
+        let run = bench.run(&*runtime.engine, peer.as_deref_mut(), &mut || bar.inc(1))?;
         bar.finish_and_clear();
         let model = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
         let report = DecodeReport::new(&bench, &run, model, threads);

@@ -62,7 +62,7 @@ pub(super) struct Rows {
 
 /// An engine to compare with.
 #[derive(Clone, Copy, ValueEnum, Debug)]
-pub(super) enum PeerName {
+enum PeerName {
     /// llama.cpp through an installed llama-cpp-python
     LlamaCpp,
 }
