@@ -169,7 +169,7 @@ impl SerialWorker {
             stream.fail(GenerationError::Internal(reason));
         }
         self.current = Some(stream);
-        self.queue.set_running(1);
+        self.queue.set_running(1 + self.late.len());
         self.queue.admitted();
         self.retire();
     }
