@@ -69,7 +69,8 @@ fn a_seed_repeats_and_another_does_not() {
 fn a_chat_has_the_folder_s_template() {
     let (engine, text) = start();
     let prompt = text.encode_chat(&[ChatMessage::new(Role::User, "hi")], true).unwrap();
-    assert_eq!(text.decode(&prompt), "user\nhi\nassistant\n");
+    // As everywhere, the newline that ends a template is not part of it.
+    assert_eq!(text.decode(&prompt), "user\nhi\nassistant");
     assert_eq!(generate(&engine, request(&prompt, 5, Speculation::Off)).unwrap().tokens.len(), 5);
 }
 
