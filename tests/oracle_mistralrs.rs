@@ -22,13 +22,11 @@ use skipstone::gguf::GgufFile;
 use skipstone::kernels::Isa;
 use skipstone::mistralrs::{LoadOptions, Loaded, load};
 use skipstone::model::{Model, TokenId};
-use skipstone::text::EncodeOptions;
+use skipstone::text::{ChatMessage, Role};
 
 const PROMPTS: usize = 20;
 /// Every second of the project's prompts: all categories.
 const EVERY: usize = 2;
-/// Tokens of each prompt: without vector code mistral.rs reads two a second of the larger model.
-const PROMPT_TOKENS: usize = 12;
 /// Tokens after each prompt, mistral.rs's own choice, at which logits are compared too.
 const STEPS: usize = 3;
 /// From this distance between the best two logits on, both must choose the same.
@@ -67,16 +65,13 @@ fn qwen_path() -> PathBuf {
     path
 }
 
-/// The beginnings of the prompts.
+/// The prompts, rendered with the model's template.
 fn prompts(loaded: &Loaded) -> Vec<Vec<TokenId>> {
     let lines = include_str!("../benches/data/prompts.jsonl").lines().step_by(EVERY).take(PROMPTS);
     let prompts: Vec<Vec<TokenId>> = lines
         .map(|line| {
             let Prompt { prompt } = serde_json::from_str(line).unwrap();
-            let options = EncodeOptions { add_special: true, parse_special: false };
-            let mut tokens = loaded.text.encode(&prompt, options).unwrap();
-            tokens.truncate(PROMPT_TOKENS);
-            tokens
+            loaded.text.encode_chat(&[ChatMessage::new(Role::User, prompt)], true).unwrap()
         })
         .collect();
     assert_eq!(prompts.len(), PROMPTS);
