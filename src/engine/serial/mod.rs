@@ -127,13 +127,13 @@ impl SerialWorker {
         let stall_timeout = self.options.stall_timeout;
         if let Some(stream) = &mut self.current {
             if stream.cancel.is_set() {
-                stream.end("cancelled");
+                stream.abandon(now);
             } else if stream.is_expired(now) {
                 let error = stream.deadline_error();
                 stream.fail(error);
             } else {
                 match stream.outbox.flush(now) {
-                    Delivery::Gone => stream.end("cancelled"),
+                    Delivery::Gone => stream.abandon(now),
                     Delivery::Blocked(time) if time >= stall_timeout => {
                         stream.fail(GenerationError::ReaderStalled { seconds: stall_timeout.as_secs() });
                     }

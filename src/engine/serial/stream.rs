@@ -9,7 +9,7 @@ use super::super::handle::CancelFlag;
 use super::super::outbox::Outbox;
 use super::super::output_text::OutputText;
 use super::super::queue::Pending;
-use super::super::request::ValidRequest;
+use super::super::request::{ValidRequest, is_due};
 use super::super::work::Work;
 use crate::adapt::OffReason;
 use crate::model::TokenId;
@@ -94,6 +94,11 @@ impl SerialStream {
         tracing::info!(request_id = %self.request.id, %error, "stream failed");
         self.end(error.reason());
         self.outbox.fail(error);
+    }
+
+    /// Ends the stream of a client that has left.
+    pub(super) fn abandon(&mut self, now: Instant) {
+        self.end(if is_due(self.request.deadline, now) { "deadline" } else { "cancelled" });
     }
 
     /// Notes that the stream has ended, and how.
