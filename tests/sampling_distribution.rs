@@ -297,13 +297,13 @@ fn check(case: &Case) -> Vec<String> {
     if !verdict.fits(LIMIT) || verdict.freedom < 30 {
         failures.push(format!("{}: {verdict:?}", case.name));
     }
-    // Drafts that are all accepted, or all rejected, would test one half of the rule.
+    // Drafts that are nearly all accepted, or nearly all rejected, would test one half of the rule; matches of one token are mostly rejected.
     let drafts = match case.drafting {
         Drafting::Static((attention, mlp)) => !attention.is_empty() || !mlp.is_empty(),
         Drafting::Adaptive => false,
         Drafting::Always => true,
     };
-    if drafts && !(0.1..0.95).contains(&acceptance) {
+    if drafts && !(0.05..0.95).contains(&acceptance) {
         failures.push(format!("{}: acceptance {acceptance} tells little", case.name));
     }
     failures

@@ -35,8 +35,8 @@ pub struct Fold {
 
 #[derive(Clone, Copy, Debug)]
 enum State {
-    /// Drafting, with so many plain steps left to lose, and never more than the stake.
-    Betting { left: f64 },
+    /// Drafting, with so many plain steps left to lose, and never more than the stake. With `enough` of them earlier losses are forgiven.
+    Betting { left: f64, enough: f64 },
     /// Decoding plainly for this many more tokens.
     Resting { tokens: usize },
 }
@@ -62,7 +62,7 @@ impl Bank {
 
 impl Default for Fold {
     fn default() -> Self {
-        Self { state: State::Betting { left: f64::INFINITY }, next_rest: FIRST_REST }
+        Self { state: State::Betting { left: f64::INFINITY, enough: STAKE }, next_rest: FIRST_REST }
     }
 }
 
@@ -75,12 +75,12 @@ impl Fold {
     /// Takes in a finished cycle or plain step: the tokens it committed, and the time it took, in plain steps.
     pub fn observe(&mut self, tokens: usize, spent: f64, bank: &mut Bank) {
         match &mut self.state {
-            State::Betting { left } => {
+            State::Betting { left, enough } => {
                 let won = tokens as f64 - spent;
                 bank.settle(won);
                 let stake = bank.stake();
                 *left = (left.min(stake) + won).min(stake);
-                if *left >= STAKE {
+                if won > 0.0 && *left >= *enough {
                     self.next_rest = FIRST_REST;
                 } else if *left < 0.0 {
                     self.state = State::Resting { tokens: self.next_rest };
@@ -90,7 +90,8 @@ impl Fold {
             State::Resting { tokens: left } => {
                 *left = left.saturating_sub(tokens);
                 if *left == 0 {
-                    self.state = State::Betting { left: bank.probe_stake() };
+                    let left = bank.probe_stake();
+                    self.state = State::Betting { left, enough: left + STAKE - PROBE_STAKE };
                 }
             }
         }
@@ -109,6 +110,25 @@ mod tests {
             // One cycle in three is lost, all in all five percent are won.
             if round % 3 == 0 { fold.observe(1, 1.5, &mut bank) } else { fold.observe(2, 1.65, &mut bank) }
         }
+    }
+
+    #[test]
+    fn a_stream_that_loses_what_others_win_rests_longer_and_longer() {
+        let (mut fold, mut bank) = (Fold::default(), Bank::default());
+        let mut rests = Vec::new();
+        for _ in 0..5 {
+            while fold.drafts() {
+                fold.observe(1, 1.5, &mut bank);
+                (0..4).for_each(|_| Fold::default().observe(2, 1.5, &mut bank));
+            }
+            let mut rest = 0;
+            while !fold.drafts() {
+                fold.observe(1, 1.0, &mut bank);
+                rest += 1;
+            }
+            rests.push(rest);
+        }
+        assert_eq!(rests, [64, 128, 256, 512, 1024]);
     }
 
     #[test]

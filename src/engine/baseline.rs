@@ -9,6 +9,9 @@ use crate::model::{LogitsWanted, PageLease, PagePool, RowGroup, RowInput, Runner
 /// How much one pass moves the machine's pace, which changes from moment to moment: what all passes have in common.
 const PACE_WEIGHT: f64 = 0.1;
 
+/// How far passes of several rows move the pace until a plain step has confirmed it, as a share either way: they can't tell it from an error of the curve.
+const UNCONFIRMED: f64 = 0.15;
+
 /// How much one pass moves what its number of rows costs, which hardly changes, once many have.
 const CURVE_WEIGHT: f64 = 0.01;
 
@@ -42,6 +45,9 @@ pub struct PlainStep {
     /// Passes that moved each point of the curve.
     #[serde(skip)]
     moved: [u32; ROWS.len()],
+    /// `base` at the last plain step.
+    #[serde(skip)]
+    confirmed: f64,
 }
 
 // === impl PlainStep ===
@@ -50,14 +56,20 @@ impl PlainStep {
     /// Measures plain steps at a short and at a long context, and of up to `max_streams` streams; what rows cost is averaged with `kept`, if an
     /// earlier run kept it: what disturbs one start does not disturb all. The cache's contents don't matter for the time.
     pub fn measure(runner: &mut Runner, pages: &PagePool, max_streams: usize, kept: Option<Self>) -> Self {
-        let mut step =
-            Self { base: 0.0, slope: 0.0, curve: ROWS.map(|rows| rows as f64), moved: [0; ROWS.len()] };
+        let mut step = Self {
+            base: 0.0,
+            slope: 0.0,
+            curve: ROWS.map(|rows| rows as f64),
+            moved: [0; ROWS.len()],
+            confirmed: 0.0,
+        };
         let room = pages.total() * PAGE_POSITIONS;
         let long = LONG_CONTEXT.min(runner.model().config().context_length).min(room);
         let Some(lease) = pages.lease(long) else { return step };
         seconds(runner, &lease, 0, 1); // the first passes fault the weights in
         let plain = seconds(runner, &lease, 0, 1);
         step.base = plain[REPEATS / 2];
+        step.confirmed = step.base;
         step.slope = ((seconds(runner, &lease, long - 1, 1)[REPEATS / 2] - step.base) / long as f64).max(0.0);
         for index in 1..ROWS.len() {
             let (rows, before) = (ROWS[index], step.curve[index - 1]);
@@ -114,7 +126,8 @@ impl PlainStep {
         }
     }
 
-    /// Follows the machine's pace, by a pass over `rows` rows; returns how far the pass is off what was expected, as a share.
+    /// Follows the machine's pace, by a pass over `rows` rows; returns how far the pass is off what was expected, as a share, if that says
+    /// anything about its rows.
     fn follow(&mut self, rows: usize, context: usize, seconds: f64) -> Option<f64> {
         let off = seconds / (self.seconds(context, 1) * self.rows(rows)) - 1.0;
         // A pass that took several times as long was interrupted and says nothing about the model.
@@ -122,9 +135,20 @@ impl PlainStep {
             return None;
         }
         let off = off.clamp(-MOST_OFF, MOST_OFF);
-        self.base *= 1.0 + PACE_WEIGHT * off;
-        self.slope *= 1.0 + PACE_WEIGHT * off;
-        Some(off)
+        let mut factor = 1.0 + PACE_WEIGHT * off;
+        let mut tells = true;
+        if rows > 1 {
+            let (low, high) = (self.confirmed * (1.0 - UNCONFIRMED), self.confirmed * (1.0 + UNCONFIRMED));
+            let moved = (self.base * factor).clamp(low, high);
+            tells = moved == self.base * factor;
+            factor = moved / self.base;
+        }
+        self.base *= factor;
+        self.slope *= factor;
+        if rows == 1 {
+            self.confirmed = self.base;
+        }
+        tells.then_some(off)
     }
 
     /// Whether it can be what was once measured.
@@ -172,6 +196,7 @@ pub(super) mod testing {
         slope: 0.00001,
         curve: [1.0, 1.2, 1.4, 1.6, 1.8, 2.0, 2.2, 2.4, 3.2, 4.0, 8.0, 16.0],
         moved: [0; 12],
+        confirmed: 0.010,
     };
 }
 
@@ -215,6 +240,16 @@ mod tests {
         });
         assert!((step.rows(2) / 1.2 - 1.0).abs() < 0.05, "{step:?}");
         assert!((step.seconds(100, 1) / 0.022 - 1.0).abs() < 0.05, "{step:?}");
+    }
+
+    #[test]
+    fn verify_passes_alone_hardly_move_what_a_plain_step_is_taken_to_last() {
+        for factor in [0.5, 1.1, 2.0] {
+            let mut step = STEP;
+            (0..1000).for_each(|_| step.observe_rows(2, 100, 0.011 * 1.2 * factor));
+            let found = step.seconds(100, 1) / 0.011;
+            assert!((0.84..1.16).contains(&found), "rows {factor} as dear: {found}");
+        }
     }
 
     #[test]

@@ -11,7 +11,7 @@ use tokio::sync::mpsc;
 use super::event::GenerationError;
 use super::handle::{CancelFlag, GenerationStream, StreamMessage, SubmitError};
 use super::outbox::Outbox;
-use super::request::ValidRequest;
+use super::request::{ValidRequest, abandoned};
 use crate::telemetry::record;
 
 /// A request that waits, with the ends of its channels.
@@ -130,6 +130,8 @@ impl Queue {
                 let error = GenerationError::DeadlineExceeded { committed: 0, wanted };
                 record::request_finished(error.reason());
                 let _ = pending.events.try_send(Err(error));
+            } else if pending.cancel.is_set() {
+                record::request_finished(abandoned(pending.request.deadline, now));
             }
             !expired && !pending.cancel.is_set()
         });
@@ -170,7 +172,9 @@ impl Queue {
     /// Tells all who wait that the thread ends, those included who came since the last look.
     pub(super) fn shut_down(&mut self) {
         for pending in self.waiting.drain(..).chain(self.commands.try_iter()) {
-            let _ = pending.events.try_send(Err(GenerationError::ShuttingDown));
+            let error = GenerationError::ShuttingDown;
+            record::request_finished(error.reason());
+            let _ = pending.events.try_send(Err(error));
         }
     }
 }

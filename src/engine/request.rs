@@ -92,6 +92,11 @@ pub fn is_due(deadline: Option<Instant>, now: Instant) -> bool {
     deadline.is_some_and(|deadline| deadline <= now + CLOCKS_APART)
 }
 
+/// The reason under which a request counts whose client left at `now`.
+pub(super) fn abandoned(deadline: Option<Instant>, now: Instant) -> &'static str {
+    if is_due(deadline, now) { "deadline" } else { "cancelled" }
+}
+
 // === impl Speculation ===
 
 impl Speculation {

@@ -17,7 +17,7 @@ use super::outbox::Outbox;
 use super::output_text::OutputText;
 use super::profiles::ProfileLink;
 use super::queue::Pending;
-use super::request::{ValidRequest, is_due};
+use super::request::{ValidRequest, abandoned};
 use super::work::{Answer, Work};
 use crate::adapt::{Costs, Learned};
 use crate::drafting::DraftPlan;
@@ -117,7 +117,7 @@ impl Stream {
 
     /// Ends the stream of a client that has left.
     pub(super) fn abandon(&mut self, now: Instant) {
-        self.end(if is_due(self.request.deadline, now) { "deadline" } else { "cancelled" });
+        self.end(abandoned(self.request.deadline, now));
     }
 
     /// What the stream wants next, given how many prompt tokens the pass still has room for, and what rows cost now. An adaptive stream

@@ -221,7 +221,9 @@ impl Worker {
                     let message = format!(
                         "prompt and new tokens take {positions} positions, the cache has {room} (engine.kv_cache_tokens)"
                     );
-                    let _ = pending.events.try_send(Err(GenerationError::Internal(message)));
+                    let error = GenerationError::Internal(message);
+                    record::request_finished(error.reason());
+                    let _ = pending.events.try_send(Err(error));
                 }
             }
             self.queue.admitted();

@@ -29,6 +29,11 @@ pub enum FactsError {
     /// The GGUF file does not name its architecture.
     #[error(transparent)]
     Metadata(#[from] MetadataError),
+    /// Positions are scaled in a way that mistral.rs leaves out.
+    #[error(
+        "the file scales positions ({0}), which mistral.rs ignores in GGUF files: the text would be wrong; name a folder with safetensors"
+    )]
+    Scaled(String),
     /// The tokenizer can't be used.
     #[error(transparent)]
     Text(#[from] TextError),
@@ -59,9 +64,18 @@ impl Facts {
 
     fn of_file(path: &Path) -> Result<Self, FactsError> {
         let file = GgufFile::open(path)?;
+        let metadata = file.manifest().metadata();
+        let architecture = metadata.require_string("general.architecture")?.to_owned();
+        let scaling = metadata.string(&format!("{architecture}.rope.scaling.type"))?.unwrap_or("none");
+        if scaling != "none" {
+            return Err(FactsError::Scaled(format!("{architecture}.rope.scaling.type is {scaling}")));
+        }
+        if file.manifest().tensor("rope_freqs.weight").is_some() {
+            return Err(FactsError::Scaled("it has rope_freqs.weight".to_owned()));
+        }
         Ok(Self {
             text: TextModel::from_gguf(&file)?,
-            architecture: file.manifest().metadata().require_string("general.architecture")?.to_owned(),
+            architecture,
             fingerprint: file.fingerprint(),
             weight_types: file.manifest().weight_types(),
         })

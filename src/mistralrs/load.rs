@@ -121,8 +121,13 @@ pub fn load(options: &LoadOptions<'_>) -> Result<Loaded, LoadError> {
             );
         }
     }
+    // What can't be described is refused before it is loaded. A repository of the hub is here only after.
+    let known = match source {
+        ModelSource::File(_) | ModelSource::Folder(_) => Some(Facts::of(source)?),
+        ModelSource::Hub(_) => None,
+    };
     let pipeline = pipeline(source, device)?;
-    let facts = Facts::of(source)?;
+    let facts = known.map_or_else(|| Facts::of(source), Ok)?;
     let (layers, context_length) = {
         let pipeline = pipeline.blocking_lock();
         if !matches!(pipeline.category(), ModelCategory::Text | ModelCategory::Multimodal { .. }) {

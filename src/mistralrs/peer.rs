@@ -51,6 +51,8 @@ impl DecodePeer for MistralRsPeer {
     }
 
     fn generate(&mut self, prompt: &[TokenId], max_new_tokens: usize) -> Result<(f64, usize), PeerError> {
+        // What an error left under way.
+        self.predictor.end();
         while !self.predictor.is_free() {
             self.predictor.wait(PATIENCE);
         }

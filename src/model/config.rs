@@ -112,9 +112,9 @@ pub enum ModelError {
 // === impl ModelError ===
 
 impl ModelError {
-    /// Whether the file may be sound, and only of a kind that the native engine does not run.
+    /// Whether the file may be sound, and only of a kind that the native engine does not run, but another may.
     pub fn is_unsupported(&self) -> bool {
-        matches!(self, Self::Architecture { .. } | Self::RopeScaling(_) | Self::WeightType { .. })
+        matches!(self, Self::Architecture { .. } | Self::WeightType { .. })
     }
 }
 

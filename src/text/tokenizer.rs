@@ -81,12 +81,11 @@ impl TextModel {
     /// What is wrong with the files; a folder without `tokenizer.json` is [`TextError::TokenizerFile`].
     pub fn from_folder(folder: &Path) -> Result<Self, TextError> {
         let templates = Vec::from_iter(tokenizer_json::chat_template(folder)?);
-        let parts = tokenizer_json::load(folder, &SpecialIds::default(), &templates)?.ok_or_else(|| {
-            TextError::TokenizerFile {
+        let parts = tokenizer_json::load(folder, &tokenizer_json::special_ids(folder)?, &templates)?
+            .ok_or_else(|| TextError::TokenizerFile {
                 path: folder.join("tokenizer.json"),
                 reason: "it is missing".to_owned(),
-            }
-        })?;
+            })?;
         Self::from_parts(parts, &templates)
     }
 

@@ -55,6 +55,25 @@ pub(super) fn chat_template(folder: &Path) -> Result<Option<String>, TextError> 
     })
 }
 
+/// The ids that a model's own files name: `generation_config.json`, else `config.json`. Of a list of ends the first three count.
+pub(super) fn special_ids(folder: &Path) -> Result<SpecialIds, TextError> {
+    let mut found = SpecialIds::default();
+    for name in ["generation_config.json", "config.json"] {
+        let Some(config) = read_json(&folder.join(name))? else { continue };
+        let ids = |key: &str| -> Vec<u32> {
+            let value = &config[key];
+            let listed = value.as_array().map_or(std::slice::from_ref(value), Vec::as_slice);
+            listed.iter().filter_map(|id| id.as_u64()?.try_into().ok()).collect()
+        };
+        found.beginning = found.beginning.or(ids("bos_token_id").first().copied());
+        if found.end.is_none() {
+            let mut ends = ids("eos_token_id").into_iter();
+            (found.end, found.end_of_turn, found.end_of_message) = (ends.next(), ends.next(), ends.next());
+        }
+    }
+    Ok(found)
+}
+
 /// The tokenizer beside a model; `None` if there is no `tokenizer.json`. `special` are the ids that the model itself names.
 pub(super) fn load(
     folder: &Path,

@@ -77,6 +77,10 @@ impl Decode {
         let path = model_cache::resolve(&settings.model)?;
         let threads = settings.engine.thread_count().get();
         let runtime = load(settings, &LoadBar::new())?;
+        ensure!(
+            runtime.can_draft || self.modes.iter().all(|mode| mode.name == "off"),
+            "only the native engine drafts; set engine.backend to native, or --modes to off"
+        );
         let bench = self.bench(&runtime)?;
         let mut peer: Option<Box<dyn DecodePeer>> = match self.peer {
             Some(DecodePeerName::LlamaCpp) => {

@@ -103,7 +103,12 @@ impl SerialWorker {
             self.board.retire(stream.activity());
         }
         self.queue.shut_down();
-        self.late.clear();
+        let now = Instant::now();
+        for mut stream in self.late.drain(..) {
+            if !matches!(stream.outbox.flush(now), Delivery::Done) {
+                stream.outbox.fail(GenerationError::ShuttingDown);
+            }
+        }
         self.report();
         self.show();
         self.board.set_idle(true);

@@ -9,7 +9,7 @@ use super::super::handle::CancelFlag;
 use super::super::outbox::Outbox;
 use super::super::output_text::OutputText;
 use super::super::queue::Pending;
-use super::super::request::{ValidRequest, is_due};
+use super::super::request::{ValidRequest, abandoned};
 use super::super::work::Work;
 use crate::adapt::OffReason;
 use crate::model::TokenId;
@@ -98,7 +98,7 @@ impl SerialStream {
 
     /// Ends the stream of a client that has left.
     pub(super) fn abandon(&mut self, now: Instant) {
-        self.end(if is_due(self.request.deadline, now) { "deadline" } else { "cancelled" });
+        self.end(abandoned(self.request.deadline, now));
     }
 
     /// Notes that the stream has ended, and how.
