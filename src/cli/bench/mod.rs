@@ -21,7 +21,7 @@ pub(super) struct Bench {
 
 #[derive(Subcommand, Debug)]
 enum BenchCommand {
-    Rows(rows::Rows),
+    Rows(Box<rows::Rows>),
     Decode(Box<decode::Decode>),
     Learning(Box<learning::Learning>),
 }
