@@ -46,7 +46,6 @@ pub struct PlainStep {
     #[serde(skip)]
     moved: [u32; ROWS.len()],
     /// `base` at the last plain step.
-    #[serde(skip)]
     confirmed: f64,
 }
 
