@@ -67,11 +67,7 @@ impl Knowledge {
         let first = [0.25_f64, 0.35, 0.5, 0.6, 0.7, 0.75, 0.8];
         let following = |bin: usize| first[bin].max(if bin == 0 { 0.5 } else { 0.75 });
         let prior =
-            std::array::from_fn(
-                |bin| {
-                    if bin < MATCH_BINS { first[bin] } else { following(bin - MATCH_BINS) }
-                },
-            );
+            std::array::from_fn(|bin| bin.checked_sub(MATCH_BINS).map_or_else(|| first[bin], following));
         Self { plans, ngram: Acceptance::new(prior), bank: Bank::default() }
     }
 

@@ -109,8 +109,8 @@ impl PlainStep {
         Costs { rows: std::array::from_fn(|rows| if rows == 0 { 0.0 } else { share(rows) / unit }) }
     }
 
-    /// Takes in a pass of the whole model over some rows of one stream that had the machine to itself.
-    pub fn observe_rows(&mut self, rows: usize, context: usize, seconds: f64) {
+    /// Takes in a pass of the whole model over some rows of one stream that had the machine to itself: a verify, or with one row a plain step.
+    pub fn observe(&mut self, rows: usize, context: usize, seconds: f64) {
         let Some(off) = self.follow(rows, context, seconds) else { return };
         let above = ROWS.iter().position(|&measured| measured >= rows).unwrap_or(ROWS.len() - 1);
         let nearest =
@@ -161,11 +161,6 @@ impl PlainStep {
             && self.curve[0] == 1.0
             && self.curve[ROWS.len() - 1].is_finite()
     }
-
-    /// Takes in a plain step of one stream that had the machine to itself.
-    pub fn observe(&mut self, context: usize, seconds: f64) {
-        self.follow(1, context, seconds);
-    }
 }
 
 /// Seconds of passes over `rows` rows from `position` on, the quickest first.
@@ -208,8 +203,8 @@ mod tests {
         let mut step = STEP;
         let mut observe = |factor: f64| {
             for _ in 0..200 {
-                step.observe(100, 0.011);
-                step.observe_rows(4, 100, 0.011 * factor);
+                step.observe(1, 100, 0.011);
+                step.observe(4, 100, 0.011 * factor);
             }
             assert!(step.is_plausible(), "{step:?}");
             step
@@ -219,23 +214,23 @@ mod tests {
         let found = observe(2.5);
         assert_eq!(found.rows(4), found.rows(5), "more rows never cost less");
         let mut after = found;
-        after.observe_rows(4, 100, 1.0);
+        after.observe(4, 100, 1.0);
         assert_eq!(after, found, "an interruption says nothing about rows");
     }
 
     #[test]
     fn a_machine_that_slows_down_does_not_make_rows_dearer() {
         let mut step = STEP;
-        (0..300).for_each(|_| step.observe_rows(2, 100, 0.011 * 1.2));
+        (0..300).for_each(|_| step.observe(2, 100, 0.011 * 1.2));
         for index in 0..300 {
             // Only verify passes tell that everything takes twice as long.
-            step.observe_rows(2, 100, 0.022 * 1.2);
+            step.observe(2, 100, 0.022 * 1.2);
             assert!(step.rows(2) < 1.2 * 1.5, "pass {index}: {step:?}");
         }
-        (0..50).for_each(|_| step.observe(100, 0.022));
+        (0..50).for_each(|_| step.observe(1, 100, 0.022));
         (0..50).for_each(|_| {
-            step.observe(100, 0.022);
-            step.observe_rows(2, 100, 0.022 * 1.2);
+            step.observe(1, 100, 0.022);
+            step.observe(2, 100, 0.022 * 1.2);
         });
         assert!((step.rows(2) / 1.2 - 1.0).abs() < 0.05, "{step:?}");
         assert!((step.seconds(100, 1) / 0.022 - 1.0).abs() < 0.05, "{step:?}");
@@ -245,7 +240,7 @@ mod tests {
     fn verify_passes_alone_hardly_move_what_a_plain_step_is_taken_to_last() {
         for factor in [0.5, 1.1, 2.0] {
             let mut step = STEP;
-            (0..1000).for_each(|_| step.observe_rows(2, 100, 0.011 * 1.2 * factor));
+            (0..1000).for_each(|_| step.observe(2, 100, 0.011 * 1.2 * factor));
             let found = step.seconds(100, 1) / 0.011;
             assert!((0.84..1.16).contains(&found), "rows {factor} as dear: {found}");
         }
@@ -255,11 +250,11 @@ mod tests {
     fn follows_steps_and_ignores_interruptions() {
         let mut step = STEP;
         for _ in 0..100 {
-            step.observe(100, 0.0132);
+            step.observe(1, 100, 0.0132);
         }
         assert!((step.seconds(100, 1) - 0.0132).abs() < 1e-5, "{step:?}");
         let before = step;
-        step.observe(100, 1.0);
+        step.observe(1, 100, 1.0);
         assert_eq!(step, before);
     }
 

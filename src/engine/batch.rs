@@ -89,14 +89,14 @@ fn attempt(
     drop(rows);
     if let [(index, Work::Plain(_))] = jobs {
         let baseline = &mut betting.baseline;
-        baseline.observe(streams[*index].context(), output.seconds);
+        baseline.observe(rows_in_pass, streams[*index].context(), output.seconds);
         record::plain_step_seconds(baseline.seconds(streams[*index].context(), 1));
     }
     // Rows that a draft was fed enter late and cost a little less; but all weights are read as long as one row enters at the embedding.
     if let [(index, Work::Verify)] = jobs
         && streams[*index].entered_rows(Work::Verify).entered < rows_in_pass
     {
-        betting.baseline.observe_rows(rows_in_pass, streams[*index].context(), output.seconds);
+        betting.baseline.observe(rows_in_pass, streams[*index].context(), output.seconds);
     }
     betting.auditions.observe_pass(output.seconds);
     if let Some(learner) = &mut betting.learner {

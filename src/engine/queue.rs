@@ -11,7 +11,7 @@ use tokio::sync::mpsc;
 use super::event::GenerationError;
 use super::handle::{CancelFlag, GenerationStream, StreamMessage, SubmitError};
 use super::outbox::Outbox;
-use super::request::{ValidRequest, abandoned};
+use super::request::ValidRequest;
 use crate::telemetry::record;
 
 /// A request that waits, with the ends of its channels.
@@ -52,6 +52,16 @@ pub(super) fn queue(max_waiting: usize, event_buffer: usize) -> (Entrance, Queue
     let entrance =
         Entrance { commands: Some(commands), shared: Arc::clone(&shared), max_waiting, event_buffer };
     (entrance, Queue { commands: receiver, waiting: VecDeque::new(), shared })
+}
+
+// === impl Pending ===
+
+impl Pending {
+    /// Ends it before it ran.
+    pub(super) fn refuse(&self, error: GenerationError) {
+        record::request_finished(error.reason());
+        let _ = self.events.try_send(Err(error));
+    }
 }
 
 // === impl Entrance ===
@@ -124,16 +134,14 @@ impl Queue {
     pub(super) fn sweep(&mut self, now: Instant) {
         let before = self.waiting.len();
         self.waiting.retain(|pending| {
-            let expired = pending.request.deadline.is_some_and(|deadline| deadline <= now);
-            if expired {
-                let wanted = pending.request.stop.max_new_tokens;
-                let error = GenerationError::DeadlineExceeded { committed: 0, wanted };
-                record::request_finished(error.reason());
-                let _ = pending.events.try_send(Err(error));
+            if pending.request.is_expired(now) {
+                pending.refuse(pending.request.deadline_error(0));
             } else if pending.cancel.is_set() {
-                record::request_finished(abandoned(pending.request.deadline, now));
+                record::request_finished(pending.request.abandoned(now));
+            } else {
+                return true;
             }
-            !expired && !pending.cancel.is_set()
+            false
         });
         self.shared.waiting.fetch_sub(before - self.waiting.len(), Ordering::AcqRel);
     }
@@ -172,9 +180,7 @@ impl Queue {
     /// Tells all who wait that the thread ends, those included who came since the last look.
     pub(super) fn shut_down(&mut self) {
         for pending in self.waiting.drain(..).chain(self.commands.try_iter()) {
-            let error = GenerationError::ShuttingDown;
-            record::request_finished(error.reason());
-            let _ = pending.events.try_send(Err(error));
+            pending.refuse(GenerationError::ShuttingDown);
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use super::event::GenerationError;
 use super::profiles::Traffic;
 use crate::adapt::Allowed;
 use crate::drafting::SkipSet;
@@ -92,9 +93,23 @@ pub fn is_due(deadline: Option<Instant>, now: Instant) -> bool {
     deadline.is_some_and(|deadline| deadline <= now + CLOCKS_APART)
 }
 
-/// The reason under which a request counts whose client left at `now`.
-pub(super) fn abandoned(deadline: Option<Instant>, now: Instant) -> &'static str {
-    if is_due(deadline, now) { "deadline" } else { "cancelled" }
+// === impl ValidRequest ===
+
+impl ValidRequest {
+    /// Whether its deadline has passed.
+    pub(super) fn is_expired(&self, now: Instant) -> bool {
+        self.deadline.is_some_and(|deadline| deadline <= now)
+    }
+
+    /// The error that says so, after `committed` tokens.
+    pub(super) fn deadline_error(&self, committed: usize) -> GenerationError {
+        GenerationError::DeadlineExceeded { committed, wanted: self.stop.max_new_tokens }
+    }
+
+    /// The reason under which it counts if its client left at `now`.
+    pub(super) fn abandoned(&self, now: Instant) -> &'static str {
+        if is_due(self.deadline, now) { "deadline" } else { "cancelled" }
+    }
 }
 
 // === impl Speculation ===

@@ -17,7 +17,7 @@ use super::outbox::Outbox;
 use super::output_text::OutputText;
 use super::profiles::ProfileLink;
 use super::queue::Pending;
-use super::request::{ValidRequest, abandoned};
+use super::request::ValidRequest;
 use super::work::{Answer, Work};
 use crate::adapt::{Costs, Learned};
 use crate::drafting::DraftPlan;
@@ -90,15 +90,12 @@ impl Stream {
 
     /// Whether the request's deadline has passed.
     pub(super) fn is_expired(&self, now: Instant) -> bool {
-        !self.is_finished() && self.request.deadline.is_some_and(|deadline| deadline <= now)
+        !self.is_finished() && self.request.is_expired(now)
     }
 
     /// The error that says so.
     pub(super) fn deadline_error(&self) -> GenerationError {
-        GenerationError::DeadlineExceeded {
-            committed: self.generated(),
-            wanted: self.request.stop.max_new_tokens,
-        }
+        self.request.deadline_error(self.generated())
     }
 
     /// Ends the stream with an error; its pages are free.
@@ -117,7 +114,7 @@ impl Stream {
 
     /// Ends the stream of a client that has left.
     pub(super) fn abandon(&mut self, now: Instant) {
-        self.end(abandoned(self.request.deadline, now));
+        self.end(self.request.abandoned(now));
     }
 
     /// What the stream wants next, given how many prompt tokens the pass still has room for, and what rows cost now. An adaptive stream

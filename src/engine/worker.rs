@@ -221,9 +221,7 @@ impl Worker {
                     let message = format!(
                         "prompt and new tokens take {positions} positions, the cache has {room} (engine.kv_cache_tokens)"
                     );
-                    let error = GenerationError::Internal(message);
-                    record::request_finished(error.reason());
-                    let _ = pending.events.try_send(Err(error));
+                    pending.refuse(GenerationError::Internal(message));
                 }
             }
             self.queue.admitted();

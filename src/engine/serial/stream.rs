@@ -9,7 +9,7 @@ use super::super::handle::CancelFlag;
 use super::super::outbox::Outbox;
 use super::super::output_text::OutputText;
 use super::super::queue::Pending;
-use super::super::request::{ValidRequest, abandoned};
+use super::super::request::ValidRequest;
 use super::super::work::Work;
 use crate::adapt::OffReason;
 use crate::model::TokenId;
@@ -81,12 +81,12 @@ impl SerialStream {
 
     /// Whether the request's deadline has passed.
     pub(super) fn is_expired(&self, now: Instant) -> bool {
-        !self.is_finished() && self.request.deadline.is_some_and(|deadline| deadline <= now)
+        !self.is_finished() && self.request.is_expired(now)
     }
 
     /// The error that says so.
     pub(super) fn deadline_error(&self) -> GenerationError {
-        GenerationError::DeadlineExceeded { committed: self.generated(), wanted: self.max_new_tokens() }
+        self.request.deadline_error(self.generated())
     }
 
     /// Ends the stream with an error.
@@ -98,7 +98,7 @@ impl SerialStream {
 
     /// Ends the stream of a client that has left.
     pub(super) fn abandon(&mut self, now: Instant) {
-        self.end(abandoned(self.request.deadline, now));
+        self.end(self.request.abandoned(now));
     }
 
     /// Notes that the stream has ended, and how.
