@@ -87,7 +87,7 @@ impl AttentionScratch {
 /// Rows of a block that finish soonest: larger blocks read less memory, smaller ones spread over more threads. Reading a page counts as
 /// much as computing two rows with it, which is about right where the cache does not hold the stream.
 fn block_rows(rows: usize, kv_heads: usize, threads: usize) -> usize {
-    let time = |block: usize| (rows.div_ceil(block) * kv_heads).div_ceil(threads) * (2 + block.min(rows));
+    let time = |block: usize| (rows.div_ceil(block) * kv_heads).div_ceil(threads) * (1 + block.min(rows));
     (1..=ROW_BLOCK).min_by_key(|&block| time(block)).unwrap_or(1)
 }
 
@@ -250,7 +250,12 @@ impl<E: KvElement> AttendRows<'_, E> {
         const BLOCKS: usize = PAGE_POSITIONS / 8;
         let seen = (self.length + row).div_ceil(8).saturating_sub(page * BLOCKS).min(BLOCKS);
         let paired = seen / 2 * 2;
+        let asks = row == 0 && first == 0 && page + 1 < self.pages.pages.len();
         for block in (0..paired).step_by(2) {
+            if asks {
+                let elements = 16 * self.pages.shape.head_dim;
+                lanes.prefetch(&self.pages.keys(page + 1)[block / 2 * elements..][..elements]);
+            }
             self.scores::<L, H, 2>(lanes, page, row, first, block);
         }
         if paired < seen {
@@ -333,6 +338,8 @@ impl<E: KvElement> AttendRows<'_, E> {
         let (head_dim, start) = (self.pages.shape.head_dim, page * PAGE_POSITIONS);
         let is_last = start + count == self.length + row;
         let values = eights(self.pages.values(page));
+        let asked = (row == 0 && first == 0 && page + 1 < self.pages.pages.len())
+            .then(|| eights(self.pages.values(page + 1)));
         let weights: [&[f32]; H] = std::array::from_fn(|head| {
             &self.scores[(row * self.group + first + head) * self.padded + start..][..count]
         });
@@ -348,6 +355,9 @@ impl<E: KvElement> AttendRows<'_, E> {
             }
             for slot in 0..count {
                 let values = &values[slot * (head_dim / 8) + chunk * C..][..C];
+                if let Some(asked) = asked {
+                    lanes.prefetch(&asked[slot * (head_dim / 8) + chunk * C..][..C]);
+                }
                 let weights: [L::Vector; H] = std::array::from_fn(|head| lanes.splat(weights[head][slot]));
                 for (register, value) in values.iter().enumerate() {
                     let value = E::load(lanes, value);

@@ -31,6 +31,8 @@ pub(super) trait Lanes: Copy {
     fn mul(self, a: Self::Vector, b: Self::Vector) -> Self::Vector;
     /// To half precision, ties to even.
     fn store_half(self, vector: Self::Vector, values: &mut [u16; 8]);
+    /// Asks for the values, which will be read soon.
+    fn prefetch<T>(self, values: &[T]);
 }
 
 /// [`Lanes`] in plain Rust.
@@ -76,6 +78,9 @@ impl Lanes for PortableLanes {
     fn store_half(self, vector: [f32; 8], values: &mut [u16; 8]) {
         *values = vector.map(|value| half::f16::from_f32(value).to_bits());
     }
+
+    #[inline(always)]
+    fn prefetch<T>(self, _: &[T]) {}
 }
 
 /// Splits a slice into groups of eight; what is left over is ignored, so callers pad.

@@ -106,6 +106,14 @@ impl Lanes for Avx2 {
             _mm_storeu_si128(values.as_mut_ptr().cast(), half);
         }
     }
+
+    #[inline(always)]
+    fn prefetch<T>(self, values: &[T]) {
+        for line in (0..size_of_val(values)).step_by(64) {
+            // SAFETY: every x86-64 CPU can prefetch, and a prefetch never faults.
+            unsafe { _mm_prefetch::<_MM_HINT_T1>(values.as_ptr().cast::<i8>().wrapping_add(line)) };
+        }
+    }
 }
 
 /// Two 256-bit registers.
