@@ -80,55 +80,81 @@ fn a_row_dependent_product_is_caught() {
 /// No rotation: what is left of attention can be checked by its formula.
 const UNTURNED: RopeAngles<'static> = RopeAngles { pairs: RopePairs::Halves, cosines: &[], sines: &[] };
 
+/// Rows of one stream in a pass.
+const ATTENDING: usize = 16;
+
+/// Lengths of attention that lie within a segment, cross a few, and need more than a round of them.
+const LENGTHS: [usize; 3] = [PAGE_POSITIONS * 2 + 5, PAGE_POSITIONS * 12 + 9, PAGE_POSITIONS * 66 + 3];
+
 #[test]
 fn attention_is_row_invariant_and_right() {
     for precision in [KvPrecision::F16, KvPrecision::F32] {
         for (query_heads, kv_heads, head_dim) in [(9, 3, 64), (12, 2, 128), (4, 4, 8), (5, 1, 24), (4, 1, 48)]
         {
-            check_attention_shape(KvShape { layers: 2, query_heads, kv_heads, head_dim }, precision);
+            for length in LENGTHS {
+                let shape = KvShape { layers: 2, query_heads, kv_heads, head_dim };
+                check_attention_shape(shape, precision, length);
+            }
         }
     }
 }
 
-fn check_attention_shape(shape: KvShape, precision: KvPrecision) {
+fn check_attention_shape(shape: KvShape, precision: KvPrecision, length: usize) {
     let mut random = Random(shape.head_dim as u64);
-    let length = PAGE_POSITIONS * 2 + 5;
-    let pages = [4_u32, 1, 3];
+    // Out of order, as pages are after some streams.
+    let count = length.div_ceil(PAGE_POSITIONS);
+    let pages: Vec<u32> = (0..count).map(|page| ((page * 5 + 3) % (count + 1)) as u32).collect();
     let kv_width = shape.kv_heads * shape.head_dim;
     let mut keys = random.floats(length * kv_width, 1.0);
     let values = random.floats(length * kv_width, 1.0);
-    let queries = random.floats(16 * shape.query_heads * shape.head_dim, 1.0);
-    let row = |index: usize| AttentionRow { pages: &pages, length: length - index * 4, angles: UNTURNED };
+    let queries = random.floats(ATTENDING * shape.query_heads * shape.head_dim, 1.0);
+    // The rows of a verify follow each other; rows that don't are attended to one by one.
+    let following = |index: usize| length - ATTENDING + 1 + index;
+    let apart = |index: usize| length - index * 4;
     let width = shape.query_heads * shape.head_dim;
-    let mut reference: Option<Vec<u32>> = None;
+    let mut references: [Option<Vec<u32>>; 2] = [None, None];
     for isa in Isa::available() {
-        let mut store = KvStore::new(shape, precision, 5);
+        let mut store = KvStore::new(shape, precision, count + 1);
         let slot = |position: usize| KvSlot {
             page: pages[position / PAGE_POSITIONS],
             slot: position % PAGE_POSITIONS,
             angles: UNTURNED,
         };
         store.write(&mut ThreadPool::new(2), isa, 1, slot, &mut keys, &values);
-        let mut attend = |first: usize, queries: &[f32], threads| {
+        let mut attend = |lengths: &(dyn Fn(usize) -> usize + Sync), first, queries: &[f32], threads| {
             let (mut queries, mut out) = (queries.to_vec(), vec![0.0; queries.len()]);
-            let mut pool = ThreadPool::new(threads);
-            store.attend(&mut pool, isa, 1, |index| row(first + index), &mut queries, &mut out);
+            let row =
+                |index| AttentionRow { pages: &pages, length: lengths(first + index), angles: UNTURNED };
+            store.attend(&mut ThreadPool::new(threads), isa, 1, row, &mut queries, &mut out);
             out
         };
-        let together = attend(0, &queries, 2);
-        let alone: Vec<f32> = queries
-            .chunks_exact(width)
-            .enumerate()
-            .flat_map(|(index, queries)| attend(index, queries, 1))
-            .collect();
         let bits = |values: &[f32]| values.iter().map(|value| value.to_bits()).collect::<Vec<_>>();
-        assert_eq!(bits(&together), bits(&alone), "{}", isa.name());
-        assert_eq!(reference.get_or_insert(bits(&together)), &bits(&together), "{}", isa.name());
-        check_attention(shape, precision, length, &keys, &values, &queries, &together);
+        let ways: [&(dyn Fn(usize) -> usize + Sync); 2] = [&following, &apart];
+        for (lengths, reference) in ways.into_iter().zip(&mut references) {
+            let alone: Vec<f32> = queries
+                .chunks_exact(width)
+                .enumerate()
+                .flat_map(|(index, queries)| attend(lengths, index, queries, 1))
+                .collect();
+            for (rows, threads) in [(ATTENDING, 1), (ATTENDING, 2), (5, 3), (1, 4)] {
+                let together: Vec<f32> = queries
+                    .chunks(rows * width)
+                    .enumerate()
+                    .flat_map(|(index, queries)| attend(lengths, index * rows, queries, threads))
+                    .collect();
+                assert_eq!(bits(&together), bits(&alone), "{rows} rows, {threads} threads, {}", isa.name());
+            }
+            assert_eq!(reference.get_or_insert(bits(&alone)), &bits(&alone), "{}", isa.name());
+            for index in [0, ATTENDING - 1] {
+                let part = index * width..(index + 1) * width;
+                let (queries, out) = (&queries[part.clone()], &alone[part]);
+                check_attention(shape, precision, lengths(index), &keys, &values, queries, out);
+            }
+        }
     }
 }
 
-/// The first row's heads against softmax attention in double precision.
+/// A row's heads against softmax attention in double precision.
 fn check_attention(
     shape: KvShape,
     precision: KvPrecision,

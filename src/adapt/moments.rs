@@ -50,6 +50,11 @@ impl Moments {
         }
     }
 
+    /// Bytes that the moments of states with `hidden` elements take, nearly.
+    pub fn bytes_of(hidden: usize) -> usize {
+        2 * size_of::<f32>() * hidden * hidden
+    }
+
     /// Takes in the states before and after the run, both \[rows, hidden\]. The caller leaves out the first
     /// [`LEFT_OUT`] positions of a sequence. Pairs that don't change or are not finite are passed over.
     pub fn observe(&mut self, before: &[f32], after: &[f32]) {

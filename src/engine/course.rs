@@ -19,6 +19,9 @@ const RIDGE_PAIRS: f64 = 800.0;
 /// Pairs that a rank needs: a rank of 64 pays from some 4,000 on.
 const PAIRS_PER_RANK: f64 = 64.0;
 
+/// Square matrices of doubles over the hidden size that a fit takes for a moment: its own five, and what the eigenvectors are found with.
+const FIT_MATRICES: usize = 8;
+
 /// What is to be learned of one run.
 #[derive(Debug)]
 pub(super) struct Course {
@@ -73,6 +76,7 @@ impl Progress {
 
 /// Learns from `pairs` of states of `hidden` numbers until nobody sends any more. `busy` counts nanoseconds.
 pub(super) fn learn(hidden: usize, pairs: &Receiver<Pairs>, fits: &Sender<Fit>, busy: &AtomicU64) {
+    give_way();
     let mut courses: Vec<Progress> = Vec::new();
     while let Ok(Pairs { course, before, after }) = pairs.recv() {
         let started = Instant::now();
@@ -101,9 +105,23 @@ pub(super) fn learn(hidden: usize, pairs: &Receiver<Pairs>, fits: &Sender<Fit>, 
     }
 }
 
+/// Lets the threads that compute go first: a fit takes seconds, and nobody waits for it.
+fn give_way() {
+    // Elsewhere priorities belong to processes.
+    #[cfg(target_os = "linux")]
+    if let Err(error) = rustix::process::setpriority_process(None, 19) {
+        tracing::debug!(%error, "bridges are learned at normal priority");
+    }
+}
+
+/// Bytes that a fit takes for a moment.
+pub(super) fn fit_bytes(hidden: usize) -> usize {
+    FIT_MATRICES * size_of::<f64>() * hidden * hidden
+}
+
 /// The rank that so many pairs support, a power of two: more would fit what is particular to them.
 fn rank(pairs: f64, hidden: usize) -> usize {
-    let most = ((pairs / PAIRS_PER_RANK) as usize).min(hidden / 4);
+    let most = ((pairs / PAIRS_PER_RANK) as usize).min(hidden / 2);
     most.checked_ilog2().map_or(0, |power| 1 << power)
 }
 
@@ -119,9 +137,9 @@ mod tests {
     use super::rank;
 
     #[test]
-    fn the_rank_rises_with_the_pairs_up_to_a_quarter_of_the_width() {
+    fn the_rank_rises_with_the_pairs_up_to_half_of_the_width() {
         let found = [100.0, 1024.0, 4096.0, 8000.0, 8192.0, 1e6].map(|pairs| rank(pairs, 576));
-        assert_eq!(found, [1, 16, 64, 64, 128, 128]);
-        assert_eq!(rank(1e6, 2), 0);
+        assert_eq!(found, [1, 16, 64, 64, 128, 256]);
+        assert_eq!(rank(1e6, 1), 0);
     }
 }

@@ -17,15 +17,21 @@ use std::time::Instant;
 use super::audition::Candidate;
 use super::bets::Betting;
 use super::course::{self, Course, Fit, Pairs};
-use crate::adapt::{BridgeWeights, FrontierPlan, LEFT_OUT};
+use crate::adapt::{BridgeWeights, FrontierPlan, LEFT_OUT, Moments};
 use crate::drafting::{DraftPlan, RunSearch, SkipSet, run_name};
 use crate::model::{Bridge, Model, PassOutput};
 
 /// Share of the engine's time that learning may take, both threads' work together.
 const BUDGET: f64 = 0.01;
 
-/// Runs that are learned at most: the moments of each take two matrices over the hidden size.
+/// Runs of plans that are learned at most.
 const MOST_SPANS: usize = 2;
+
+/// Share of the weights' memory that learning may take, if that is more than [`ALWAYS_ALLOWED`].
+const MEMORY_SHARE: f64 = 0.25;
+
+/// Bytes that learning may always take: 32 MiB.
+const ALWAYS_ALLOWED: f64 = (32 << 20) as f64;
 
 /// Pairs that are handed on together.
 const BATCH: usize = 128;
@@ -37,6 +43,8 @@ const QUEUE: usize = 4;
 pub(super) struct Learner {
     hidden: usize,
     spans: Vec<Span>,
+    /// Runs that there is memory for, one on probation included.
+    room: usize,
     /// Where full passes save their states: the spans' ends, ascending.
     places: Arc<[usize]>,
     /// None where skip sets are not searched.
@@ -89,23 +97,29 @@ impl Span {
 // === impl Learner ===
 
 impl Learner {
-    /// Starts to learn the bridges of `plans`, the best first, for states of `hidden` numbers. Without bridges there is nothing to learn.
-    /// With `searches` it also tries runs next to those of the plans.
+    /// Starts to learn the bridges of `plans` for `model`, the best first. Without bridges there is nothing to learn. With `searches` it also
+    /// tries runs next to those of the plans.
     pub(super) fn start<'a>(
         plans: impl Iterator<Item = &'a DraftPlan>,
-        hidden: usize,
+        model: &Model,
         searches: bool,
     ) -> Option<Self> {
+        let hidden = model.config().hidden;
+        let room = room(hidden, model.weights().bytes());
         let mut runs: Vec<(Range<usize>, usize)> = Vec::new();
         for bridge in plans.flat_map(DraftPlan::bridges) {
             let known = runs.iter().position(|(range, _)| *range == bridge.span());
             match known {
                 Some(index) => runs[index].1 = runs[index].1.max(bridge.rank()),
-                None if runs.len() < MOST_SPANS => runs.push((bridge.span(), bridge.rank())),
+                None if runs.len() < MOST_SPANS.min(room) => runs.push((bridge.span(), bridge.rank())),
                 None => {}
             }
         }
         if runs.is_empty() {
+            if room == 0 {
+                let limit = format_args!("{:.0} % of the weights", 100.0 * MEMORY_SHARE);
+                tracing::info!(%limit, "bridges are not learned: it would take too much memory");
+            }
             return None;
         }
         let (pairs, received) = sync_channel(QUEUE);
@@ -120,6 +134,7 @@ impl Learner {
         let mut learner = Self {
             hidden,
             spans: runs.into_iter().map(|(range, rank)| Span::new(range, rank, None)).collect(),
+            room,
             places: Arc::default(),
             search: searches.then(RunSearch::default),
             pairs: started.is_ok().then_some(pairs),
@@ -219,7 +234,9 @@ impl Learner {
             self.place();
         }
         for bridge in betting.plans()[betting.favourite()].plan.bridges() {
-            if self.spans.len() < MOST_SPANS && !self.spans.iter().any(|span| span.range == bridge.span()) {
+            if self.spans.len() < MOST_SPANS.min(self.room)
+                && !self.spans.iter().any(|span| span.range == bridge.span())
+            {
                 self.begin(Span::new(bridge.span(), bridge.rank(), None));
             }
         }
@@ -232,6 +249,9 @@ impl Learner {
 
     /// Puts a run next to that of the favourite plan on probation, if that plan has one bridge over one run.
     fn search(&mut self, betting: &Betting, layers: usize) {
+        if self.spans.len() >= self.room {
+            return;
+        }
         let seat = betting.favourite();
         let [bridge] = betting.plans()[seat].plan.bridges() else { return };
         if betting.plans()[seat].plan.runs().len() > 1 {
@@ -243,6 +263,13 @@ impl Learner {
         };
         self.begin(Span::new(range, bridge.rank(), Some(seat)));
     }
+}
+
+/// Runs that can be learned in the memory that learning may take, beside weights of so many bytes.
+fn room(hidden: usize, weight_bytes: usize) -> usize {
+    let allowed = (MEMORY_SHARE * weight_bytes as f64).max(ALWAYS_ALLOWED);
+    let left = allowed - course::fit_bytes(hidden) as f64;
+    if left > 0.0 { (left / Moments::bytes_of(hidden) as f64) as usize } else { 0 }
 }
 
 /// Enters `bridge` for the seats of all plans that have one over the same run.
@@ -285,5 +312,17 @@ fn name_of(bridge: &Bridge) -> String {
     match bridge.rank() {
         0 => format!("{}, bias", run_name(&bridge.span())),
         rank => format!("{}, rank {rank}", run_name(&bridge.span())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::room;
+
+    #[test]
+    fn wide_models_learn_in_a_quarter_of_their_weights() {
+        assert!(room(576, 90_000_000) >= 3, "SmolLM2-135M");
+        assert!(room(1536, 1_100_000_000) >= 3, "Qwen2.5-1.5B");
+        assert_eq!(room(8192, 1_000_000_000), 0);
     }
 }

@@ -71,9 +71,8 @@ impl Engine {
         };
         let mut betting = Betting::new(frontier, baseline);
         if options.learn_bridges {
-            let hidden = runner.model().config().hidden;
             let plans = betting.plans().iter().map(|plan| &*plan.plan);
-            betting.learner = Learner::start(plans, hidden, options.search_plans);
+            betting.learner = Learner::start(plans, runner.model(), options.search_plans);
         }
         let board = Board::new();
         let observer = board.observer();
