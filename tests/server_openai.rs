@@ -90,7 +90,7 @@ fn with_logprob() -> StreamMessage {
         top_logprobs: vec![(TokenId(0xC3), -0.5), (TokenId(97), -1.5)],
         drafted: false,
     };
-    Ok(Event::Delta(Delta { text: String::new(), tokens: vec![token], drafted: 0, accepted: 0 }))
+    Ok(Event::Delta(Delta { tokens: vec![token], ..Delta::default() }))
 }
 
 #[tokio::test]

@@ -69,7 +69,7 @@ async fn log_probabilities_bring_the_tokens_with_them() {
         top_logprobs: vec![(TokenId(65), -0.5), (TokenId(66), -1.5)],
         drafted: false,
     };
-    let delta = Delta { text: "a".into(), tokens: vec![token], drafted: 0, accepted: 0 };
+    let delta = Delta { text: "a".into(), tokens: vec![token], ..Delta::default() };
     let messages = vec![started(), Ok(Event::Delta(delta)), finished(FinishReason::Length, 1)];
     fixture.engine.next(Script::Play(messages));
     let mut spec = spec(&[1]);

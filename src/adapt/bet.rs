@@ -69,6 +69,15 @@ pub struct Chain {
     pub limit: usize,
 }
 
+// === impl Odds ===
+
+impl Odds<'_> {
+    /// A draft step of a plan now, in plain steps.
+    pub(super) fn plan_cost(&self, plan: usize) -> f64 {
+        self.knowledge.plan(plan).cost(self.costs.context)
+    }
+}
+
 // === impl OffReason ===
 
 impl OffReason {

@@ -128,7 +128,7 @@ impl Controller {
     /// Whether one more draft step of `plan` is worth its time.
     pub fn goes_on(&self, odds: Odds<'_>, plan: usize, chain: Chain) -> bool {
         let step = self.step(odds, plan, chain, self.rate);
-        self.allowed.always || step.value > self.rate * odds.knowledge.plan(plan).cost
+        self.allowed.always || step.value > self.rate * odds.plan_cost(plan)
     }
 
     /// How many tokens of an n-gram match are worth their rows at the end of a chain.
@@ -197,7 +197,7 @@ impl Controller {
 
     /// A cycle of `plan`, stopped against `rate`.
     fn forecast(&self, odds: Odds<'_>, plan: usize, mut chain: Chain, rate: f64) -> Forecast {
-        let step_cost = odds.knowledge.plan(plan).cost;
+        let step_cost = odds.plan_cost(plan);
         // The chain is still being drafted with this probability.
         let mut reached = 1.0;
         let mut forecast = Forecast { tokens: 1.0, cost: odds.costs.rows[1] };
@@ -254,6 +254,7 @@ mod tests {
     fn costs(row: f64) -> Costs {
         Costs {
             rows: std::array::from_fn(|rows| if rows == 0 { 0.0 } else { 1.0 + row * (rows - 1) as f64 }),
+            context: 0.0,
         }
     }
 

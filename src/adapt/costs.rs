@@ -8,6 +8,8 @@ pub const MAX_ROWS: usize = 33;
 pub struct Costs {
     /// A pass over this many rows more than none; entry 0 is 0, entry 1 is 1.
     pub rows: [f64; MAX_ROWS + 1],
+    /// What the stream's context adds to a plain step, as a share of one without context.
+    pub context: f64,
 }
 
 // === impl Costs ===

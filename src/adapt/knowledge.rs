@@ -33,8 +33,10 @@ pub struct PlanKnowledge {
     pub(super) acceptance: Acceptance<BINS>,
     /// How often each confidence comes up, summing to about 1.
     pub(super) confidences: [f64; BINS],
-    /// Draft step / plain step.
+    /// Draft step / plain step, both at an empty context.
     pub(super) cost: f64,
+    /// Share of the attention sublayers that a draft step runs: with them, its cost rises with the context.
+    attention: f64,
     /// Draft steps that it was measured by.
     steps: u32,
 }
@@ -99,9 +101,16 @@ impl Knowledge {
         }
     }
 
-    /// From now on plan `index` is this one.
-    pub fn identify(&mut self, index: usize, identity: PlanIdentity) {
-        self.plans[index].identity = identity;
+    /// From now on plan `index` is this one, and runs this share of the attention sublayers.
+    pub fn identify(&mut self, index: usize, identity: PlanIdentity, attention: f64) {
+        let plan = &mut self.plans[index];
+        (plan.identity, plan.attention) = (identity, attention);
+    }
+
+    /// A draft step of plan `index` would cost so many plain steps at an empty context, by what its parts take here.
+    pub fn estimate_cost(&mut self, index: usize, plain_steps: f64) {
+        let plan = &mut self.plans[index];
+        plan.cost = (plan.cost + plain_steps) / 2.0;
     }
 
     /// Takes `pool` for all that streams have learned.
@@ -120,17 +129,19 @@ impl Knowledge {
         self.ngram.add(taught.ngram());
     }
 
-    /// Plan `index` is another one now, whose draft step costs `plain_steps` more: of its acceptance, that of its predecessor is all that is known.
-    pub fn replace(&mut self, index: usize, identity: PlanIdentity, plain_steps: f64) {
+    /// Plan `index` is another one now, as [`Knowledge::identify`] says, whose draft step costs `plain_steps` more: of its acceptance, that of its
+    /// predecessor is all that is known.
+    pub fn replace(&mut self, index: usize, identity: PlanIdentity, attention: f64, plain_steps: f64) {
+        self.identify(index, identity, attention);
         let plan = &mut self.plans[index];
-        plan.identity = identity;
         plan.steps = 0;
         plan.cost = (plan.cost + plain_steps).max(0.01);
     }
 
-    /// Takes in a draft step of plan `index`: its confidence and its cost in plain steps.
-    pub fn observe_step(&mut self, index: usize, confidence: f32, cost: f64) {
+    /// Takes in a draft step of plan `index`: its confidence, and its cost in plain steps where the context adds the share `context` to those.
+    pub fn observe_step(&mut self, index: usize, confidence: f32, cost: f64, context: f64) {
         let plan = &mut self.plans[index];
+        let cost = (cost * (1.0 + context) - plan.attention * context).max(0.0);
         for share in &mut plan.confidences {
             *share *= HISTOGRAM_DECAY;
         }
@@ -179,13 +190,14 @@ impl PlanKnowledge {
             acceptance: Acceptance::new(acceptance),
             confidences: confidences.map(|share| share / total),
             cost,
+            attention: 1.0,
             steps: 0,
         }
     }
 
-    /// Its draft step, in plain steps.
-    pub fn cost(&self) -> f64 {
-        self.cost
+    /// Its draft step, in plain steps, where the context adds this share to those.
+    pub fn cost(&self, context: f64) -> f64 {
+        (self.cost + self.attention * context) / (1.0 + context)
     }
 }
 
@@ -225,13 +237,13 @@ mod tests {
     fn costs_follow_steps_and_interruptions_hardly_move_them() {
         let mut knowledge = Knowledge::new(vec![PlanKnowledge::unknown(0.5)]);
         for _ in 0..200 {
-            knowledge.observe_step(0, 0.95, 0.6);
+            knowledge.observe_step(0, 0.95, 0.6, 0.0);
         }
         assert!((knowledge.plan(0).cost - 0.6).abs() < 5e-3);
-        knowledge.observe_step(0, 0.95, 60.0);
+        knowledge.observe_step(0, 0.95, 60.0, 0.0);
         assert!(knowledge.plan(0).cost < 0.67, "{}", knowledge.plan(0).cost);
         let mut wrong = Knowledge::new(vec![PlanKnowledge::unknown(0.1)]);
-        (0..200).for_each(|_| wrong.observe_step(0, 0.95, 0.6));
+        (0..200).for_each(|_| wrong.observe_step(0, 0.95, 0.6, 0.0));
         assert!(
             (wrong.plan(0).cost - 0.6).abs() < 5e-2,
             "a cost that was too low rises: {}",
@@ -239,6 +251,18 @@ mod tests {
         );
         let histogram = knowledge.plan(0).confidences;
         assert!(histogram[9] > 0.6 && (histogram.iter().sum::<f64>() - 1.0).abs() < 1e-9, "{histogram:?}");
+    }
+
+    #[test]
+    fn a_context_that_a_plan_attends_to_in_full_costs_it_in_full() {
+        let mut knowledge = Knowledge::new(vec![PlanKnowledge::unknown(0.4)]);
+        knowledge.identify(0, PlanIdentity::default(), 0.5);
+        // Half of the attention, and with the context all passes take twice as long.
+        (0..400).for_each(|_| knowledge.observe_step(0, 0.95, 0.45, 1.0));
+        for (context, expected) in [(0.0, 0.4), (1.0, 0.45), (1e9, 0.5)] {
+            let found = knowledge.plan(0).cost(context);
+            assert!((found - expected).abs() < 1e-3, "context {context}: {found}, not {expected}");
+        }
     }
 
     #[test]

@@ -8,12 +8,14 @@ mod machine;
 mod peer;
 mod record;
 mod rows;
+mod timeline;
 
 pub use learning::{Checkpoint, LearningBench};
 pub use machine::{Machine, fork_join_seconds, peak_resident_bytes};
 pub use peer::{DecodePeer, Peer, PeerError};
 pub use record::{RowRecord, append_csv, today};
 pub use rows::{RowCurve, RowPoint, RowReport, RowsBench};
+pub use timeline::{TimelineBench, Window};
 
 /// The median of measurements; they are reordered. Zero for none.
 pub(crate) fn median(values: &mut [f64]) -> f64 {

@@ -23,8 +23,8 @@ const STEP: usize = PAGE_POSITIONS / 2;
 /// Bytes of saved states at most.
 const MAX_STATE_BYTES: usize = 512 << 20;
 
-/// Starts at most: half of them judge, which puts the error of an acceptance near two points.
-const MAX_STARTS: usize = 320;
+/// Starts at most: half of them judge, which puts the error of an acceptance near one point and a half.
+const MAX_STARTS: usize = 640;
 
 /// Starts of one pass: enough rows to read the weights once for many, few enough for their logits to stay small.
 const STARTS_PER_PASS: usize = 16;

@@ -24,7 +24,7 @@ const TRIES: usize = 4;
 const CLIMBS: usize = 3;
 
 /// Ranks of bridges.
-const RANKS: [usize; 4] = [16, 32, 64, 128];
+const RANKS: [usize; 4] = [16, 64, 128, 256];
 
 /// The rank that ridges are compared at.
 const RIDGE_RANK: usize = 64;

@@ -102,11 +102,18 @@ impl PlainStep {
         self.curve[above - 1] + share * (self.curve[above] - self.curve[above - 1])
     }
 
-    /// What rows cost a stream now, in steps of its own, while other streams have `others` rows in the pass: a share of the pass.
+    /// What rows cost a stream now, in steps of its own, while other streams have `others` rows in the pass: a share of the pass. The context is
+    /// still to be filled in.
     pub fn costs(&self, others: usize) -> Costs {
         let share = |rows: usize| self.rows(others + rows) * rows as f64 / (others + rows) as f64;
         let unit = share(1);
-        Costs { rows: std::array::from_fn(|rows| if rows == 0 { 0.0 } else { share(rows) / unit }) }
+        let rows = std::array::from_fn(|rows| if rows == 0 { 0.0 } else { share(rows) / unit });
+        Costs { rows, context: 0.0 }
+    }
+
+    /// What a context of so many positions adds to a plain step, as a share of one without.
+    pub fn context_share(&self, context: usize) -> f64 {
+        if self.base > 0.0 { self.slope * context as f64 / self.base } else { 0.0 }
     }
 
     /// Takes in a pass of the whole model over some rows of one stream that had the machine to itself: a verify, or with one row a plain step.

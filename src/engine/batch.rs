@@ -1,6 +1,7 @@
 //! One step of the running batch: gather work, run one pass, hand out the answers.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
 
 use super::bets::Betting;
 use super::event::GenerationError;
@@ -67,7 +68,8 @@ fn attempt(
     betting: &mut Betting,
     share: &Share,
 ) -> bool {
-    let (hidden, sublayers) = (runner.model().config().hidden, runner.model().config().sublayers());
+    let model = Arc::clone(runner.model());
+    let hidden = model.config().hidden;
     let rows: Vec<Vec<RowInput<'_>>> =
         jobs.iter().map(|&(index, work)| streams[index].rows(work, hidden)).collect();
     let places = betting.learner.as_ref().map(Learner::places).unwrap_or_default();
@@ -79,7 +81,7 @@ fn attempt(
     let weights: Vec<f64> = jobs
         .iter()
         .zip(&rows)
-        .map(|(&(index, work), rows)| streams[index].cost_weight(work, rows.len(), sublayers))
+        .map(|(&(index, work), rows)| streams[index].cost_weight(work, rows.len(), &betting.parts, &model))
         .collect();
     let total: f64 = weights.iter().sum();
     let pass = AssertUnwindSafe(|| -> PassOutput<'_> { { runner }.run(&groups) });
@@ -98,6 +100,13 @@ fn attempt(
     {
         betting.baseline.observe(rows_in_pass, streams[*index].context(), output.seconds);
     }
+    if let [(index, Work::Draft)] = jobs
+        && let Some(outline) = streams[*index].outline(&model)
+    {
+        let (baseline, context) = (&betting.baseline, streams[*index].context());
+        let cost = output.seconds / baseline.seconds(context, 1);
+        betting.parts.observe(&outline, cost, baseline.context_share(context));
+    }
     betting.auditions.observe_pass(output.seconds);
     if let Some(learner) = &mut betting.learner {
         learner.observe_pass(output.seconds);
@@ -106,7 +115,9 @@ fn attempt(
         let stream = &mut *streams[index];
         let seconds = output.seconds * weight / total;
         let plain_seconds = betting.baseline.seconds(stream.context(), share.decoding);
-        let answer = Answer { output, group, seconds, plain_seconds, costs: &share.costs };
+        let context = betting.baseline.context_share(stream.context());
+        let costs = Costs { context, ..share.costs };
+        let answer = Answer { output, group, seconds, plain_seconds, costs: &costs };
         let mut committed = stream.entered_rows(work);
         let outcome = catch_unwind(AssertUnwindSafe(|| stream.apply(work, &answer, betting)));
         let error = match outcome {

@@ -5,6 +5,7 @@ use super::baseline::PlainStep;
 use super::cycle::{Confirmed, Cycle, Origin};
 use super::drafter::Drafted;
 use super::learner::Learner;
+use super::parts::{Outline, Parts, attention_share};
 use super::request::ValidRequest;
 use super::score::Swift;
 use crate::adapt::{
@@ -12,7 +13,7 @@ use crate::adapt::{
     ngram_bin,
 };
 use crate::drafting::{DraftPlan, NgramProposer, SwiftOptions, SwiftSearch};
-use crate::model::TokenId;
+use crate::model::{Model, TokenId};
 use crate::telemetry::record::{self, PlanChange};
 
 /// N-gram matches are this long, in tokens. A single token says little, but a row of the verify pass is cheap; beyond a dozen nothing is gained.
@@ -23,6 +24,8 @@ pub(super) struct Betting {
     frontier: Vec<FrontierPlan>,
     pub(super) knowledge: Knowledge,
     pub(super) baseline: PlainStep,
+    /// What parts of the model cost.
+    pub(super) parts: Parts,
     pub(super) swift: Swift,
     /// Cycles bet on each plan, over all streams.
     uses: Vec<usize>,
@@ -48,19 +51,22 @@ pub(super) struct Bets {
 // === impl Betting ===
 
 impl Betting {
-    pub(super) fn new(frontier: Vec<FrontierPlan>, baseline: PlainStep) -> Self {
+    /// Streams bet on `frontier`, whose plans draft for `model`.
+    pub(super) fn new(frontier: Vec<FrontierPlan>, model: &Model, baseline: PlainStep, parts: Parts) -> Self {
         let plans: Vec<PlanKnowledge> = frontier.iter().map(|plan| plan.knowledge.clone()).collect();
         let layers = frontier.first().map_or(0, |plan| plan.plan.skip_set().layer_count());
         let swift = Swift::new(SwiftSearch::new(layers, SwiftOptions::default()));
         let mut knowledge = Knowledge::new(plans);
         for (index, plan) in frontier.iter().enumerate() {
-            knowledge.identify(index, plan.plan.identity());
+            knowledge.identify(index, plan.plan.identity(), attention_share(&plan.plan));
+            knowledge.estimate_cost(index, parts.cost(&Outline::of(&plan.plan, model)));
         }
         Self {
             uses: vec![0; frontier.len()],
             knowledge,
             frontier,
             baseline,
+            parts,
             swift,
             auditions: Auditions::default(),
             learner: None,
@@ -80,7 +86,7 @@ impl Betting {
     /// What an audition of `plan` for the seat of plan `index` is decided by.
     pub(super) fn stakes(&self, index: usize, plan: &DraftPlan) -> Stakes {
         Stakes {
-            draft: self.knowledge.plan(index).cost(),
+            draft: self.knowledge.plan(index).cost(0.0),
             same_sublayers: self.frontier[index].plan.skip_set() == plan.skip_set(),
             verify: self.baseline.rows(2),
         }
@@ -97,7 +103,8 @@ impl Betting {
         }
         let is_bridge = seat.plan.skip_set() == candidate.plan.skip_set();
         record::plan_changed(if is_bridge { PlanChange::Bridge } else { PlanChange::Search });
-        self.knowledge.replace(candidate.seat, candidate.plan.identity(), candidate.extra_cost);
+        let (identity, attention) = (candidate.plan.identity(), attention_share(&candidate.plan));
+        self.knowledge.replace(candidate.seat, identity, attention, candidate.extra_cost);
         (seat.plan, seat.name) = (candidate.plan, candidate.name);
     }
 
@@ -161,7 +168,7 @@ impl Bets {
     /// Takes in a draft step. Whether the token that it would draw with this confidence is worth verifying.
     pub(super) fn keeps(&mut self, betting: &mut Betting, step: &Drafted<'_>, confidence: f32) -> bool {
         let Bet::Plan(plan) = self.bet else { return false };
-        betting.knowledge.observe_step(plan, confidence, step.cost);
+        betting.knowledge.observe_step(plan, confidence, step.cost, step.costs.context);
         self.controller.keeps(betting.odds(step.costs), plan, &mut self.chain, confidence)
     }
 
@@ -225,6 +232,14 @@ impl Bets {
     /// The same, to be told.
     pub(super) fn take_taught(&mut self) -> Learned {
         self.controller.offsets().take_taught()
+    }
+
+    /// The plan of the last bet, if it was on one.
+    pub(super) fn plan(&self) -> Option<usize> {
+        match self.bet {
+            Bet::Plan(plan) => Some(plan),
+            _ => None,
+        }
     }
 
     /// What it bet on so far: cycles by index of the plan.

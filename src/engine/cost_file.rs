@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use super::baseline::PlainStep;
+use super::parts::Parts;
 
 /// Where the costs of one model on one machine are kept.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -21,23 +22,25 @@ pub struct CostFile {
 struct Kept {
     key: String,
     plain_step: PlainStep,
+    parts: Parts,
 }
 
 // === impl CostFile ===
 
 impl CostFile {
     /// What was kept, if it is of this key and makes sense. A file that can't be read is as good as none: costs are measured then.
-    pub(super) fn read(&self) -> Option<PlainStep> {
-        let kept: Kept = serde_json::from_slice(&fs::read(&self.path).ok()?).ok()?;
-        (kept.key == self.key && kept.plain_step.is_plausible()).then_some(kept.plain_step)
+    pub(super) fn read(&self) -> Option<(PlainStep, Parts)> {
+        let Kept { key, plain_step, parts } = serde_json::from_slice(&fs::read(&self.path).ok()?).ok()?;
+        let is_sound = key == self.key && plain_step.is_plausible() && parts.is_plausible();
+        is_sound.then_some((plain_step, parts))
     }
 
-    /// Keeps `plain_step`, whole or not at all.
-    pub(super) fn write(&self, plain_step: PlainStep) -> io::Result<()> {
+    /// Keeps costs, whole or not at all.
+    pub(super) fn write(&self, plain_step: PlainStep, parts: Parts) -> io::Result<()> {
         let folder = self.path.parent().ok_or(io::ErrorKind::InvalidInput)?;
         fs::create_dir_all(folder)?;
         let mut file = tempfile::NamedTempFile::new_in(folder)?;
-        serde_json::to_writer(&mut file, &Kept { key: self.key.clone(), plain_step })?;
+        serde_json::to_writer(&mut file, &Kept { key: self.key.clone(), plain_step, parts })?;
         file.persist(&self.path)?;
         Ok(())
     }
@@ -47,6 +50,7 @@ impl CostFile {
 mod tests {
     use super::*;
     use crate::engine::baseline::testing::STEP;
+    use crate::engine::parts::testing::PARTS;
 
     #[test]
     fn costs_come_back_under_their_key_only() {
@@ -54,13 +58,13 @@ mod tests {
         let path = folder.path().join("state").join("costs.json");
         let file = CostFile { path: path.clone(), key: "a model, a machine".to_owned() };
         assert_eq!(file.read(), None, "nothing was kept yet");
-        file.write(STEP).unwrap();
-        assert_eq!(file.read(), Some(STEP));
+        file.write(STEP, PARTS).unwrap();
+        assert_eq!(file.read(), Some((STEP, PARTS)));
         assert_eq!(CostFile { key: "another".to_owned(), ..file.clone() }.read(), None);
         for damaged in ["", "{}", "[1", &fs::read_to_string(&path).unwrap().replace("0.01", "-1.0")] {
             fs::write(&path, damaged).unwrap();
             assert_eq!(file.read(), None, "{damaged}");
         }
-        assert!(CostFile { path: "/".into(), key: String::new() }.write(STEP).is_err());
+        assert!(CostFile { path: "/".into(), key: String::new() }.write(STEP, PARTS).is_err());
     }
 }

@@ -5,13 +5,14 @@ use std::sync::Arc;
 use super::activity::PlanActivity;
 use super::bets::{Bets, Betting};
 use super::cycle::{Chooser, Confirmed, Cycle, Origin};
-use super::event::PlanSummary;
+use super::event::{DraftedBy, PlanSummary};
 use super::options::EngineOptions;
+use super::parts::{Outline, Parts};
 use super::request::{Speculation, ValidRequest};
 use super::work::Work;
 use crate::adapt::{Bet, Costs, OffReason};
 use crate::drafting::DraftPlan;
-use crate::model::{DraftHead, TokenId};
+use crate::model::{DraftHead, Model, TokenId};
 use crate::sampling::top_probability;
 use crate::telemetry::record::{self, DraftCycle, DraftSource, PlanChange};
 
@@ -258,6 +259,13 @@ impl Drafter {
         }
     }
 
+    /// What drafted the tokens of the last cycle, which came from `origins`.
+    pub(super) fn drafted_by(&self, origins: &[Origin]) -> DraftedBy {
+        let has = |source| origins.iter().any(|origin| origin.source() == source);
+        let plan = self.bets().and_then(Bets::plan).unwrap_or(0);
+        DraftedBy { plan: has(DraftSource::LayerSkip).then_some(plan), ngram: has(DraftSource::Ngram) }
+    }
+
     /// What is told about the plan.
     pub(super) fn summary(&self) -> Option<PlanSummary> {
         self.plan.as_ref().map(|current| PlanSummary {
@@ -303,14 +311,11 @@ impl Drafter {
         matches!(self.policy, Policy::Swift)
     }
 
-    /// Rows times sublayers that `work` runs, of a model with `sublayers`: the stream's share of the pass.
-    pub(super) fn cost_weight(&self, work: Work, rows: usize, sublayers: usize) -> f64 {
-        let skipped = match (work, self.plan()) {
-            (Work::Draft, Some(plan)) => plan.mask().count(),
-            (Work::Verify, Some(plan)) if self.cycle.fed() > 0 => plan.exact_until(),
-            _ => 0,
-        };
-        // The head costs about as much as four sublayers.
-        rows as f64 * (sublayers.saturating_sub(skipped) + 4) as f64
+    /// What `work` over so many rows would take alone, roughly and in plain steps: the stream's share of the pass.
+    pub(super) fn cost_weight(&self, work: Work, rows: usize, parts: &Parts, model: &Model) -> f64 {
+        match (work, self.plan()) {
+            (Work::Draft, Some(plan)) => parts.cost(&Outline::of(plan, model)),
+            _ => rows as f64,
+        }
     }
 }

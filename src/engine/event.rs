@@ -49,6 +49,17 @@ pub struct Delta {
     pub drafted: usize,
     /// Of those, accepted.
     pub accepted: usize,
+    /// What drafted them.
+    pub drafted_by: DraftedBy,
+}
+
+/// What drafted the tokens of a cycle; a chain may mix both.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub struct DraftedBy {
+    /// A plan, by its place in the frontier, or 0 where there is none.
+    pub plan: Option<usize>,
+    /// An n-gram match.
+    pub ngram: bool,
 }
 
 /// One token that the full model confirmed.

@@ -17,6 +17,7 @@ use std::time::Instant;
 use super::audition::Candidate;
 use super::bets::Betting;
 use super::course::{self, Course, Fit, Pairs};
+use super::parts::Outline;
 use crate::adapt::{BridgeWeights, FrontierPlan, LEFT_OUT, Moments};
 use crate::drafting::{DraftPlan, RunSearch, SkipSet, run_name};
 use crate::model::{Bridge, Model, PassOutput};
@@ -299,11 +300,10 @@ fn enter_run(betting: &mut Betting, model: &Model, seat: usize, bridge: &Arc<Bri
     }
 }
 
-/// What a step of `plan` costs is taken to be what it reads; once the plan drafts, its time is measured.
+/// What a step of `plan` costs is taken to be what its parts do; once the plan drafts, its time is measured.
 fn enter(betting: &mut Betting, model: &Model, seat: usize, name: String, plan: DraftPlan) {
-    let weights = model.weights();
-    let bytes = |plan: &DraftPlan| plan.body_bytes(weights) as f64;
-    let extra_cost = (bytes(&plan) - bytes(&betting.plans()[seat].plan)) / weights.bytes() as f64;
+    let (new, old) = (Outline::of(&plan, model), Outline::of(&betting.plans()[seat].plan, model));
+    let extra_cost = betting.parts.cost(&new) - betting.parts.cost(&old);
     betting.auditions.enter(Candidate::new(seat, name, Arc::new(plan), extra_cost));
 }
 

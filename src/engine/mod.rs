@@ -23,6 +23,7 @@ mod learner;
 mod options;
 mod outbox;
 mod output_text;
+mod parts;
 mod predictor;
 mod profiles;
 mod queue;
@@ -39,7 +40,7 @@ pub use baseline::PlainStep;
 pub use board::Observer;
 pub use cost_file::CostFile;
 pub use event::{
-    ArmUse, CommittedToken, Delta, Event, FinishReason, Finished, GenerationError, PhaseTime, PhaseTimes,
+    ArmUse, CommittedToken, Delta, DraftedBy, Event, FinishReason, Finished, GenerationError, PhaseTime, PhaseTimes,
     PlanSummary, SpeculationStats, Started, Timing, Usage,
 };
 pub use handle::{CancelFlag, GenerationStream, StreamMessage, Submit, SubmitError};

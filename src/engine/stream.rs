@@ -15,13 +15,14 @@ use super::learner::CommittedRows;
 use super::options::EngineOptions;
 use super::outbox::Outbox;
 use super::output_text::OutputText;
+use super::parts::{Outline, Parts};
 use super::profiles::ProfileLink;
 use super::queue::Pending;
 use super::request::ValidRequest;
 use super::work::{Answer, Work};
 use crate::adapt::{Costs, Learned};
 use crate::drafting::DraftPlan;
-use crate::model::{LogitsWanted, PageLease, RowGroup, RowInput, TokenId};
+use crate::model::{LogitsWanted, Model, PageLease, RowGroup, RowInput, TokenId};
 use crate::sampling::{Sampler, SamplingError, TokenHistory, log_probabilities};
 use crate::telemetry::record;
 use crate::text::TextModel;
@@ -133,7 +134,8 @@ impl Stream {
             let tokens = prompt_left.min(prefill_budget);
             return (tokens > 0).then_some(Work::Prefill { tokens });
         }
-        Some(self.drafter.next_work(self.left(), betting, costs))
+        let costs = Costs { context: betting.baseline.context_share(self.context()), ..*costs };
+        Some(self.drafter.next_work(self.left(), betting, &costs))
     }
 
     /// Tokens still to be generated.
@@ -282,7 +284,8 @@ impl Stream {
 
     /// Appends confirmed tokens, stops where a stop says so, and sends one message.
     fn commit(&mut self, confirmed: Confirmed, drafted: usize, answer: &Answer<'_>, betting: &Betting) {
-        let mut delta = Delta { drafted, ..Delta::default() };
+        let drafted_by = self.drafter.drafted_by(&confirmed.origins);
+        let mut delta = Delta { drafted, drafted_by, ..Delta::default() };
         let mut reason = None;
         for (index, &token) in confirmed.tokens.iter().enumerate() {
             let mut committed = CommittedToken {
@@ -360,8 +363,13 @@ impl Stream {
     }
 
     /// See [`Drafter::cost_weight`].
-    pub(super) fn cost_weight(&self, work: Work, rows: usize, sublayers: usize) -> f64 {
-        self.drafter.cost_weight(work, rows, sublayers)
+    pub(super) fn cost_weight(&self, work: Work, rows: usize, parts: &Parts, model: &Model) -> f64 {
+        self.drafter.cost_weight(work, rows, parts, model)
+    }
+
+    /// Outlines a step of the plan that drafts now.
+    pub(super) fn outline(&self, model: &Model) -> Option<Outline> {
+        self.drafter.plan().map(|plan| Outline::of(plan, model))
     }
 }
 

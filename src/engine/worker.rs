@@ -13,6 +13,7 @@ use super::event::GenerationError;
 use super::learner::Learner;
 use super::options::EngineOptions;
 use super::outbox::Delivery;
+use super::parts::Parts;
 use super::profiles::ProfileLink;
 use super::queue::{Queue, queue};
 use super::score::Scratchpad;
@@ -62,14 +63,16 @@ impl Engine {
         let mut runner = Runner::with_options(model, runner_options);
         let pages = PagePool::new(total_pages);
         let kept = options.cost_file.as_ref().and_then(CostFile::read);
+        let (kept, kept_parts) = kept.unzip();
         let baseline = PlainStep::measure(&mut runner, &pages, options.max_streams, kept);
+        let parts = Parts::measure(&mut runner, &pages, kept_parts);
         record::plain_step_seconds(baseline.seconds(0, 1));
         let (entrance, queue) = queue(options.max_waiting, options.event_buffer);
         let frontier = match options.frontier.is_empty() {
             true => vec![default_plan(&runner, &options)],
             false => options.frontier.clone(),
         };
-        let mut betting = Betting::new(frontier, baseline);
+        let mut betting = Betting::new(frontier, runner.model(), baseline, parts);
         if options.learn_bridges {
             let plans = betting.plans().iter().map(|plan| &*plan.plan);
             betting.learner = Learner::start(plans, runner.model(), options.search_plans);
@@ -130,7 +133,7 @@ impl Worker {
         self.show();
         self.board.set_idle(true);
         if let Some(file) = &self.options.cost_file
-            && let Err(error) = file.write(self.betting.baseline)
+            && let Err(error) = file.write(self.betting.baseline, self.betting.parts)
         {
             tracing::warn!(path = %file.path.display(), %error, "what passes cost could not be kept; see engine.state_folder");
         }

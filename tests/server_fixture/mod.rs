@@ -102,7 +102,7 @@ pub fn delta(text: &str, tokens: &[(u32, bool)]) -> StreamMessage {
         })
         .collect();
     let accepted = tokens.iter().filter(|token| token.drafted).count();
-    Ok(Event::Delta(Delta { text: text.to_owned(), tokens, drafted: accepted, accepted }))
+    Ok(Event::Delta(Delta { text: text.to_owned(), tokens, drafted: accepted, accepted, ..Delta::default() }))
 }
 
 pub fn finished(reason: FinishReason, completion_tokens: usize) -> StreamMessage {

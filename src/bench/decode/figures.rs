@@ -48,12 +48,12 @@ pub struct Interval {
     pub ratio_high: f64,
 }
 
-/// One prompt in one mode: the median time of its repeats, the sum of their counts.
+/// One prompt in one mode: the time of a repeat, and the sum of all counts.
 #[derive(Clone, Debug)]
 pub(super) struct PromptTotals {
     /// Tokens after the first, of one repeat.
     tokens: f64,
-    /// Median over repeats.
+    /// Median over repeats that are equally long, else the mean, as of the tokens.
     seconds: f64,
     counts: Measurement,
 }
@@ -65,7 +65,7 @@ const RESAMPLE_SEED: u64 = 0x626f_6f74;
 // === impl PromptTotals ===
 
 impl PromptTotals {
-    /// Sums up the repeats of one prompt in one mode. Token counts are those of the first, since all decode alike.
+    /// Sums up the repeats of one prompt in one mode.
     pub(super) fn of<'a>(repeats: impl Iterator<Item = &'a Measurement> + Clone) -> Option<Self> {
         let mut counts = Measurement::nothing();
         for repeat in repeats.clone() {
@@ -80,8 +80,11 @@ impl PromptTotals {
             add(&mut phases.plain, repeat.phases.plain);
         }
         let first = repeats.clone().next()?;
+        let is_alike = repeats.clone().all(|repeat| repeat.tokens == first.tokens);
         let mut seconds: Vec<f64> = repeats.map(|repeat| repeat.seconds).collect();
-        Some(Self { tokens: first.tokens as f64, seconds: median(&mut seconds), counts })
+        let count = seconds.len() as f64;
+        let seconds = if is_alike { median(&mut seconds) } else { seconds.iter().sum::<f64>() / count };
+        Some(Self { tokens: counts.tokens as f64 / count, seconds, counts })
     }
 }
 

@@ -51,6 +51,8 @@ pub struct DecodeReport {
     pub prompts: usize,
     /// Times each was decoded in each mode.
     pub repeats: usize,
+    /// 0 is greedy.
+    pub temperature: f32,
     /// The mode that the others are compared with: plain decoding, if it was asked for.
     pub reference: Option<String>,
     /// By mode, in the order asked for.
@@ -136,6 +138,7 @@ impl DecodeReport {
             max_new_tokens: bench.max_new_tokens,
             prompts: bench.prompts.len(),
             repeats: bench.repeats,
+            temperature: bench.temperature,
             reference: off.map(|off| bench.modes[off].name.clone()),
             modes: Named(modes.collect()),
             peer,

@@ -32,10 +32,10 @@ pub struct DecodeMode {
     pub speculation: Speculation,
 }
 
-/// What to measure: greedy, one stream at a time.
+/// What to measure, one stream at a time.
 #[derive(Clone, Debug)]
 pub struct DecodeBench {
-    /// The modes; tokens are compared with those of `off` if it is among them, else with the first mode's.
+    /// The modes; greedy tokens are compared with those of `off` if it is among them, else with the first mode's.
     pub modes: Vec<DecodeMode>,
     /// The prompts.
     pub prompts: Vec<DecodePrompt>,
@@ -43,6 +43,8 @@ pub struct DecodeBench {
     pub max_new_tokens: usize,
     /// Times that each prompt is decoded in each mode.
     pub repeats: usize,
+    /// 0 is greedy; above, each repeat has a seed of its own, and modes say different things of the same distribution.
+    pub temperature: f32,
 }
 
 /// One stream, measured.
@@ -164,13 +166,8 @@ impl DecodeBench {
         let mut order: Vec<usize> = (0..self.modes.len() + usize::from(peer.is_some())).collect();
         if let Some(prompt) = self.prompts.first() {
             for &mode in &order {
-                self.turn(
-                    engine,
-                    peer.as_deref_mut(),
-                    prompt,
-                    mode,
-                    WARM_UP_TOKENS.min(self.max_new_tokens),
-                )?;
+                let tokens = WARM_UP_TOKENS.min(self.max_new_tokens);
+                self.turn(engine, peer.as_deref_mut(), prompt, mode, (0, tokens))?;
             }
         }
         let mut random = ChaCha8Rng::seed_from_u64(ORDER_SEED);
@@ -181,14 +178,17 @@ impl DecodeBench {
                 shuffle(&mut order, &mut random);
                 let mut outputs = Vec::with_capacity(self.modes.len());
                 for &mode in &order {
+                    let settings = (repeat, self.max_new_tokens);
                     let (mut measurement, tokens) =
-                        self.turn(engine, peer.as_deref_mut(), prompt, mode, self.max_new_tokens)?;
+                        self.turn(engine, peer.as_deref_mut(), prompt, mode, settings)?;
                     (measurement.prompt, measurement.repeat) = (index, repeat);
                     measurements.push(measurement);
                     outputs.extend(tokens.map(|tokens| Output { mode, tokens }));
                     on_turn();
                 }
-                self.compare(prompt, &mut expected, outputs)?;
+                if self.temperature == 0.0 {
+                    self.compare(prompt, &mut expected, outputs)?;
+                }
             }
         }
         Ok(DecodeRun { measurements, peer: peer.map(|peer| peer.name().to_owned()) })
@@ -201,20 +201,19 @@ impl DecodeBench {
         peer: Option<&mut (dyn DecodePeer + 'static)>,
         prompt: &DecodePrompt,
         mode: usize,
-        max_new_tokens: usize,
+        (repeat, max_new_tokens): (usize, usize),
     ) -> Result<(Measurement, Option<Vec<TokenId>>), DecodeError> {
         if peer.is_some() {
             thread::sleep(PEER_REST);
         }
         match (self.modes.get(mode), peer) {
             (Some(kind), _) => {
-                let turn = Turn {
-                    prompt,
-                    mode: kind,
-                    max_new_tokens,
-                    sampling: SamplingSettings::default(),
-                    teaches: true,
+                let sampling = SamplingSettings {
+                    temperature: self.temperature,
+                    seed: repeat as u64,
+                    ..SamplingSettings::default()
                 };
+                let turn = Turn { prompt, mode: kind, max_new_tokens, sampling, teaches: true };
                 let (measurement, tokens) = turn.run(engine)?;
                 Ok((Measurement { mode, ..measurement }, Some(tokens)))
             }

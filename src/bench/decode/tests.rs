@@ -17,19 +17,23 @@ struct Counting {
     /// Where a drafting stream says something else, for prompts that start with token 7.
     wrong_at: Option<usize>,
     seen: Mutex<Vec<String>>,
+    /// Temperatures and seeds asked for.
+    seeds: Mutex<Vec<(f32, u64)>>,
 }
 
 // === impl Counting ===
 
 impl Counting {
     fn new(wrong_at: Option<usize>) -> Self {
-        Self { wrong_at, seen: Mutex::new(Vec::new()) }
+        Self { wrong_at, seen: Mutex::default(), seeds: Mutex::default() }
     }
 }
 
 impl Submit for Counting {
     fn submit(&self, request: ValidRequest) -> Result<GenerationStream, SubmitError> {
         self.seen.lock().unwrap().push(request.id.clone());
+        let sampling = request.sampling.settings();
+        self.seeds.lock().unwrap().push((sampling.temperature, sampling.seed));
         let drafts = request.speculation != Speculation::Off;
         let count = request.stop.max_new_tokens;
         let wrong_at = self.wrong_at.filter(|_| drafts && request.prompt[0] == TokenId(7));
@@ -90,6 +94,7 @@ fn bench(repeats: usize) -> DecodeBench {
         prompts: [("p1", "chat", 1), ("p2", "code", 7), ("p3", "chat", 3)].map(prompt).to_vec(),
         max_new_tokens: 10,
         repeats,
+        temperature: 0.0,
     }
 }
 
@@ -119,6 +124,15 @@ fn a_mode_that_says_something_else_is_an_error_with_names() {
     for part in ["prompt p2", "differs from off", "token 5"] {
         assert!(error.contains(part), "{part:?} is not in {error}");
     }
+}
+
+#[test]
+fn sampled_modes_may_say_other_things_and_take_seeds_in_turn() {
+    let (bench, engine) = (DecodeBench { temperature: 0.7, ..bench(2) }, Counting::new(Some(5)));
+    bench.run(&engine, None, &mut || {}).unwrap();
+    let seeds = engine.seeds.into_inner().unwrap();
+    assert_eq!(seeds[3..].iter().map(|seed| seed.1).collect::<Vec<_>>(), [0, 0, 0, 1, 1, 1].repeat(3));
+    assert!(seeds.iter().all(|seed| seed.0 == 0.7));
 }
 
 #[test]

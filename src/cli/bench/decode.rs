@@ -22,8 +22,8 @@ use crate::bench::{DecodePeer, Peer};
 
 /// Time whole streams in several modes: what speculation is worth
 ///
-/// Decodes every prompt in every mode in turn, in shuffled order, greedily and one stream at a time, through the engine as a client would.
-/// Counts the time after the first token. All modes must give the same tokens. Ratios are of total tokens per total
+/// Decodes every prompt in every mode in turn, in shuffled order and one stream at a time, through the engine as a client would.
+/// Counts the time after the first token. Greedy, all modes must give the same tokens. Ratios are of total tokens per total
 /// second, with 95 % bootstrap intervals over prompts.
 #[derive(Args, Debug)]
 #[command(after_help = modes::help())]
@@ -36,6 +36,9 @@ pub(super) struct Decode {
     /// Decode each prompt so often in each mode; medians count
     #[arg(long, value_name = "COUNT", default_value_t = 1)]
     repeats: usize,
+    /// Sampling temperature; 0 decodes greedily. Above, each repeat has a seed of its own, and tokens are not compared
+    #[arg(long, value_name = "NUMBER", default_value_t = 0.0)]
+    temperature: f32,
     /// Let a peer decode the same prompts in turn with our own engine
     #[arg(long, value_name = "NAME")]
     peer: Option<DecodePeerName>,
@@ -66,6 +69,11 @@ impl Decode {
             "--max-new-tokens must be at least 2: the first token is not timed"
         );
         ensure!(self.repeats > 0, "--repeats must be at least 1");
+        ensure!(
+            self.temperature == 0.0 || self.peer.is_none(),
+            "peers decode greedily: leave out --peer, or --temperature {}",
+            self.temperature
+        );
         for (index, mode) in self.modes.iter().enumerate() {
             let first = self.modes.iter().position(|other| other.name == mode.name);
             ensure!(first == Some(index), "--modes names {} twice", mode.name);
@@ -122,6 +130,7 @@ impl Decode {
             )?,
             max_new_tokens: self.measurement.max_new_tokens,
             repeats: self.repeats,
+            temperature: self.temperature,
         })
     }
 }

@@ -6,11 +6,15 @@ use crate::bench::decode::{DecodeReport, Figures, Interval, PeerReport};
 
 /// A block of lines for each mode, one a category; then the peer.
 pub(super) fn print_table(out: &mut impl Write, report: &DecodeReport) -> io::Result<()> {
-    let DecodeReport { model, threads, max_new_tokens, prompts, repeats, .. } = report;
+    let DecodeReport { model, threads, max_new_tokens, prompts, repeats, temperature, .. } = report;
+    let sampling = if *temperature == 0.0 {
+        "greedy; all modes gave the same tokens".to_owned()
+    } else {
+        format!("temperature {temperature}, other tokens in each mode")
+    };
     writeln!(
         out,
-        "{model}, {threads} threads, {prompts} prompts x {repeats}, up to {max_new_tokens} new tokens, greedy; \
-         all modes gave the same tokens"
+        "{model}, {threads} threads, {prompts} prompts x {repeats}, up to {max_new_tokens} new tokens, {sampling}"
     )?;
     writeln!(
         out,

@@ -7,6 +7,7 @@ mod measurement;
 mod modes;
 mod prompt_set;
 mod rows;
+mod timeline;
 
 use std::process::ExitCode;
 
@@ -24,6 +25,7 @@ enum BenchCommand {
     Rows(Box<rows::Rows>),
     Decode(Box<decode::Decode>),
     Learning(Box<learning::Learning>),
+    Timeline(Box<timeline::Timeline>),
 }
 
 // === impl Bench ===
@@ -34,6 +36,7 @@ impl Bench {
             BenchCommand::Rows(command) => command.run(),
             BenchCommand::Decode(command) => command.run(),
             BenchCommand::Learning(command) => command.run(),
+            BenchCommand::Timeline(command) => command.run(),
         }
     }
 }

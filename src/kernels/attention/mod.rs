@@ -33,6 +33,9 @@ const TASKS_PER_THREAD: usize = 4;
 /// Results are merged by one thread where they hold fewer numbers than this: forking would take longer.
 const MERGE_GRAIN: usize = 4096;
 
+/// Rows whose queries one thread turns before others help: forking takes longer.
+const TURN_GRAIN: usize = 4;
+
 /// One row that attends.
 #[derive(Clone, Copy, Debug)]
 pub struct AttentionRow<'a> {
@@ -125,6 +128,11 @@ impl Partial {
         (self.rows * self.group * (self.head_dim + 2)).next_multiple_of(16)
     }
 
+    /// Numbers that the scores of a segment take.
+    fn scores(self) -> usize {
+        self.rows * self.group * SEGMENT
+    }
+
     /// Its parts, of which `rows` rows are in use.
     fn parts(self, numbers: &mut [f32], rows: usize) -> Parts<'_> {
         let heads = self.rows * self.group;
@@ -159,105 +167,184 @@ fn attend<'a, E: KvElement>(
     scratch: &mut AttentionScratch,
     out: &mut [f32],
 ) {
-    let (kv_heads, head_dim) = (shape.kv_heads, shape.head_dim);
-    let group = shape.query_heads / kv_heads;
-    let width = group * head_dim;
-    let rows = queries.len() / (kv_heads * width);
-    assert!(queries.len().is_multiple_of(kv_heads * width), "queries");
+    let (kv_heads, group) = (shape.kv_heads, shape.query_heads / shape.kv_heads);
+    let width = shape.query_heads * shape.head_dim;
+    let rows = queries.len() / width;
+    assert!(queries.len().is_multiple_of(width), "queries");
     assert_eq!(out.len(), queries.len(), "output");
     let longest = (0..rows).map(|index| row(index).length).max().unwrap_or(0);
     let segments = longest.div_ceil(SEGMENT);
     scratch.cut(rows, block_rows(rows, kv_heads, segments, pool.threads()), &row);
     let AttentionScratch { blocks, scores, partials } = scratch;
-    let tasks = blocks.len() * kv_heads;
     let most_rows = blocks.iter().map(Range::len).max().unwrap_or(0);
-    let layout = Partial { rows: most_rows, group, head_dim };
+    let layout = Partial { rows: most_rows, group, head_dim: shape.head_dim };
+    let tasks = blocks.len() * kv_heads;
     let is_apart = segments > 1 && tasks < TASKS_PER_THREAD * pool.threads();
     // Apart, each task has a place for what is merged and one for each segment of a round; else each thread has two.
     let (holders, places) = if is_apart { (tasks, 1 + ROUND) } else { (pool.threads(), 2) };
-    let thread_scores = most_rows * group * SEGMENT;
-    grow(scores, pool.threads() * thread_scores);
+    grow(scores, pool.threads() * layout.scores());
     grow(partials, holders * places * layout.numbers());
-    let (scores, partials) = (Disjoint::new(scores), Disjoint::new(partials));
     turn(pool, shape, &row, queries);
-    let queries = &*queries;
-    let out = Disjoint::new(out);
-    // SAFETY (of all parts): a holder's places belong to the task or thread that it is, a segment's place to the one thread that computes
-    // the segment, and a task's rows of the output to the task.
-    let place = |holder: usize, place: usize| {
-        let start = (holder * places + place) * layout.numbers();
-        // SAFETY: as above.
-        unsafe { partials.part(start..start + layout.numbers()) }
+    let attention = Attention {
+        shape,
+        data,
+        isa,
+        layer,
+        row,
+        queries,
+        out: Disjoint::new(out),
+        blocks,
+        layout,
+        scores: Disjoint::new(scores),
+        partials: Disjoint::new(partials),
+        places,
     };
-    let of_task = |task: usize| (blocks[task / kv_heads].clone(), task % kv_heads);
-    let compute = |thread: usize, task: usize, segment: usize, partial: &mut [f32]| {
-        let (block, kv_head) = of_task(task);
-        let (first, last) = (row(block.start), row(block.end - 1));
-        assert!(first.length > 0 && last.length <= last.pages.len() * PAGE_POSITIONS, "pages");
-        // SAFETY: each thread has a part of its own, and computes one segment at a time.
-        let scores = unsafe { scores.part(thread * thread_scores..(thread + 1) * thread_scores) };
-        let queries = std::array::from_fn(|offset| match offset < block.len() {
-            true => &queries[((block.start + offset) * kv_heads + kv_head) * width..][..width],
-            false => &[],
-        });
-        let parts = layout.parts(partial, block.len());
-        let pages = Pages { shape, data, layer, kv_head, pages: first.pages };
-        let (rows, length) = (block.len(), first.length);
-        isa.run(AttendSegment { pages, rows, length, segment, group, queries, scores, parts });
-    };
-    let merge = |task: usize, segment: usize, merged: &mut [f32], partial: &mut [f32]| {
-        let (block, _) = of_task(task);
-        let (merged, partial) = (layout.parts(merged, block.len()), layout.parts(partial, block.len()));
-        isa.run(Merge { is_first: segment == 0, merged, partial, head_dim });
-    };
-    let segments_of = |task: usize| row(of_task(task).0.end - 1).length.div_ceil(SEGMENT);
-    let finish = |task: usize, merged: &mut [f32]| {
-        let (block, kv_head) = of_task(task);
-        let merged = layout.parts(merged, block.len());
-        for (offset, index) in block.enumerate() {
-            let start = (index * kv_heads + kv_head) * width;
-            // SAFETY: the rows of blocks have parts of their own, and each task is finished by one thread.
-            let out = unsafe { out.part(start..start + width) };
-            let (mixed, sums) =
-                (&merged.mixed[offset * width..][..width], &merged.sums[offset * group..][..group]);
-            isa.run(Finish { mixed, sums, head_dim, out });
-        }
-    };
-    if !is_apart {
-        pool.run_ranges_numbered(tasks, 1, &|thread, range| {
-            for task in range {
-                let (merged, partial) = (place(thread, 0), place(thread, 1));
-                for segment in 0..segments_of(task) {
-                    compute(thread, task, segment, partial);
-                    merge(task, segment, merged, partial);
-                }
-                finish(task, merged);
-            }
-        });
-        return;
+    match is_apart {
+        true => attention.run_apart(pool, tasks, segments),
+        false => attention.run_whole(pool, tasks),
     }
-    for round in (0..segments).step_by(ROUND) {
-        let count = ROUND.min(segments - round);
-        pool.run_ranges_numbered(tasks * count, 1, &|thread, range| {
-            for item in range {
-                let (task, offset) = (item / count, item % count);
-                if round + offset < segments_of(task) {
-                    compute(thread, task, round + offset, place(task, 1 + offset));
-                }
-            }
-        });
-        let grain = (MERGE_GRAIN / (count * layout.numbers())).max(1);
-        pool.run_ranges(tasks, grain, &|range| {
+}
+
+/// One call of [`KvStore::attend`]. Its tasks are the pairs of a block and a key/value head; results lie in numbered places, which holders have: tasks
+/// or threads.
+struct Attention<'a, E, R> {
+    shape: KvShape,
+    data: &'a [E],
+    isa: Isa,
+    layer: usize,
+    row: R,
+    queries: &'a [f32],
+    out: Disjoint<'a, f32>,
+    blocks: &'a [Range<usize>],
+    layout: Partial,
+    scores: Disjoint<'a, f32>,
+    partials: Disjoint<'a, f32>,
+    /// Places of a holder.
+    places: usize,
+}
+
+// === impl Attention ===
+
+impl<'r, E: KvElement, R: Fn(usize) -> AttentionRow<'r> + Sync> Attention<'_, E, R> {
+    /// Each task at once, one segment after the other.
+    fn run_whole(&self, pool: &mut ThreadPool, tasks: usize) {
+        pool.run_ranges_numbered(tasks, 1, &|thread, range| {
+            // SAFETY: the places are this thread's, and it runs one range at a time.
+            let (merged, partial) = unsafe { (self.place(thread, 0), self.place(thread, 1)) };
             for task in range {
-                let merged = place(task, 0);
-                let last = segments_of(task).min(round + count);
-                (round..last)
-                    .for_each(|segment| merge(task, segment, merged, place(task, 1 + segment - round)));
-                if round + count >= segments {
-                    finish(task, merged);
+                for segment in 0..self.segments(task) {
+                    self.compute(thread, task, segment, partial);
+                    self.merge(task, segment, merged, partial);
                 }
+                self.finish(task, merged);
             }
         });
+    }
+
+    /// The segments of all tasks, round by round, in no order; each round is merged in order.
+    fn run_apart(&self, pool: &mut ThreadPool, tasks: usize, segments: usize) {
+        for round in (0..segments).step_by(ROUND) {
+            let count = ROUND.min(segments - round);
+            pool.run_ranges_numbered(tasks * count, 1, &|thread, range| {
+                for item in range {
+                    let (task, offset) = (item / count, item % count);
+                    if round + offset < self.segments(task) {
+                        // SAFETY: this segment's place, and each segment is computed by one thread.
+                        self.compute(thread, task, round + offset, unsafe { self.place(task, 1 + offset) });
+                    }
+                }
+            });
+            let grain = (MERGE_GRAIN / (count * self.layout.numbers())).max(1);
+            pool.run_ranges(tasks, grain, &|range| {
+                for task in range {
+                    // SAFETY: the places are this task's, which one thread merges.
+                    let place = |place| unsafe { self.place(task, place) };
+                    let merged = place(0);
+                    for segment in round..self.segments(task).min(round + count) {
+                        self.merge(task, segment, merged, place(1 + segment - round));
+                    }
+                    if round + count >= segments {
+                        self.finish(task, merged);
+                    }
+                }
+            });
+        }
+    }
+
+    /// # Safety
+    /// A place that is in use is not asked for again.
+    #[expect(clippy::mut_from_ref, reason = "as `Disjoint::part`")]
+    unsafe fn place(&self, holder: usize, place: usize) -> &mut [f32] {
+        let start = (holder * self.places + place) * self.layout.numbers();
+        // SAFETY: places don't overlap, and the caller keeps to one use of each.
+        unsafe { self.partials.part(start..start + self.layout.numbers()) }
+    }
+
+    /// The rows of a task, and its key/value head.
+    fn of_task(&self, task: usize) -> (Range<usize>, usize) {
+        (self.blocks[task / self.shape.kv_heads].clone(), task % self.shape.kv_heads)
+    }
+
+    /// Segments that the last row of a task sees.
+    fn segments(&self, task: usize) -> usize {
+        (self.row)(self.of_task(task).0.end - 1).length.div_ceil(SEGMENT)
+    }
+
+    /// Where row `index` has the query heads of `kv_head`.
+    fn heads(&self, index: usize, kv_head: usize) -> Range<usize> {
+        let width = self.layout.group * self.shape.head_dim;
+        let start = (index * self.shape.kv_heads + kv_head) * width;
+        start..start + width
+    }
+
+    /// What a task has of a segment, into `partial`.
+    fn compute(&self, thread: usize, task: usize, segment: usize, partial: &mut [f32]) {
+        let (block, kv_head) = self.of_task(task);
+        let (first, last) = ((self.row)(block.start), (self.row)(block.end - 1));
+        assert!(first.length > 0 && last.length <= last.pages.len() * PAGE_POSITIONS, "pages");
+        let scores = thread * self.layout.scores();
+        // SAFETY: each thread has a part of its own, and computes one segment at a time.
+        let scores = unsafe { self.scores.part(scores..scores + self.layout.scores()) };
+        self.isa.run(AttendSegment {
+            pages: Pages {
+                shape: self.shape,
+                data: self.data,
+                layer: self.layer,
+                kv_head,
+                pages: first.pages,
+            },
+            rows: block.len(),
+            length: first.length,
+            segment,
+            group: self.layout.group,
+            queries: std::array::from_fn(|offset| match offset < block.len() {
+                true => &self.queries[self.heads(block.start + offset, kv_head)],
+                false => &[],
+            }),
+            scores,
+            parts: self.layout.parts(partial, block.len()),
+        });
+    }
+
+    /// Merges what a task has of a segment into what it has of those before.
+    fn merge(&self, task: usize, segment: usize, merged: &mut [f32], partial: &mut [f32]) {
+        let rows = self.of_task(task).0.len();
+        let (merged, partial) = (self.layout.parts(merged, rows), self.layout.parts(partial, rows));
+        self.isa.run(Merge { is_first: segment == 0, merged, partial, head_dim: self.shape.head_dim });
+    }
+
+    /// Writes what a task has of all segments.
+    fn finish(&self, task: usize, merged: &mut [f32]) {
+        let (block, kv_head) = self.of_task(task);
+        let merged = self.layout.parts(merged, block.len());
+        for (offset, index) in block.enumerate() {
+            let Partial { group, head_dim, .. } = self.layout;
+            let mixed = &merged.mixed[offset * group * head_dim..][..group * head_dim];
+            let sums = &merged.sums[offset * group..][..group];
+            // SAFETY: these heads of this row belong to the task, which one thread finishes.
+            let out = unsafe { self.out.part(self.heads(index, kv_head)) };
+            self.isa.run(Finish { mixed, sums, head_dim, out });
+        }
     }
 }
 
@@ -271,8 +358,7 @@ fn turn<'a>(
     let width = shape.query_heads * shape.head_dim;
     let rows = queries.len() / width;
     let queries = Disjoint::new(queries);
-    // A row takes less time than a fork: only many rows are worth one.
-    pool.run_ranges(rows, 4, &|range| {
+    pool.run_ranges(rows, TURN_GRAIN, &|range| {
         for index in range {
             // SAFETY: each row is turned by one thread.
             let queries = unsafe { queries.part(index * width..(index + 1) * width) };
