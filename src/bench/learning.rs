@@ -33,6 +33,8 @@ pub struct Checkpoint {
     pub accepted: usize,
     /// The same as a share.
     pub acceptance: f64,
+    /// How fast these streams are against plain ones, which take turns with them.
+    pub ratio_to_off: f64,
 }
 
 /// Streams of traffic that run together.
@@ -69,18 +71,25 @@ impl LearningBench {
     fn measure(&self, engine: &dyn Submit, served_tokens: usize) -> Result<Checkpoint, DecodeError> {
         let allowed = Allowed { ngram: false, always: true, ..Allowed::default() };
         let speculation = Speculation::Adaptive { max_draft_tokens: Some(1), allowed };
-        let mode = DecodeMode { name: "always".to_owned(), speculation };
+        let always = DecodeMode { name: "always".to_owned(), speculation };
+        let off = DecodeMode { name: "off".to_owned(), speculation: Speculation::Off };
         let (mut drafted, mut accepted) = (0, 0);
+        let (mut seconds, mut plain_seconds) = (0.0, 0.0);
         for prompt in &self.prompts {
-            let sampling = SamplingSettings::default();
-            let turn =
-                Turn { prompt, mode: &mode, max_new_tokens: self.max_new_tokens, sampling, teaches: false };
-            let (measured, _) = turn.run(engine)?;
+            let turn = |mode| {
+                let sampling = SamplingSettings::default();
+                Turn { prompt, mode, max_new_tokens: self.max_new_tokens, sampling, teaches: false }
+            };
+            let (measured, _) = turn(&always).run(engine)?;
             drafted += measured.drafted;
             accepted += measured.accepted;
+            seconds += measured.seconds;
+            // Greedy, so it says the same.
+            plain_seconds += turn(&off).run(engine)?.0.seconds;
         }
         let acceptance = accepted as f64 / drafted.max(1) as f64;
-        Ok(Checkpoint { served_tokens, drafted, accepted, acceptance })
+        let ratio_to_off = if seconds > 0.0 { plain_seconds / seconds } else { 0.0 };
+        Ok(Checkpoint { served_tokens, drafted, accepted, acceptance, ratio_to_off })
     }
 
     /// Serves some streams, of which the first has number `first`. Returns their tokens.

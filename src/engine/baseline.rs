@@ -70,16 +70,17 @@ impl PlainStep {
         step.base = plain[REPEATS / 2];
         step.confirmed = step.base;
         step.slope = ((seconds(runner, &lease, long - 1, 1)[REPEATS / 2] - step.base) / long as f64).max(0.0);
-        for index in 1..ROWS.len() {
-            let (rows, before) = (ROWS[index], step.curve[index - 1]);
-            step.curve[index] = if rows <= 8 || rows < 2 * max_streams {
-                // Rows of one stream cost what rows of several do, but for the context each reads. Measured beside a plain step, since machines
-                // change their pace.
-                let plain = seconds(runner, &lease, 0, 1);
-                (seconds(runner, &lease, 0, rows)[0] / plain[0]).max(before)
-            } else {
-                before * rows as f64 / ROWS[index - 1] as f64
-            };
+        let most = (2 * max_streams).max(9);
+        let measured = ROWS.iter().filter(|&&rows| rows < most).count();
+        for (&rows, point) in ROWS.iter().zip(&mut step.curve).take(measured).skip(1) {
+            // Rows of one stream cost what rows of several do, but for the context each reads. Measured beside a plain step, since machines
+            // change their pace.
+            let plain = seconds(runner, &lease, 0, 1);
+            *point = seconds(runner, &lease, 0, rows)[0] / plain[0];
+        }
+        straighten(&mut step.curve[..measured]);
+        for index in measured..ROWS.len() {
+            step.curve[index] = step.curve[index - 1] * ROWS[index] as f64 / ROWS[index - 1] as f64;
         }
         if let Some(kept) = kept {
             step.curve.iter_mut().zip(kept.curve).for_each(|(now, then)| *now = (*now + then) / 2.0);
@@ -170,6 +171,17 @@ impl PlainStep {
     }
 }
 
+/// Makes what was measured of more and more rows ascend from 1. What disturbs a pass makes it slower, so where fewer rows seem to cost more, it is
+/// the fewer that were disturbed.
+fn straighten(curve: &mut [f64]) {
+    let mut least = f64::INFINITY;
+    for point in curve.iter_mut().rev() {
+        least = least.min(*point);
+        *point = least.max(1.0);
+    }
+    curve.iter_mut().take(1).for_each(|first| *first = 1.0);
+}
+
 /// Seconds of passes over `rows` rows from `position` on, the quickest first.
 fn seconds(runner: &mut Runner, lease: &PageLease, position: usize, rows: usize) -> [f64; REPEATS] {
     let rows = vec![RowInput::Token(TokenId(0)); rows.min(lease.positions())];
@@ -204,6 +216,14 @@ pub(super) mod testing {
 #[cfg(test)]
 mod tests {
     use super::testing::STEP;
+
+    #[test]
+    fn a_disturbed_measurement_does_not_make_more_rows_dear() {
+        let mut curve = [1.0, 1.6, 1.2, 1.3, 0.9, 2.0, 1.9];
+        super::straighten(&mut curve);
+        assert_eq!(curve, [1.0, 1.0, 1.0, 1.0, 1.0, 1.9, 1.9]);
+        super::straighten(&mut []);
+    }
 
     #[test]
     fn rows_follow_what_passes_take() {
