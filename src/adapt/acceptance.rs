@@ -61,6 +61,11 @@ impl<const N: usize> Acceptance<N> {
         self.counts.add(counts);
     }
 
+    /// Judgements of all streams, less what decayed.
+    pub fn judged(&self) -> f64 {
+        self.counts.total()
+    }
+
     /// The expected share in bin `bin`, by the counts of all streams.
     pub fn pooled(&self, bin: usize) -> f64 {
         let (accepted, judged) = (self.counts.accepted()[bin], self.counts.judged()[bin]);

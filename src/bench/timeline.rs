@@ -100,11 +100,8 @@ impl TimelineBench {
     }
 
     fn follow(&self, engine: &dyn Submit, mode: &DecodeMode) -> Result<Course, DecodeError> {
-        let failed = |source| DecodeError::Failed {
-            prompt: self.prompt.id.clone(),
-            mode: mode.name.clone(),
-            source,
-        };
+        let failed =
+            |source| DecodeError::Failed { prompt: self.prompt.id.clone(), mode: mode.name.clone(), source };
         let turn = Turn {
             prompt: &self.prompt,
             mode,
@@ -195,7 +192,8 @@ mod tests {
     use crate::engine::{CommittedToken, DraftedBy};
 
     fn delta(tokens: usize, drafted_by: DraftedBy) -> Delta {
-        let token = CommittedToken { id: TokenId(7), logprob: None, top_logprobs: Vec::new(), drafted: false };
+        let token =
+            CommittedToken { id: TokenId(7), logprob: None, top_logprobs: Vec::new(), drafted: false };
         Delta {
             text: "x".repeat(tokens),
             tokens: vec![token; tokens],

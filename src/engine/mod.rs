@@ -40,8 +40,8 @@ pub use baseline::PlainStep;
 pub use board::Observer;
 pub use cost_file::CostFile;
 pub use event::{
-    ArmUse, CommittedToken, Delta, DraftedBy, Event, FinishReason, Finished, GenerationError, PhaseTime, PhaseTimes,
-    PlanSummary, SpeculationStats, Started, Timing, Usage,
+    ArmUse, CommittedToken, Delta, DraftedBy, Event, FinishReason, Finished, GenerationError, PhaseTime,
+    PhaseTimes, PlanSummary, SpeculationStats, Started, Timing, Usage,
 };
 pub use handle::{CancelFlag, GenerationStream, StreamMessage, Submit, SubmitError};
 pub use options::EngineOptions;

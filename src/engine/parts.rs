@@ -117,8 +117,7 @@ impl Parts {
 
     /// A draft step at an empty context, in plain steps.
     pub(super) fn cost(&self, outline: &Outline) -> f64 {
-        let left_out =
-            outline.attention * self.attention + outline.mlp * self.mlp + outline.head * self.head;
+        let left_out = outline.attention * self.attention + outline.mlp * self.mlp + outline.head * self.head;
         (1.0 - left_out + outline.bridges).max(LEAST_COST)
     }
 

@@ -38,7 +38,8 @@ impl Timeline {
     pub(super) fn run(self) -> anyhow::Result<ExitCode> {
         ensure!(self.window > 1, "--window must be at least 2");
         ensure!(self.repeats > 0, "--repeats must be at least 1");
-        let MeasurementOptions { model, config, prompts, limit, max_new_tokens, csv, json } = &self.measurement;
+        let MeasurementOptions { model, config, prompts, limit, max_new_tokens, csv, json } =
+            &self.measurement;
         let mut given = flags([("bench timeline", "engine.max_streams", Some("1".to_owned()))]);
         given.extend(model.flags());
         let configuration = config.load(given)?;
@@ -113,8 +114,17 @@ fn plans(window: &Window) -> String {
 fn write_csv(path: &std::path::Path, results: &[(String, Vec<Window>)]) -> anyhow::Result<()> {
     let mut writer = csv::Writer::from_path(path)?;
     writer.write_record([
-        "prompt", "first", "off_tokens_per_second", "adaptive_tokens_per_second", "ratio", "drafted",
-        "accepted", "plain", "ngram", "plans", "text",
+        "prompt",
+        "first",
+        "off_tokens_per_second",
+        "adaptive_tokens_per_second",
+        "ratio",
+        "drafted",
+        "accepted",
+        "plain",
+        "ngram",
+        "plans",
+        "text",
     ])?;
     for (id, windows) in results {
         for window in windows {
