@@ -65,7 +65,7 @@ impl<'a, E> Pages<'a, E> {
     #[inline(always)]
     fn after_keys(&self, index: usize) -> &'a [E] {
         let next = index + 1;
-        let is_last = next % PAGES == 0 || next == self.pages.len();
+        let is_last = next.is_multiple_of(PAGES) || next == self.pages.len();
         if is_last { self.values(index / PAGES * PAGES) } else { self.keys(next) }
     }
 
@@ -73,7 +73,7 @@ impl<'a, E> Pages<'a, E> {
     #[inline(always)]
     fn after_values(&self, index: usize) -> Option<&'a [E]> {
         let next = index + 1;
-        (next < self.pages.len()).then(|| if next % PAGES == 0 { self.keys(next) } else { self.values(next) })
+        (next < self.pages.len()).then(|| if next.is_multiple_of(PAGES) { self.keys(next) } else { self.values(next) })
     }
 }
 
