@@ -73,7 +73,8 @@ impl<'a, E> Pages<'a, E> {
     #[inline(always)]
     fn after_values(&self, index: usize) -> Option<&'a [E]> {
         let next = index + 1;
-        (next < self.pages.len()).then(|| if next.is_multiple_of(PAGES) { self.keys(next) } else { self.values(next) })
+        (next < self.pages.len())
+            .then(|| if next.is_multiple_of(PAGES) { self.keys(next) } else { self.values(next) })
     }
 }
 
