@@ -10,7 +10,7 @@ use super::fold::{Bank, Fold};
 use super::knowledge::{Knowledge, StreamOffsets, ngram_bin};
 
 /// Share of the time that may go to bets that don't look best.
-const EXPLORATION: f64 = 0.02;
+const EXPLORATION: f64 = 0.01;
 
 /// How much better than plain decoding a bet must look: below, its forecast is mostly noise.
 const MARGIN: f64 = 1.01;

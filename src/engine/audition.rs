@@ -9,8 +9,9 @@ use std::sync::Arc;
 
 use crate::drafting::DraftPlan;
 
-/// Share of the engine's time that auditions may take.
-const BUDGET: f64 = 0.02;
+/// Share of the engine's time that auditions may take. After each pass comes a pause, since what is saved up while nobody waits would slow down
+/// the streams of one moment.
+const BUDGET: f64 = 0.01;
 
 /// Places of a stream's text that one pass looks at.
 pub(super) const PLACES: usize = 8;
@@ -34,8 +35,8 @@ const WAITING: usize = 4;
 #[derive(Default)]
 pub(super) struct Auditions {
     candidates: VecDeque<Candidate>,
-    engine_seconds: f64,
-    spent_seconds: f64,
+    /// Time of the engine's passes until the next audition.
+    pause_seconds: f64,
 }
 
 /// A plan that would replace another.
@@ -100,7 +101,7 @@ impl Auditions {
 
     /// The candidate on stage, unless auditions have used up their share of the time.
     pub(super) fn on_stage(&self) -> Option<&Candidate> {
-        self.candidates.front().filter(|_| self.spent_seconds <= BUDGET * self.engine_seconds)
+        self.candidates.front().filter(|_| self.pause_seconds <= 0.0)
     }
 
     /// Whether nobody waits.
@@ -110,7 +111,7 @@ impl Auditions {
 
     /// Books a pass of the engine.
     pub(super) fn observe_pass(&mut self, seconds: f64) {
-        self.engine_seconds += seconds;
+        self.pause_seconds -= seconds;
     }
 
     /// Takes in what the incumbent and the candidate on stage made of some tokens: whether each was right. Says how it ended, if it did.
@@ -120,7 +121,7 @@ impl Auditions {
         seconds: f64,
         stakes: Stakes,
     ) -> Option<Outcome> {
-        self.spent_seconds += seconds;
+        self.pause_seconds = seconds / BUDGET;
         let candidate = self.candidates.front_mut()?;
         right.for_each(|(incumbent, other)| candidate.tally.observe(incumbent, other));
         let is_better = candidate.verdict(stakes)?;

@@ -9,7 +9,7 @@ use super::learner::Learner;
 use super::stream::Stream;
 use super::work::{Answer, Work};
 use crate::adapt::Costs;
-use crate::model::{PassOutput, RowGroup, RowInput, Runner};
+use crate::model::{Model, PassOutput, RowGroup, RowInput, Runner};
 use crate::telemetry::record;
 
 /// Runs one step over `streams`. Returns whether there was any work. A stream whose part fails is told and finished; the others
@@ -89,23 +89,8 @@ fn attempt(
     drop(groups);
     let rows_in_pass = rows.iter().map(Vec::len).sum();
     drop(rows);
-    if let [(index, Work::Plain(_))] = jobs {
-        let baseline = &mut betting.baseline;
-        baseline.observe(rows_in_pass, streams[*index].context(), output.seconds);
-        record::plain_step_seconds(baseline.seconds(streams[*index].context(), 1));
-    }
-    // Rows that a draft was fed enter late and cost a little less; but all weights are read as long as one row enters at the embedding.
-    if let [(index, Work::Verify)] = jobs
-        && streams[*index].entered_rows(Work::Verify).entered < rows_in_pass
-    {
-        betting.baseline.observe(rows_in_pass, streams[*index].context(), output.seconds);
-    }
-    if let [(index, Work::Draft)] = jobs
-        && let Some(outline) = streams[*index].outline(&model)
-    {
-        let (baseline, context) = (&betting.baseline, streams[*index].context());
-        let cost = output.seconds / baseline.seconds(context, 1);
-        betting.parts.observe(&outline, cost, baseline.context_share(context));
+    if let &[(index, work)] = jobs {
+        learn_costs(betting, streams[index], work, rows_in_pass, output.seconds, &model);
     }
     betting.auditions.observe_pass(output.seconds);
     if let Some(learner) = &mut betting.learner {
@@ -134,4 +119,23 @@ fn attempt(
         stream.fail(error);
     }
     true
+}
+
+/// Takes in what a pass took that did the work of one stream.
+fn learn_costs(betting: &mut Betting, stream: &Stream, work: Work, rows: usize, seconds: f64, model: &Model) {
+    let (baseline, context) = (&mut betting.baseline, stream.context());
+    match work {
+        Work::Plain(_) => {
+            baseline.observe(rows, context, seconds);
+            record::plain_step_seconds(baseline.seconds(context, 1));
+        }
+        // Rows that a draft was fed enter late and cost a little less; but all weights are read as long as one row enters at the embedding.
+        Work::Verify if stream.entered_rows(work).entered < rows => baseline.observe(rows, context, seconds),
+        Work::Draft => {
+            let cost = seconds / baseline.seconds(context, 1);
+            let added = baseline.context_share(context);
+            stream.outline(model).iter().for_each(|outline| betting.parts.observe(outline, cost, added));
+        }
+        Work::Verify | Work::Prefill { .. } => {}
+    }
 }
