@@ -2,7 +2,7 @@
 //!
 //! The way: [`corpus`] writes the text, [`evaluate`] tells how good a candidate draft is on held-back positions, [`trace`] sums up what runs of
 //! sublayers do, [`search`] chooses candidates, [`cost`] times them, [`frontier`] keeps what pays. Each stage can be told to a person who waits,
-//! and the dear ones are kept in a file ([`partial`]), so that an interrupted calibration goes on.
+//! and what the dear ones found is kept in files ([`partial`], [`kept_moments`]), so that an interrupted calibration goes on.
 
 #![forbid(unsafe_code)]
 
@@ -11,6 +11,7 @@ mod corpus;
 mod cost;
 mod evaluate;
 mod frontier;
+mod kept_moments;
 mod partial;
 mod search;
 #[cfg(test)]
@@ -23,6 +24,7 @@ use std::sync::Arc;
 use self::corpus::Sequence;
 use self::cost::CostModel;
 use self::evaluate::Evaluator;
+use self::kept_moments::KeptMoments;
 use self::partial::Partial;
 use crate::adapt::{BridgeFitError, Profile, ProfileError, ProfiledModel};
 use crate::model::{BridgeError, Model, PagePool, Runner, TokenId};
@@ -128,7 +130,8 @@ impl Calibration {
         };
         partial.relevance = Some(relevance.clone());
         partial.save(&self.partial)?;
-        let spans = trace::Spans { runner: &mut runner, pool: &pool, sequences: &fitted };
+        let kept = self.kept_moments();
+        let spans = trace::Spans { runner: &mut runner, pool: &pool, sequences: &fitted, kept: &kept };
         let outcomes = search::candidates(spans, &evaluator, &relevance, progress)?;
         let context = frontier::Context { costs: &costs, order: &order, threads: self.threads };
         let frontier = context.choose(&mut runner, &pool, outcomes, progress)?;
@@ -152,6 +155,11 @@ impl Calibration {
     pub fn clean_up(&self) {
         // What is left behind is only in the way.
         let _ = std::fs::remove_file(&self.partial);
+        self.kept_moments().remove();
+    }
+
+    fn kept_moments(&self) -> KeptMoments {
+        KeptMoments::beside(&self.partial, &self.fingerprint, self.tokens)
     }
 
     fn write_corpus(

@@ -12,7 +12,7 @@ use super::corpus::Sequence;
 /// Changes whenever old files would mislead.
 const VERSION: u32 = 1;
 
-/// What was finished. The text is what costs most; sums over it are quickly made again.
+/// What was finished, but for moments (see [`super::kept_moments`]).
 #[derive(Serialize, Deserialize)]
 pub(super) struct Partial {
     version: u32,

@@ -3,6 +3,7 @@
 use std::ops::Range;
 
 use super::corpus::{MAX_SEQUENCE, Sequence};
+use super::kept_moments::KeptMoments;
 use super::{CalibrationError, CalibrationProgress};
 use crate::adapt::{BridgeWeights, LEFT_OUT, Moments};
 use crate::model::{LogitsWanted, PagePool, PassOutput, RowGroup, RowInput, Runner, SkipMask};
@@ -18,6 +19,8 @@ pub(super) struct Spans<'a> {
     pub(super) runner: &'a mut Runner,
     pub(super) pool: &'a PagePool,
     pub(super) sequences: &'a [&'a Sequence],
+    /// Moments of an earlier try.
+    pub(super) kept: &'a KeptMoments,
 }
 
 /// The weighted mean change over one run.
@@ -62,13 +65,16 @@ impl Spans<'_> {
             .collect())
     }
 
-    /// The moments of each span.
+    /// The moments of each span; kept until the profile is complete.
     pub(super) fn moments(
         &mut self,
         spans: &[Range<usize>],
         progress: &dyn CalibrationProgress,
     ) -> Result<Vec<Moments>, CalibrationError> {
         let hidden = self.runner.model().config().hidden;
+        if let Some(kept) = self.kept.read(spans, hidden) {
+            return Ok(kept);
+        }
         let mut moments = vec![Moments::new(hidden); spans.len()];
         let (mut before, mut after) = (Vec::new(), Vec::new());
         self.trace("second moments", spans, usize::MAX, progress, |places, output, rows| {
@@ -85,6 +91,7 @@ impl Spans<'_> {
                 moments.observe(&before, &after);
             }
         })?;
+        spans.iter().zip(&moments).try_for_each(|(span, moments)| self.kept.write(span, moments))?;
         Ok(moments)
     }
 

@@ -228,16 +228,19 @@ mod tests {
     }
 
     #[test]
-    fn the_stage_is_closed_while_the_time_is_used_up() {
+    fn each_audition_is_followed_by_a_pause_whatever_came_before() {
         let mut auditions = Auditions::default();
         assert!(auditions.on_stage().is_none());
         auditions.enter(candidate(0.0));
         assert!(auditions.on_stage().is_some());
-        auditions.observe_pass(1.0);
-        assert!(auditions.observe([(true, true)].into_iter(), 0.03, STAKES).is_none());
-        assert!(auditions.on_stage().is_none());
-        auditions.observe_pass(1.0);
-        assert!(auditions.on_stage().is_some());
+        auditions.observe_pass(1000.0);
+        for _ in 0..2 {
+            assert!(auditions.observe([(true, true)].into_iter(), 0.03, STAKES).is_none());
+            auditions.observe_pass(2.9);
+            assert!(auditions.on_stage().is_none());
+            auditions.observe_pass(0.2);
+            assert!(auditions.on_stage().is_some());
+        }
     }
 
     #[test]
