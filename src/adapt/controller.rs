@@ -110,7 +110,8 @@ impl Controller {
             return Bet::Plain(if folded { OffReason::Folded } else { OffReason::NoGain });
         }
         let pays = odds.knowledge.plans() > 0 && rate > MARGIN - doubt(odds, plan);
-        if self.explored < EXPLORATION * self.spent {
+        // Where drafting lost, the probes of the fold are trial enough.
+        if self.explored < EXPLORATION * self.spent && !self.fold.is_on_probation() {
             let count = self.rates.len();
             let mut turns = (1..=count).map(|step| (self.turn + step) % count);
             let tried = turns.find(|&turn| self.rates[turn] >= NEAR * rate && !(pays && turn == plan));

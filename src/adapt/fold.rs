@@ -72,6 +72,11 @@ impl Fold {
         matches!(self.state, State::Betting { .. })
     }
 
+    /// Whether drafting has lost and not won back since.
+    pub fn is_on_probation(&self) -> bool {
+        self.next_rest > FIRST_REST
+    }
+
     /// Takes in a finished cycle or plain step: the tokens it committed, and the time it took, in plain steps.
     pub fn observe(&mut self, tokens: usize, spent: f64, bank: &mut Bank) {
         match &mut self.state {
@@ -165,6 +170,7 @@ mod tests {
             rests.push(rest);
         }
         assert_eq!(rests, [64, 128, 256, 512, 1024, 1024, 1024]);
+        assert!(fold.is_on_probation());
         assert!(
             lost[0] <= STAKE + 0.5 && lost[1..].iter().all(|&lost| lost <= PROBE_STAKE + 0.5),
             "{lost:?}"
@@ -172,6 +178,7 @@ mod tests {
         for _ in 0..4 {
             fold.observe(3, 2.0, &mut bank);
         }
+        assert!(!fold.is_on_probation());
         while fold.drafts() {
             fold.observe(1, 1.5, &mut bank);
         }
