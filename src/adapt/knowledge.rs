@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::acceptance::{Acceptance, BINS, Offset, confidence_bin};
+use super::costs::cost_without_context;
 use super::fold::Bank;
 use super::learned::{Learned, MATCH_BINS, NGRAM_BINS};
 use crate::drafting::{DraftPlan, PlanIdentity};
@@ -141,7 +142,7 @@ impl Knowledge {
     /// Takes in a draft step of plan `index`: its confidence, and its cost in plain steps where the context adds the share `context` to those.
     pub fn observe_step(&mut self, index: usize, confidence: f32, cost: f64, context: f64) {
         let plan = &mut self.plans[index];
-        let cost = (cost * (1.0 + context) - plan.attention * context).max(0.0);
+        let cost = cost_without_context(cost, plan.attention, context).max(0.0);
         for share in &mut plan.confidences {
             *share *= HISTOGRAM_DECAY;
         }

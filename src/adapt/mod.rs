@@ -22,7 +22,7 @@ pub use acceptance::{BINS, confidence_bin};
 pub use bet::{Allowed, Bet, Chain, Match, Odds, OffReason};
 pub use bridge_fit::{BridgeFit, BridgeFitError, BridgeWeights};
 pub use controller::Controller;
-pub use costs::{Costs, MAX_ROWS};
+pub use costs::{Costs, MAX_ROWS, cost_without_context};
 pub use counts::{Counts, MAX_JUDGED};
 pub use fold::{Bank, Fold};
 pub use frontier::{FrontierError, frontier};

@@ -24,7 +24,7 @@ pub struct TimelineBench {
 }
 
 /// A part of the output.
-#[derive(Clone, PartialEq, Serialize, Debug)]
+#[derive(Clone, PartialEq, Default, Serialize, Debug)]
 pub struct Window {
     /// Its first token, from 0.
     pub first: usize,
@@ -154,18 +154,7 @@ impl Course {
 
     /// What happened from token `first` on, for `length` tokens; without the rates.
     fn tell(&self, first: usize, length: usize) -> Window {
-        let mut window = Window {
-            first,
-            off_tokens_per_second: 0.0,
-            adaptive_tokens_per_second: 0.0,
-            ratio: 0.0,
-            drafted: 0,
-            accepted: 0,
-            plain: 0,
-            ngram: 0,
-            plans: Vec::new(),
-            text: String::new(),
-        };
+        let mut window = Window { first, ..Window::default() };
         let mut tokens = 0;
         for delta in &self.deltas {
             tokens += delta.tokens.len();

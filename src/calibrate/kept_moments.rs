@@ -3,7 +3,6 @@
 use std::collections::HashMap;
 use std::ffi::OsString;
 use std::fs;
-use std::io::Write;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
@@ -11,6 +10,7 @@ use safetensors::SafeTensors;
 use safetensors::tensor::{Dtype, TensorView};
 
 use super::CalibrationError;
+use super::partial::{folder_of, keep};
 use crate::adapt::Moments;
 
 /// The entry of the metadata that says whose moments they are.
@@ -61,8 +61,6 @@ impl KeptMoments {
     /// # Errors
     /// If the file can't be written.
     pub(super) fn write(&self, span: &Range<usize>, moments: &Moments) -> Result<(), CalibrationError> {
-        let path = self.path(span);
-        let failed = |source| CalibrationError::Partial { path: path.display().to_string(), source };
         let (hidden, totals) = (moments.hidden(), [moments.tokens(), moments.weight()]);
         let parts = [
             ("totals", Dtype::F64, vec![2], bytes(&totals, f64::to_le_bytes)),
@@ -76,20 +74,13 @@ impl KeptMoments {
             .map(|(name, dtype, shape, bytes)| Ok((*name, TensorView::new(*dtype, shape.clone(), bytes)?)))
             .collect::<Result<Vec<_>, safetensors::SafeTensorError>>();
         let metadata = HashMap::from([(ENTRY.to_owned(), self.key.clone())]);
-        let serialized = views
-            .and_then(|views| safetensors::serialize(views, Some(metadata)))
-            .map_err(|error| failed(std::io::Error::other(error)))?;
-        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        let mut file = tempfile::NamedTempFile::new_in(folder).map_err(failed)?;
-        file.write_all(&serialized).map_err(failed)?;
-        file.persist(&path).map_err(|error| failed(error.error))?;
-        Ok(())
+        let serialized = views.and_then(|views| safetensors::serialize(views, Some(metadata)));
+        keep(&self.path(span), serialized.map_err(std::io::Error::other))
     }
 
     /// Forgets all moments.
     pub(super) fn remove(&self) {
-        let folder = self.prefix.parent().filter(|folder| !folder.as_os_str().is_empty());
-        let Ok(entries) = fs::read_dir(folder.unwrap_or(Path::new("."))) else { return };
+        let Ok(entries) = fs::read_dir(folder_of(&self.prefix)) else { return };
         let Some(prefix) = self.prefix.file_name().map(|name| name.to_string_lossy().into_owned()) else {
             return;
         };

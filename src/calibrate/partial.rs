@@ -46,12 +46,20 @@ impl Partial {
 
     /// Replaces the file in one step.
     pub(super) fn save(&self, path: &Path) -> Result<(), CalibrationError> {
-        let failed = |source| CalibrationError::Partial { path: path.display().to_string(), source };
-        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        let mut file = tempfile::NamedTempFile::new_in(folder).map_err(failed)?;
-        let json = serde_json::to_vec(self).map_err(|error| failed(error.into()))?;
-        file.write_all(&json).map_err(failed)?;
-        file.persist(path).map_err(|error| failed(error.error))?;
-        Ok(())
+        keep(path, serde_json::to_vec(self).map_err(std::io::Error::from))
     }
+}
+
+/// Writes finished work, if it could be put into bytes: the whole file or none.
+pub(super) fn keep(path: &Path, bytes: std::io::Result<Vec<u8>>) -> Result<(), CalibrationError> {
+    let failed = |source| CalibrationError::Partial { path: path.display().to_string(), source };
+    let mut file = tempfile::NamedTempFile::new_in(folder_of(path)).map_err(failed)?;
+    file.write_all(&bytes.map_err(failed)?).map_err(failed)?;
+    file.persist(path).map_err(|error| failed(error.error))?;
+    Ok(())
+}
+
+/// The folder that `path` lies in.
+pub(super) fn folder_of(path: &Path) -> &Path {
+    path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }

@@ -5,6 +5,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::adapt::cost_without_context;
 use crate::drafting::DraftPlan;
 use crate::model::{LogitsWanted, Model, PagePool, RowGroup, RowInput, Runner, SkipMask, TokenId};
 
@@ -123,8 +124,7 @@ impl Parts {
 
     /// Takes in a draft step that took `cost` plain steps, where the context adds the share `context` to those.
     pub(super) fn observe(&mut self, outline: &Outline, cost: f64, context: f64) {
-        // Attention alone takes longer with the context.
-        let cost = cost * (1.0 + context) - (1.0 - outline.attention) * context;
+        let cost = cost_without_context(cost, 1.0 - outline.attention, context);
         let off = (cost - self.cost(outline)).clamp(-MOST_OFF, MOST_OFF);
         let Outline { attention, mlp, head, .. } = *outline;
         let norm = attention * attention + mlp * mlp + head * head;
