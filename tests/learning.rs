@@ -38,7 +38,7 @@ static MODEL: LazyLock<Loaded> = LazyLock::new(|| {
 /// An engine whose only plan has a bridge that does nothing.
 fn engine(learn_bridges: bool) -> Engine {
     let hidden = MODEL.model.config().hidden;
-    let (down, up) = (vec![0.0; 16 * hidden], vec![0.0; 16 * hidden]);
+    let (down, up) = (vec![0.0; 32 * hidden], vec![0.0; 16 * hidden]);
     let bridge = Bridge::new(2..8, hidden, vec![0.0; hidden], &down, &up).unwrap();
     let plan = DraftPlan::new(SkipSet::new(&[1, 2, 3], &[1, 2, 3], LAYERS).unwrap(), 0.0)
         .with_bridges(vec![Arc::new(bridge)])

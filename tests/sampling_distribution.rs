@@ -154,7 +154,7 @@ fn frontier() -> Vec<FrontierPlan> {
     let mut random = Random(17);
     let mut plan = |name: &str, layers: &[u32], rank: usize| {
         let span = 2 * layers[0] as usize..2 * (layers[layers.len() - 1] as usize + 1);
-        let (down, up) = (random.floats(rank * hidden, 0.1), random.floats(rank * hidden, 0.1));
+        let (down, up) = (random.floats(2 * rank * hidden, 0.1), random.floats(rank * hidden, 0.1));
         let bridge = Bridge::new(span, hidden, random.floats(hidden, 0.1), &down, &up).unwrap();
         let plan = DraftPlan::new(SkipSet::new(layers, layers, LAYERS).unwrap(), 0.0)
             .with_bridges(vec![Arc::new(bridge)])

@@ -5,12 +5,13 @@ use faer::{Mat, MatRef, Side};
 
 use super::moments::Moments;
 
-/// The numbers of a bridge: x becomes x + bias + up · (down · x). Rank 0, with `down` and `up` empty, is the bias bridge.
+/// The numbers of a bridge: x becomes x + bias + up · (down · [x, f]), f being the feature of the position before. Rank 0, with `down` and
+/// `up` empty, is the bias bridge.
 #[derive(Clone, PartialEq, Debug)]
 pub struct BridgeWeights {
     /// \[hidden\].
     pub bias: Vec<f32>,
-    /// \[rank, hidden\], row-major.
+    /// \[rank, 2 hidden\], row-major.
     pub down: Vec<f32>,
     /// \[hidden, rank\], row-major.
     pub up: Vec<f32>,
@@ -18,9 +19,10 @@ pub struct BridgeWeights {
 
 /// Moments solved for one ridge, to be cut to any rank.
 ///
-/// The full map W solves (G + λ I) W = C, with the centred Gram matrix G and cross moments C. Of all maps of rank r the best for the
+/// The full map W solves (G + Λ) W = C, with the centred Gram matrix G, cross moments C, and in the diagonal Λ one number for states and one for
+/// features. Of all maps of rank r the best for the
 /// same ridge objective is W V Vᵀ, where V holds the r leading eigenvectors of Cᵀ W, the second moments of the predictions
-/// (Mukherjee and Zhu, "Reduced rank ridge regression and its kernel extensions", 2011). Centred, so that a larger λ leads to
+/// (Mukherjee and Zhu, "Reduced rank ridge regression and its kernel extensions", 2011). Centred, so that a larger Λ leads to
 /// the bias bridge.
 pub struct BridgeFit {
     mean_input: Vec<f64>,
@@ -60,30 +62,35 @@ impl BridgeWeights {
         Ok(Self { bias, down: Vec::new(), up: Vec::new() })
     }
 
-    /// Rows of `down`.
-    pub fn rank(&self) -> usize {
-        self.down.len() / self.bias.len().max(1)
+    /// Bytes that a pass reads: the maps are kept in half precision.
+    pub fn bytes(&self) -> usize {
+        4 * self.bias.len() + 2 * (self.down.len() + self.up.len())
     }
 
-    /// The bridged state, in place of `state`, \[hidden\].
-    pub fn apply(&self, state: &mut [f32]) {
+    /// Rows of `down`.
+    pub fn rank(&self) -> usize {
+        self.up.len() / self.bias.len().max(1)
+    }
+
+    /// The bridged state of a row of `inputs`, \[2 hidden\]: a state and a feature.
+    #[cfg(test)]
+    fn apply(&self, inputs: &[f32]) -> Vec<f32> {
         let rank = self.rank();
-        let inner: Vec<f32> = self
-            .down
-            .chunks_exact(self.bias.len().max(1))
-            .map(|row| row.iter().zip(&*state).map(|(weight, value)| weight * value).sum())
-            .collect();
-        for (index, (value, bias)) in state.iter_mut().zip(&self.bias).enumerate() {
-            let row = self.up.get(index * rank..(index + 1) * rank).unwrap_or_default();
-            *value += bias + row.iter().zip(&inner).map(|(weight, inner)| weight * inner).sum::<f32>();
-        }
+        let row_of = |row: &[f32]| row.iter().zip(inputs).map(|(weight, value)| weight * value).sum();
+        let inner: Vec<f32> = self.down.chunks_exact(inputs.len()).map(row_of).collect();
+        let states = inputs.iter().zip(&self.bias).enumerate();
+        let bridged = states.map(|(index, (value, bias))| {
+            let row = &self.up[index * rank..(index + 1) * rank];
+            value + bias + row.iter().zip(&inner).map(|(weight, inner)| weight * inner).sum::<f32>()
+        });
+        bridged.collect()
     }
 }
 
 // === impl BridgeFit ===
 
 impl BridgeFit {
-    /// Solves for the full map. `ridge` is relative to the mean diagonal element of the Gram matrix.
+    /// Solves for the full map. `ridge` is relative to the mean diagonal element of the Gram matrix, of states and of features each.
     ///
     /// # Errors
     /// If there are no pairs, the ridge is not above 0, or the moments are damaged.
@@ -95,19 +102,24 @@ impl BridgeFit {
             return Err(BridgeFitError::NoPairs);
         }
         let hidden = moments.hidden();
-        let gram = MatRef::from_column_major_slice(moments.gram(), hidden, hidden);
-        let cross = MatRef::from_column_major_slice(moments.cross(), hidden, hidden);
-        let cross = Mat::from_fn(hidden, hidden, |row, column| f64::from(cross[(row, column)]));
-        let mean_diagonal =
-            (0..hidden).map(|index| f64::from(gram[(index, index)])).sum::<f64>() / hidden as f64;
-        // One pair alone has no spread: any positive number makes its map zero and leaves the bias.
-        let lambda = ridge * if mean_diagonal > 0.0 { mean_diagonal } else { 1.0 };
-        let ridged = Mat::from_fn(hidden, hidden, |row, column| {
-            let (low, high) = (row.max(column), row.min(column));
-            f64::from(gram[(low, high)]) + if row == column { lambda } else { 0.0 }
+        let gram = MatRef::from_column_major_slice(moments.gram(), 2 * hidden, 2 * hidden);
+        let ridges = [0..hidden, hidden..2 * hidden].map(|block| {
+            let mean = block.map(|index| f64::from(gram[(index, index)])).sum::<f64>() / hidden as f64;
+            // One pair alone has no spread: any positive number makes its map zero and leaves the bias.
+            ridge * if mean > 0.0 { mean } else { 1.0 }
         });
-        let cholesky = ridged.llt(Side::Lower).map_err(|_| BridgeFitError::Singular("no Cholesky factor"))?;
-        let map = cholesky.solve(&cross);
+        let cholesky = {
+            let ridged = Mat::from_fn(2 * hidden, 2 * hidden, |row, column| {
+                let (low, high) = (row.max(column), row.min(column));
+                f64::from(gram[(low, high)]) + if row == column { ridges[row / hidden] } else { 0.0 }
+            });
+            ridged.llt(Side::Lower).map_err(|_| BridgeFitError::Singular("no Cholesky factor"))?
+        };
+        let cross = MatRef::from_column_major_slice(moments.cross(), 2 * hidden, hidden);
+        let cross = Mat::from_fn(2 * hidden, hidden, |row, column| f64::from(cross[(row, column)]));
+        let mut map = cross.clone();
+        cholesky.solve_in_place(&mut map);
+        drop(cholesky);
         let predictions = cross.transpose() * &map;
         let directions = predictions
             .self_adjoint_eigen(Side::Lower)
@@ -125,7 +137,7 @@ impl BridgeFit {
 
     /// The best bridge of `rank`, or of the full rank if that is less.
     pub fn bridge(&self, rank: usize) -> BridgeWeights {
-        let hidden = self.mean_input.len();
+        let (inputs, hidden) = (self.mean_input.len(), self.mean_change.len());
         let rank = rank.min(hidden);
         let leading = self.directions.get(.., hidden - rank..);
         // [inputs, rank]
@@ -142,7 +154,7 @@ impl BridgeFit {
         });
         BridgeWeights {
             bias: bias.collect(),
-            down: (0..rank * hidden).map(|at| down[(at % hidden, at / hidden)] as f32).collect(),
+            down: (0..rank * inputs).map(|at| down[(at % inputs, at / inputs)] as f32).collect(),
             up: (0..rank * hidden).map(|at| leading[(at / rank, at % rank)] as f32).collect(),
         }
     }
@@ -153,6 +165,7 @@ mod tests {
     use super::*;
 
     const HIDDEN: usize = 12;
+    const INPUTS: usize = 2 * HIDDEN;
 
     /// Uniform numbers in -1..1.
     struct Noise(u64);
@@ -171,19 +184,18 @@ mod tests {
     fn random_bridge(noise: &mut Noise, rank: usize) -> BridgeWeights {
         BridgeWeights {
             bias: noise.vector(HIDDEN),
-            down: noise.vector(rank * HIDDEN),
+            down: noise.vector(rank * INPUTS),
             up: noise.vector(HIDDEN * rank),
         }
     }
 
-    /// States before and after `bridge`, with noise on the latter.
+    /// What `bridge` reads and the states after it, with noise on the latter.
     fn data(noise: &mut Noise, bridge: &BridgeWeights, rows: usize, disorder: f32) -> (Vec<f32>, Vec<f32>) {
-        let before: Vec<f32> =
-            (0..rows * HIDDEN).map(|at| 3.0 * noise.next() + (at % HIDDEN) as f32).collect();
-        let mut after = before.clone();
-        after.chunks_mut(HIDDEN).for_each(|state| bridge.apply(state));
+        let inputs: Vec<f32> =
+            (0..rows * INPUTS).map(|at| 3.0 * noise.next() + (at % HIDDEN) as f32).collect();
+        let mut after: Vec<f32> = inputs.chunks(INPUTS).flat_map(|inputs| bridge.apply(inputs)).collect();
         after.iter_mut().for_each(|value| *value += disorder * noise.next());
-        (before, after)
+        (inputs, after)
     }
 
     fn moments(before: &[f32], after: &[f32]) -> Moments {
@@ -195,9 +207,8 @@ mod tests {
     /// Weighted mean square of what the bridge gets wrong.
     fn loss(bridge: &BridgeWeights, before: &[f32], after: &[f32]) -> f64 {
         let (mut sum, mut total) = (0.0, 0.0);
-        for (before, after) in before.chunks(HIDDEN).zip(after.chunks(HIDDEN)) {
-            let mut state = before.to_vec();
-            bridge.apply(&mut state);
+        for (before, after) in before.chunks(INPUTS).zip(after.chunks(HIDDEN)) {
+            let state = bridge.apply(before);
             let square = |(a, b): (&f32, &f32)| f64::from(a - b).powi(2);
             let change: f64 = before.iter().zip(after).map(square).sum();
             let weight = (HIDDEN as f64 / change).sqrt();
@@ -264,11 +275,8 @@ mod tests {
         let bias = BridgeWeights::bias_of(&moments).unwrap();
         let shrunk = BridgeFit::new(&moments, 1e9).unwrap();
         assert_eq!(shrunk.bridge(0), bias, "rank 0 is the bias bridge");
-        let probe: Vec<f32> = noise.vector(HIDDEN);
-        let (mut by_bias, mut by_fit) = (probe.clone(), probe);
-        bias.apply(&mut by_bias);
-        shrunk.bridge(HIDDEN).apply(&mut by_fit);
-        for (a, b) in by_bias.iter().zip(&by_fit) {
+        let probe: Vec<f32> = noise.vector(INPUTS);
+        for (a, b) in bias.apply(&probe).iter().zip(shrunk.bridge(HIDDEN).apply(&probe)) {
             assert!((a - b).abs() < 1e-4, "{a} and {b}");
         }
     }
@@ -300,7 +308,7 @@ mod tests {
             assert_eq!(BridgeFit::new(&empty, ridge).err(), Some(BridgeFitError::Ridge(ridge)));
         }
         let damaged =
-            Moments::from_parts((1.0, 1.0), (vec![0.0; 2], vec![0.0; 2]), (vec![f32::NAN; 4], vec![1.0; 4]))
+            Moments::from_parts((1.0, 1.0), (vec![0.0; 4], vec![0.0; 2]), (vec![f32::NAN; 16], vec![1.0; 8]))
                 .unwrap();
         assert!(matches!(BridgeFit::new(&damaged, 0.1).err(), Some(BridgeFitError::Singular(_))));
     }

@@ -9,7 +9,8 @@ pub const LEFT_OUT: usize = 2;
 /// Rows that are multiplied at once: enough for the products to run at full speed, few enough for the copies to stay in the cache.
 const BLOCK_ROWS: usize = 256;
 
-/// Weighted means and centred second moments of pairs (x, y - x): the hidden state before a run of sublayers, and the run's change to it.
+/// Weighted means and centred second moments of pairs (i, y - x): what a bridge reads, which is the hidden state x before a run of sublayers and the
+/// feature of the position before, and the run's change to x.
 ///
 /// A pair weighs 1 / rms(y - x), so that a few positions with huge changes don't rule the fit. Blocks are centred on their own mean and
 /// merged by the parallel formula of Chan, Golub and LeVeque (1979), so single precision holds however large the means are.
@@ -43,59 +44,56 @@ impl Moments {
             hidden,
             tokens: 0.0,
             weight: 0.0,
-            mean_input: vec![0.0; hidden],
+            mean_input: vec![0.0; 2 * hidden],
             mean_change: vec![0.0; hidden],
-            gram: vec![0.0; hidden * hidden],
-            cross: vec![0.0; hidden * hidden],
+            gram: vec![0.0; 4 * hidden * hidden],
+            cross: vec![0.0; 2 * hidden * hidden],
         }
     }
 
     /// Bytes that the moments of states with `hidden` elements take, nearly.
     pub fn bytes_of(hidden: usize) -> usize {
-        2 * size_of::<f32>() * hidden * hidden
+        6 * size_of::<f32>() * hidden * hidden
     }
 
-    /// Takes in the states before and after the run, both \[rows, hidden\]. The caller leaves out the first
-    /// [`LEFT_OUT`] positions of a sequence. Pairs that don't change or are not finite are passed over.
-    pub fn observe(&mut self, before: &[f32], after: &[f32]) {
+    /// Takes in what a bridge reads, \[rows, 2 hidden\], the state before the run and then the feature; and the states after the run, \[rows, hidden\].
+    /// The caller leaves out the first [`LEFT_OUT`] positions of a sequence. Pairs that don't change or are not finite are passed over.
+    pub fn observe(&mut self, inputs: &[f32], after: &[f32]) {
         let block = BLOCK_ROWS * self.hidden.max(1);
-        for (before, after) in before.chunks(block).zip(after.chunks(block)) {
-            self.observe_block(before, after);
+        for (inputs, after) in inputs.chunks(2 * block).zip(after.chunks(block)) {
+            self.observe_block(inputs, after);
         }
     }
 
-    fn observe_block(&mut self, before: &[f32], after: &[f32]) {
+    fn observe_block(&mut self, inputs: &[f32], after: &[f32]) {
         let hidden = self.hidden.max(1);
-        let rows = before.chunks_exact(hidden).zip(after.chunks_exact(hidden));
+        let rows = inputs.chunks_exact(2 * hidden).zip(after.chunks_exact(hidden));
         let rows: Vec<(f64, &[f32], &[f32])> =
-            rows.filter_map(|(before, after)| Some((weight_of(before, after)?, before, after))).collect();
+            rows.filter_map(|(inputs, after)| Some((weight_of(inputs, after)?, inputs, after))).collect();
         let weight: f64 = rows.iter().map(|(weight, ..)| weight).sum();
         if rows.is_empty() {
             return;
         }
-        let mut mean_input = vec![0.0; hidden];
+        let mut mean_input = vec![0.0; 2 * hidden];
         let mut mean_change = vec![0.0; hidden];
-        for &(row_weight, before, after) in &rows {
+        for &(row_weight, inputs, after) in &rows {
             let share = row_weight / weight;
-            for index in 0..hidden {
-                mean_input[index] += share * f64::from(before[index]);
-                mean_change[index] += share * (f64::from(after[index]) - f64::from(before[index]));
-            }
+            mean_input.iter_mut().zip(inputs).for_each(|(mean, &input)| *mean += share * f64::from(input));
+            mean_change
+                .iter_mut()
+                .zip(changes(inputs, after))
+                .for_each(|(mean, change)| *mean += share * change);
         }
-        let mut inputs = Vec::with_capacity((rows.len() + 1) * hidden);
-        let mut changes = Vec::with_capacity((rows.len() + 1) * hidden);
-        for &(row_weight, before, after) in &rows {
+        let mut centred_inputs = Vec::with_capacity((rows.len() + 1) * 2 * hidden);
+        let mut centred_changes = Vec::with_capacity((rows.len() + 1) * hidden);
+        for &(row_weight, inputs, after) in &rows {
             let root = row_weight.sqrt();
-            inputs.extend(
-                (0..hidden).map(|index| (root * (f64::from(before[index]) - mean_input[index])) as f32),
-            );
-            changes.extend((0..hidden).map(|index| {
-                let change = f64::from(after[index]) - f64::from(before[index]);
-                (root * (change - mean_change[index])) as f32
-            }));
+            let centred = |(value, mean): (f64, &f64)| (root * (value - mean)) as f32;
+            centred_inputs.extend(inputs.iter().map(|&input| f64::from(input)).zip(&mean_input).map(centred));
+            centred_changes.extend(changes(inputs, after).zip(&mean_change).map(centred));
         }
-        self.push_mean_row(weight, &mean_input, &mean_change, &mut inputs, &mut changes);
-        self.add_products(&inputs, &changes);
+        self.push_mean_row(weight, &mean_input, &mean_change, &mut centred_inputs, &mut centred_changes);
+        self.add_products(&centred_inputs, &centred_changes);
         self.move_means(weight, &mean_input, &mean_change);
         self.tokens += rows.len() as f64;
     }
@@ -144,7 +142,7 @@ impl Moments {
         self.weight
     }
 
-    /// Weighted mean of the states before the run, \[hidden\].
+    /// Weighted mean of what a bridge reads, \[2 hidden\].
     pub fn mean_input(&self) -> &[f64] {
         &self.mean_input
     }
@@ -154,12 +152,12 @@ impl Moments {
         &self.mean_change
     }
 
-    /// Weighted sum of centred x xᵀ, \[hidden, hidden\] column-major; only the lower triangle is kept.
+    /// Weighted sum of centred i iᵀ, \[2 hidden, 2 hidden\] column-major; only the lower triangle is kept.
     pub fn gram(&self) -> &[f32] {
         &self.gram
     }
 
-    /// Weighted sum of centred x (y - x)ᵀ, \[hidden, hidden\] column-major: a column for each element of the change.
+    /// Weighted sum of centred i (y - x)ᵀ, \[2 hidden, hidden\] column-major: a column for each element of the change.
     pub fn cross(&self) -> &[f32] {
         &self.cross
     }
@@ -173,9 +171,10 @@ impl Moments {
         (mean_input, mean_change): (Vec<f64>, Vec<f64>),
         (gram, cross): (Vec<f32>, Vec<f32>),
     ) -> Result<Self, MomentsShapeError> {
-        let hidden = mean_input.len();
+        let hidden = mean_change.len();
+        let square = hidden * hidden;
         for (expected, found) in
-            [(hidden, mean_change.len()), (hidden * hidden, gram.len()), (hidden * hidden, cross.len())]
+            [(2 * hidden, mean_input.len()), (4 * square, gram.len()), (2 * square, cross.len())]
         {
             if expected != found {
                 return Err(MomentsShapeError { expected, found });
@@ -207,28 +206,32 @@ impl Moments {
         self.mean_change.iter_mut().zip(mean_change).for_each(moved);
     }
 
-    /// Adds inputsᵀ inputs and inputsᵀ changes; both factors are \[rows, hidden\] row-major.
+    /// Adds inputsᵀ inputs and inputsᵀ changes, of \[rows, 2 hidden\] and \[rows, hidden\] row-major.
     fn add_products(&mut self, inputs: &[f32], changes: &[f32]) {
         let hidden = self.hidden.max(1);
-        let rows = inputs.len() / hidden;
-        let inputs = MatRef::from_row_major_slice(inputs, rows, hidden);
+        let rows = changes.len() / hidden;
+        let inputs = MatRef::from_row_major_slice(inputs, rows, 2 * hidden);
         let changes = MatRef::from_row_major_slice(changes, rows, hidden);
-        let gram = MatMut::from_column_major_slice_mut(&mut self.gram, hidden, hidden);
+        let gram = MatMut::from_column_major_slice_mut(&mut self.gram, 2 * hidden, 2 * hidden);
         let (lower, whole) =
             (triangular::BlockStructure::TriangularLower, triangular::BlockStructure::Rectangular);
         let transposed = inputs.transpose();
         triangular::matmul(gram, lower, Accum::Add, transposed, whole, inputs, whole, 1.0, Par::Seq);
-        let cross = MatMut::from_column_major_slice_mut(&mut self.cross, hidden, hidden);
+        let cross = MatMut::from_column_major_slice_mut(&mut self.cross, 2 * hidden, hidden);
         matmul(cross, Accum::Add, transposed, changes, 1.0, Par::Seq);
     }
 }
 
+/// What the run changed of the state at the front of a row of inputs.
+fn changes(inputs: &[f32], after: &[f32]) -> impl Iterator<Item = f64> {
+    inputs.iter().zip(after).map(|(&before, &after)| f64::from(after) - f64::from(before))
+}
+
 /// 1 / rms of the change; `None` where that is no usable number.
-fn weight_of(before: &[f32], after: &[f32]) -> Option<f64> {
-    let squares =
-        before.iter().zip(after).map(|(&before, &after)| (f64::from(after) - f64::from(before)).powi(2));
-    let weight = (before.len() as f64 / squares.sum::<f64>()).sqrt();
-    let finite = weight.is_finite() && weight > 0.0 && before.iter().all(|value| value.is_finite());
+fn weight_of(inputs: &[f32], after: &[f32]) -> Option<f64> {
+    let squares: f64 = changes(inputs, after).map(|change| change * change).sum();
+    let weight = (after.len() as f64 / squares).sqrt();
+    let finite = weight.is_finite() && weight > 0.0 && inputs.iter().all(|value| value.is_finite());
     finite.then_some(weight)
 }
 
@@ -237,18 +240,20 @@ mod tests {
     use super::*;
 
     const HIDDEN: usize = 7;
+    const INPUTS: usize = 2 * HIDDEN;
 
-    /// States before and after, with means far from zero and uneven weights.
+    /// Inputs and states after, with means far from zero and uneven weights.
     fn pairs(rows: usize, seed: u64) -> (Vec<f32>, Vec<f32>) {
         let mut state = seed;
         let mut next = || {
             state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
             (state >> 40) as f32 / (1 << 24) as f32 - 0.5
         };
-        let before: Vec<f32> =
-            (0..rows * HIDDEN).map(|index| next() + 50.0 * (index % HIDDEN) as f32).collect();
-        let after = before.iter().map(|value| value + 3.0 * next() + 0.01 * value).collect();
-        (before, after)
+        let inputs: Vec<f32> =
+            (0..rows * INPUTS).map(|index| next() + 50.0 * (index % HIDDEN) as f32).collect();
+        let states = inputs.chunks(INPUTS).flat_map(|row| &row[..HIDDEN]);
+        let after = states.map(|value| value + 3.0 * next() + 0.01 * value).collect();
+        (inputs, after)
     }
 
     /// Weight, input and change of a pair.
@@ -257,7 +262,7 @@ mod tests {
     /// The definition in double precision: weight, means, Gram matrix and cross moments.
     fn oracle(before: &[f32], after: &[f32]) -> (f64, [Vec<f64>; 4]) {
         let rows: Vec<Row> = before
-            .chunks(HIDDEN)
+            .chunks(INPUTS)
             .zip(after.chunks(HIDDEN))
             .map(|(before, after)| {
                 let input: Vec<f64> = before.iter().map(|&value| f64::from(value)).collect();
@@ -270,7 +275,7 @@ mod tests {
         let mean = |of: fn(&Row) -> &Vec<f64>, index: usize| {
             rows.iter().map(|row| row.0 * of(row)[index]).sum::<f64>() / total
         };
-        let input: Vec<f64> = (0..HIDDEN).map(|index| mean(|row| &row.1, index)).collect();
+        let input: Vec<f64> = (0..INPUTS).map(|index| mean(|row| &row.1, index)).collect();
         let change: Vec<f64> = (0..HIDDEN).map(|index| mean(|row| &row.2, index)).collect();
         let product = |row: usize, column: usize, crossed: bool| -> f64 {
             let right = |r: &Row| {
@@ -278,10 +283,10 @@ mod tests {
             };
             rows.iter().map(|r| r.0 * (r.1[row] - input[row]) * right(r)).sum()
         };
-        let all = |crossed| {
-            (0..HIDDEN * HIDDEN).map(|at| product(at % HIDDEN, at / HIDDEN, crossed)).collect::<Vec<f64>>()
+        let all = |columns: usize, crossed| {
+            (0..INPUTS * columns).map(|at| product(at % INPUTS, at / INPUTS, crossed)).collect::<Vec<f64>>()
         };
-        let (gram, cross) = (all(false), all(true));
+        let (gram, cross) = (all(INPUTS, false), all(HIDDEN, true));
         (total, [input, change, gram, cross])
     }
 
@@ -297,12 +302,12 @@ mod tests {
         ] {
             for (at, (found, expected_value)) in found.iter().zip(expected).enumerate() {
                 // Only the lower triangle of the Gram matrix is kept.
-                if name == "gram" && at % HIDDEN < at / HIDDEN {
+                if name == "gram" && at % INPUTS < at / INPUTS {
                     continue;
                 }
                 let error = (found - expected_value).abs();
                 assert!(
-                    error <= 2e-5 * scale(expected),
+                    error <= 2e-5 * scale(expected) + 1e-12,
                     "{case}: {name} {at}: {found}, not {expected_value}"
                 );
             }
@@ -317,10 +322,10 @@ mod tests {
             whole.observe(&before, &after);
             assert_eq!(whole.tokens(), rows as f64);
             assert_close(&whole, &before, &after, &format!("{rows} rows at once"));
-            let split = rows / 3 * HIDDEN;
+            let split = rows / 3;
             let (mut first, mut second) = (Moments::new(HIDDEN), Moments::new(HIDDEN));
-            first.observe(&before[..split], &after[..split]);
-            second.observe(&before[split..], &after[split..]);
+            first.observe(&before[..split * INPUTS], &after[..split * HIDDEN]);
+            second.observe(&before[split * INPUTS..], &after[split * HIDDEN..]);
             first.merge(&second).unwrap();
             assert_close(&first, &before, &after, &format!("{rows} rows merged"));
             first.merge(&Moments::new(HIDDEN)).unwrap();
@@ -359,8 +364,8 @@ mod tests {
         let mut mixed = Moments::new(HIDDEN);
         for value in [f32::NAN, f32::INFINITY, 7.0] {
             let row = [value; HIDDEN];
-            mixed.observe(&row, &row);
-            mixed.observe(&[0.0; HIDDEN], &row.map(|value| if value == 7.0 { 0.0 } else { value }));
+            mixed.observe(&[value; INPUTS], &row);
+            mixed.observe(&[0.0; INPUTS], &row.map(|value| if value == 7.0 { 0.0 } else { value }));
         }
         assert_eq!(mixed, Moments::new(HIDDEN));
         mixed.observe(&before, &after);
@@ -372,7 +377,7 @@ mod tests {
         let error = Moments::new(3).merge(&Moments::new(4)).unwrap_err();
         assert_eq!(error, MomentsShapeError { expected: 3, found: 4 });
         let parts =
-            Moments::from_parts((0.0, 0.0), (vec![0.0; 2], vec![0.0; 2]), (vec![0.0; 4], vec![0.0; 3]));
-        assert_eq!(parts, Err(MomentsShapeError { expected: 4, found: 3 }));
+            Moments::from_parts((0.0, 0.0), (vec![0.0; 4], vec![0.0; 2]), (vec![0.0; 16], vec![0.0; 3]));
+        assert_eq!(parts, Err(MomentsShapeError { expected: 8, found: 3 }));
     }
 }

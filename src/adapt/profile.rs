@@ -273,7 +273,7 @@ pub(crate) mod testing {
 
     /// Five layers, one plan.
     pub(crate) fn profile() -> Profile {
-        let weights = BridgeWeights { bias: vec![0.0; 8], down: vec![0.0; 16], up: vec![0.0; 16] };
+        let weights = BridgeWeights { bias: vec![0.0; 8], down: vec![0.0; 32], up: vec![0.0; 16] };
         let counts =
             [(10.0, 8.0), (10.0, 6.0)].map(|(drafted, accepted)| AcceptanceCount { drafted, accepted });
         let plan = ProfilePlan {

@@ -98,8 +98,8 @@ fn check_bridge(bridge: &ProfileBridge, hidden: usize, skipped: &[usize]) -> Che
     within("the elements of a bridge's bias", weights.bias.len(), hidden..=hidden)?;
     let rank = weights.rank();
     within("a bridge's rank", rank, 0..=hidden)?;
-    within("the elements of a bridge's down map", weights.down.len(), rank * hidden..=rank * hidden)?;
     within("the elements of a bridge's up map", weights.up.len(), rank * hidden..=rank * hidden)?;
+    within("the elements of a bridge's down map", weights.down.len(), 2 * rank * hidden..=2 * rank * hidden)?;
     for value in weights.bias.iter().chain(&weights.down).chain(&weights.up) {
         ensure(value.is_finite(), "a bridge's weight", value, "weights must be finite")?;
     }

@@ -18,7 +18,7 @@ use super::profile::{
 use crate::model::TokenId;
 
 /// Version of the file. Another one is refused: a profile is quickly made anew.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 
 /// The metadata entry that holds the JSON.
 const ENTRY: &str = "skipstone.profile";
@@ -26,7 +26,7 @@ const ENTRY: &str = "skipstone.profile";
 /// The vocabulary order, u32.
 const ORDER: &str = "vocabulary_order";
 
-/// Largest file that is read: some hundred bridges of rank 128 of a large model.
+/// Largest file that is read: some hundred bridges of rank 128 of a wide model.
 const MAX_BYTES: u64 = 1 << 29;
 
 /// The JSON.
@@ -122,7 +122,7 @@ impl Profile {
                 let name = |part| tensor_name(plan_index, index, part);
                 arrays.push((name("bias"), Array::single(&weights.bias)));
                 if rank > 0 {
-                    arrays.push((name("down"), Array::half(&weights.down, [rank, hidden])));
+                    arrays.push((name("down"), Array::half(&weights.down, [rank, 2 * hidden])));
                     arrays.push((name("up"), Array::half(&weights.up, [hidden, rank])));
                 }
             }
@@ -282,7 +282,7 @@ mod tests {
         let bridge = |rank| ProfileBridge {
             first: 3,
             end: 5,
-            weights: BridgeWeights { bias: numbers(8), down: numbers(8 * rank), up: numbers(8 * rank) },
+            weights: BridgeWeights { bias: numbers(8), down: numbers(16 * rank), up: numbers(8 * rank) },
         };
         ProfilePlan {
             skipped: vec![3, 4, 6],

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use super::CalibrationError;
 use super::candidate::Candidate;
 use super::evaluate::CHAIN;
+use crate::adapt::BridgeWeights;
 use crate::model::{
     Bridge, DraftHead, DraftVocabulary, LogitsWanted, PageLease, PagePool, RowGroup, RowInput, Runner,
     SkipMask, TokenId,
@@ -77,11 +78,11 @@ impl CostModel {
     }
 
     /// The estimated cost of a draft step with a head over `vocabulary_share` of the vocabulary.
-    pub(super) fn estimate(&self, candidate: &Candidate, hidden: usize, vocabulary_share: f64) -> f64 {
+    pub(super) fn estimate(&self, candidate: &Candidate, vocabulary_share: f64) -> f64 {
         let sublayer = |sublayer: usize| if sublayer.is_multiple_of(2) { self.attention } else { self.mlp };
         let skipped: f64 = candidate.skipped().into_iter().map(sublayer).sum();
         let bridges = candidate.gaps.iter().filter_map(|gap| gap.bridge.as_ref());
-        let bytes: usize = bridges.map(|bridge| 4 * hidden * (bridge.rank() + 1)).sum();
+        let bytes: usize = bridges.map(BridgeWeights::bytes).sum();
         (1.0 - skipped - self.head * (1.0 - vocabulary_share) + self.byte * bytes as f64).max(0.01)
     }
 }

@@ -10,6 +10,7 @@ use super::candidate::Candidate;
 use super::corpus::Sequence;
 use super::trace::CHUNK;
 use super::{CalibrationError, CalibrationProgress};
+use crate::adapt::BridgeKind;
 use crate::kernels::PAGE_POSITIONS;
 use crate::model::{LogitsWanted, PageLease, PagePool, RowGroup, RowInput, Runner, TokenId};
 use crate::sampling::{argmax, top_probability};
@@ -26,8 +27,8 @@ const MAX_STATE_BYTES: usize = 512 << 20;
 /// Starts at most: half of them judge, which puts the error of an acceptance near one point and a half.
 const MAX_STARTS: usize = 640;
 
-/// Starts of one pass: enough rows to read the weights once for many, few enough for their logits to stay small.
-const STARTS_PER_PASS: usize = 16;
+/// Rows of one pass: enough to read the weights once for many, few enough for their logits to stay small.
+const ROWS_PER_PASS: usize = 16 * CHAIN;
 
 /// A place where chains start.
 #[derive(Clone, Copy, Debug)]
@@ -64,7 +65,7 @@ pub(super) struct Chain {
 }
 
 /// One draft step.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Default, Debug)]
 pub(super) struct Step {
     /// The draft's best token is the full model's.
     pub(super) agrees: bool,
@@ -169,42 +170,47 @@ impl Evaluator {
     ) -> Result<Vec<Chain>, CalibrationError> {
         let mask = candidate.mask(self.sublayers);
         let bridges = candidate.bridges(self.hidden)?;
-        let first = candidate.entry();
-        let mut chains = Vec::with_capacity(starts.len());
-        for part in starts.chunks(STARTS_PER_PASS) {
-            let rows: Vec<[RowInput<'_>; CHAIN]> = part
-                .iter()
-                .map(|&start| {
-                    std::array::from_fn(|row| RowInput::Hidden {
-                        first,
-                        state: self.state(start, first, row),
+        // Late enough that what comes before is exact, early enough that features are kept.
+        let first = candidate.entry().min(runner.model().config().feature_sublayer());
+        // A bridge reads what the draft made of the row before, so rows go one at a time.
+        let width = if candidate.kind() == BridgeKind::LowRank { 1 } else { CHAIN };
+        let mut chains: Vec<Chain> = Vec::with_capacity(starts.len());
+        for part in starts.chunks(ROWS_PER_PASS / width) {
+            let mut drafted = vec![Chain { steps: [Step::default(); CHAIN] }; part.len()];
+            for from in (0..CHAIN).step_by(width) {
+                let input = |start: usize, row: usize| RowInput::Hidden {
+                    first,
+                    state: self.state(start, first, row),
+                };
+                let rows: Vec<Vec<RowInput<'_>>> = part
+                    .iter()
+                    .map(|&start| (from..from + width).map(|row| input(start, row)).collect())
+                    .collect();
+                let groups: Vec<RowGroup<'_>> = part
+                    .iter()
+                    .zip(&rows)
+                    .map(|(&start, rows)| RowGroup {
+                        pages: &self.starts[start].pages,
+                        position: self.starts[start].position + from,
+                        rows,
+                        skip: Some(&mask),
+                        bridges: &bridges,
+                        save_before: &[],
+                        logits: LogitsWanted::All,
                     })
-                })
-                .collect();
-            let groups: Vec<RowGroup<'_>> = part
-                .iter()
-                .zip(&rows)
-                .map(|(&start, rows)| RowGroup {
-                    pages: &self.starts[start].pages,
-                    position: self.starts[start].position,
-                    rows,
-                    skip: Some(&mask),
-                    bridges: &bridges,
-                    save_before: &[],
-                    logits: LogitsWanted::All,
-                })
-                .collect();
-            let output = runner.run(&groups);
-            for (group, &start) in part.iter().enumerate() {
-                let Start { targets, seen, .. } = &self.starts[start];
-                chains.push(Chain {
-                    steps: std::array::from_fn(|row| {
-                        let (token, confidence) = top_probability(output.logits(group, row));
+                    .collect();
+                let output = runner.run(&groups);
+                for (group, (&start, chain)) in part.iter().zip(&mut drafted).enumerate() {
+                    let Start { targets, seen, .. } = &self.starts[start];
+                    for row in from..from + width {
+                        let (token, confidence) = top_probability(output.logits(group, row - from));
                         let target = targets[row];
-                        Step { agrees: token == target, confidence, target, seen: seen[row] }
-                    }),
-                });
+                        chain.steps[row] =
+                            Step { agrees: token == target, confidence, target, seen: seen[row] };
+                    }
+                }
             }
+            chains.append(&mut drafted);
         }
         Ok(chains)
     }

@@ -76,10 +76,10 @@ impl Context<'_> {
         progress: &dyn CalibrationProgress,
     ) -> Result<Frontier, CalibrationError> {
         let config = runner.model().config();
-        let (hidden, vocabulary) = (config.hidden, config.vocabulary);
+        let vocabulary = config.vocabulary;
         let places = self.places(vocabulary);
         let rank = |parts: &[usize]| -> Vec<Ranked<'_>> {
-            outcomes.iter().map(|outcome| self.rank(outcome, parts, &places, hidden)).collect()
+            outcomes.iter().map(|outcome| self.rank(outcome, parts, &places)).collect()
         };
         // All plans share one draft vocabulary, since each has to be packed: the one that suits the best bet.
         let best = rank(&VOCABULARY_PARTS).into_iter().max_by(|a, b| a.speedup.total_cmp(&b.speedup));
@@ -136,11 +136,11 @@ impl Context<'_> {
     }
 
     /// The settings that replay best.
-    fn rank<'o>(&self, outcome: &'o Outcome, parts: &[usize], places: &[usize], hidden: usize) -> Ranked<'o> {
+    fn rank<'o>(&self, outcome: &'o Outcome, parts: &[usize], places: &[usize]) -> Ranked<'o> {
         let mut best: Option<Ranked<'o>> = None;
         for &part in parts {
             let vocabulary = places.len().div_ceil(part);
-            let cost = self.costs.estimate(&outcome.candidate, hidden, 1.0 / part as f64);
+            let cost = self.costs.estimate(&outcome.candidate, 1.0 / part as f64);
             for threshold in THRESHOLDS {
                 for limit in 1..=CHAIN {
                     let settings = Settings { part, vocabulary, threshold, limit };

@@ -64,10 +64,10 @@ impl KeptMoments {
         let (hidden, totals) = (moments.hidden(), [moments.tokens(), moments.weight()]);
         let parts = [
             ("totals", Dtype::F64, vec![2], bytes(&totals, f64::to_le_bytes)),
-            ("mean_input", Dtype::F64, vec![hidden], bytes(moments.mean_input(), f64::to_le_bytes)),
+            ("mean_input", Dtype::F64, vec![2 * hidden], bytes(moments.mean_input(), f64::to_le_bytes)),
             ("mean_change", Dtype::F64, vec![hidden], bytes(moments.mean_change(), f64::to_le_bytes)),
-            ("gram", Dtype::F32, vec![hidden, hidden], bytes(moments.gram(), f32::to_le_bytes)),
-            ("cross", Dtype::F32, vec![hidden, hidden], bytes(moments.cross(), f32::to_le_bytes)),
+            ("gram", Dtype::F32, vec![2 * hidden, 2 * hidden], bytes(moments.gram(), f32::to_le_bytes)),
+            ("cross", Dtype::F32, vec![hidden, 2 * hidden], bytes(moments.cross(), f32::to_le_bytes)),
         ];
         let views = parts
             .iter()
@@ -122,7 +122,10 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let kept = KeptMoments::beside(&folder.path().join("a.partial"), "ab", 100);
         let mut moments = Moments::new(3);
-        moments.observe(&[1.0, 2.0, 3.0, 0.5, -1.0, 2.0], &[2.0, 2.5, 3.0, 1.0, 0.0, 2.0]);
+        moments.observe(
+            &[1.0, 2.0, 3.0, 0.5, -1.0, 2.0, 0.0, 1.0, 2.0, 3.0, 0.5, 0.5],
+            &[2.0, 2.5, 3.0, 1.0, 0.0, 2.0],
+        );
         let spans = [4..8, 6..12];
         assert_eq!(kept.read(&spans, 3), None);
         kept.write(&spans[0], &moments).unwrap();

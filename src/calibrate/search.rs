@@ -29,7 +29,7 @@ const RANKS: [usize; 4] = [16, 64, 128, 256];
 /// The rank that ridges are compared at.
 const RIDGE_RANK: usize = 64;
 
-/// Ridges, relative to the mean diagonal of the Gram matrix.
+/// Ridges; see [`BridgeFit::new`].
 const RIDGES: [f64; 4] = [1.0, 0.3, 0.1, 0.03];
 
 /// A candidate with its chains.

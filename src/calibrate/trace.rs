@@ -23,6 +23,18 @@ pub(super) struct Spans<'a> {
     pub(super) kept: &'a KeptMoments,
 }
 
+/// A chunk of a sequence that went through the model.
+struct Trace<'a> {
+    /// Sublayers that states were saved before.
+    places: &'a [usize],
+    output: PassOutput<'a>,
+    pages: &'a [u32],
+    /// Of the first row.
+    position: usize,
+    /// The rows that count.
+    rows: Range<usize>,
+}
+
 /// The weighted mean change over one run.
 struct MeanChange {
     span: Range<usize>,
@@ -44,15 +56,11 @@ impl Spans<'_> {
             .iter()
             .map(|span| MeanChange { span: span.clone(), weight: 0.0, mean: vec![0.0; hidden] })
             .collect();
-        self.trace("mean changes", spans, BIAS_TOKENS, progress, |places, output, rows| {
+        self.trace("mean changes", spans, BIAS_TOKENS, progress, |trace| {
             for mean in &mut means {
-                let (Some(before), Some(after)) =
-                    (place(places, mean.span.start), place(places, mean.span.end))
-                else {
-                    continue;
-                };
-                rows.clone()
-                    .for_each(|row| mean.observe(output.saved(0, before, row), output.saved(0, after, row)));
+                let Some((before, after)) = trace.ends(&mean.span) else { continue };
+                let saved = |place, row| trace.output.saved(0, place, row);
+                trace.rows.clone().for_each(|row| mean.observe(saved(before, row), saved(after, row)));
             }
         })?;
         Ok(means
@@ -76,41 +84,42 @@ impl Spans<'_> {
             return Ok(kept);
         }
         let mut moments = vec![Moments::new(hidden); spans.len()];
-        let (mut before, mut after) = (Vec::new(), Vec::new());
-        self.trace("second moments", spans, usize::MAX, progress, |places, output, rows| {
+        let (mut inputs, mut after, mut feature) = (Vec::new(), Vec::new(), vec![0.0; hidden]);
+        self.trace("second moments", spans, usize::MAX, progress, |trace| {
+            let Trace { output, .. } = trace;
             for (span, moments) in spans.iter().zip(&mut moments) {
-                let (Some(first), Some(last)) = (place(places, span.start), place(places, span.end)) else {
-                    continue;
-                };
-                before.clear();
+                let Some((first, last)) = trace.ends(span) else { continue };
+                inputs.clear();
                 after.clear();
-                for row in rows.clone() {
-                    before.extend_from_slice(output.saved(0, first, row));
+                for row in trace.rows.clone() {
+                    output.feature_before(trace.pages, trace.position + row, &mut feature);
+                    inputs.extend_from_slice(output.saved(0, first, row));
+                    inputs.extend_from_slice(&feature);
                     after.extend_from_slice(output.saved(0, last, row));
                 }
-                moments.observe(&before, &after);
+                moments.observe(&inputs, &after);
             }
         })?;
         spans.iter().zip(&moments).try_for_each(|(span, moments)| self.kept.write(span, moments))?;
         Ok(moments)
     }
 
-    /// Runs the sequences up to the last end of `spans`, and hands on the states before each boundary: the sublayers of the places, and the
-    /// rows that count.
+    /// Runs the sequences up to the last end of `spans` and to where features are kept, and hands on what came of each chunk.
     fn trace(
         &mut self,
         what: &str,
         spans: &[Range<usize>],
         tokens: usize,
         progress: &dyn CalibrationProgress,
-        mut observe: impl FnMut(&[usize], PassOutput<'_>, Range<usize>),
+        mut observe: impl FnMut(&Trace<'_>),
     ) -> Result<(), CalibrationError> {
-        let sublayers = self.runner.model().config().sublayers();
+        let config = self.runner.model().config();
+        let (sublayers, feature) = (config.sublayers(), config.feature_sublayer());
         let mut places: Vec<usize> = spans.iter().flat_map(|span| [span.start, span.end]).collect();
         places.sort_unstable();
         places.dedup();
-        let end = places.last().copied().unwrap_or(0);
-        // What comes after the last place is of no use here.
+        let end = places.last().copied().unwrap_or(0).max(feature);
+        // What comes after is of no use here.
         let mask = SkipMask::new((0..sublayers).map(|sublayer| sublayer >= end).collect());
         let lease = self.pool.lease(MAX_SEQUENCE).ok_or(CalibrationError::Pages)?;
         let all: usize = self.sequences.iter().map(|sequence| sequence.tokens.len()).sum();
@@ -133,7 +142,8 @@ impl Spans<'_> {
                     logits: LogitsWanted::None,
                 };
                 let output = self.runner.run(std::slice::from_ref(&group));
-                observe(&places, output, LEFT_OUT.saturating_sub(position).min(part.len())..part.len());
+                let rows = LEFT_OUT.saturating_sub(position).min(part.len())..part.len();
+                observe(&Trace { places: &places, output, pages: lease.pages(), position, rows });
                 seen += part.len();
                 progress.done(seen.min(tokens));
             }
@@ -160,6 +170,12 @@ impl MeanChange {
     }
 }
 
-fn place(places: &[usize], sublayer: usize) -> Option<usize> {
-    places.binary_search(&sublayer).ok()
+// === impl Trace ===
+
+impl Trace<'_> {
+    /// The places of the states before and after a run.
+    fn ends(&self, span: &Range<usize>) -> Option<(usize, usize)> {
+        let place = |sublayer: usize| self.places.binary_search(&sublayer).ok();
+        Some((place(span.start)?, place(span.end)?))
+    }
 }

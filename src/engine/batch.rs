@@ -104,12 +104,15 @@ fn attempt(
         let costs = Costs { context, ..share.costs };
         let answer = Answer { output, group, seconds, plain_seconds, costs: &costs };
         let mut committed = stream.entered_rows(work);
+        // A stream that ends gives its pages back.
+        let learns = !places.is_empty() && work != Work::Draft;
+        let pages = if learns { stream.pages().to_vec() } else { Vec::new() };
         let outcome = catch_unwind(AssertUnwindSafe(|| stream.apply(work, &answer, betting)));
         let error = match outcome {
             Ok(Ok(rows)) => {
                 committed.rows = 0..rows;
-                if let Some(learner) = betting.learner.as_mut().filter(|_| !places.is_empty()) {
-                    learner.observe(&output, group, &committed);
+                if let Some(learner) = betting.learner.as_mut().filter(|_| learns) {
+                    learner.observe(&output, group, &pages, &committed);
                 }
                 continue;
             }

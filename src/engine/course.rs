@@ -19,7 +19,8 @@ const RIDGE_PAIRS: f64 = 800.0;
 /// Pairs that a rank needs: a rank of 64 pays from some 4,000 on.
 const PAIRS_PER_RANK: f64 = 64.0;
 
-/// Square matrices of doubles over the hidden size that a fit takes for a moment: its own five, and what the eigenvectors are found with.
+/// Square matrices of doubles over the hidden size that a fit takes for a moment: the Gram matrix and its factor, four
+/// each; or the map, the cross moments, what predictions vary by, and its eigenvectors.
 const FIT_MATRICES: usize = 8;
 
 /// What is to be learned of one run.
@@ -29,10 +30,10 @@ pub(super) struct Course {
     pub(super) least_rank: usize,
 }
 
-/// States before and after a run, both \[pairs, hidden\].
+/// What a bridge over a run reads, and the states after the run; see [`Moments::observe`].
 pub(super) struct Pairs {
     pub(super) course: Arc<Course>,
-    pub(super) before: Vec<f32>,
+    pub(super) inputs: Vec<f32>,
     pub(super) after: Vec<f32>,
 }
 
@@ -59,7 +60,7 @@ struct Progress {
 
 impl Pairs {
     pub(super) fn new(course: &Arc<Course>) -> Self {
-        Self { course: Arc::clone(course), before: Vec::new(), after: Vec::new() }
+        Self { course: Arc::clone(course), inputs: Vec::new(), after: Vec::new() }
     }
 }
 
@@ -78,7 +79,7 @@ impl Progress {
 pub(super) fn learn(hidden: usize, pairs: &Receiver<Pairs>, fits: &Sender<Fit>, busy: &AtomicU64) {
     give_way();
     let mut courses: Vec<Progress> = Vec::new();
-    while let Ok(Pairs { course, before, after }) = pairs.recv() {
+    while let Ok(Pairs { course, inputs, after }) = pairs.recv() {
         let started = Instant::now();
         courses.retain(|progress| progress.course.strong_count() > 0);
         let known = courses.iter().position(|progress| progress.course.as_ptr() == Arc::as_ptr(&course));
@@ -87,8 +88,8 @@ pub(super) fn learn(hidden: usize, pairs: &Receiver<Pairs>, fits: &Sender<Fit>, 
             courses.len() - 1
         });
         let progress = &mut courses[index];
-        let count = (before.len() / hidden) as f64;
-        progress.moments.observe(&before, &after);
+        let count = (after.len() / hidden) as f64;
+        progress.moments.observe(&inputs, &after);
         progress.moments.decay(1.0 - count / MEMORY);
         progress.seen += count;
         if progress.seen >= progress.next_fit {

@@ -181,7 +181,7 @@ impl Stream {
             Work::Verify => (self.computed, LogitsWanted::All),
         };
         RowGroup {
-            pages: self.lease.as_ref().map_or(&[], PageLease::pages),
+            pages: self.pages(),
             position,
             rows,
             skip: plan.map(DraftPlan::mask),
@@ -189,6 +189,11 @@ impl Stream {
             save_before: if work == Work::Draft { plan.map_or(&[], DraftPlan::entry) } else { places },
             logits,
         }
+    }
+
+    /// Its pages; none once it has ended.
+    pub(super) fn pages(&self) -> &[u32] {
+        self.lease.as_ref().map_or(&[], PageLease::pages)
     }
 
     /// How the rows of `work` enter the model; none of them is committed yet.

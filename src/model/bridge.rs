@@ -7,11 +7,12 @@ use sha2::{Digest, Sha256};
 
 use crate::kernels::{PackedMatrix, WeightType};
 
-/// `x -> x + bias + up (down x)`, applied before sublayer `span.start` in place of the sublayers of `span`.
+/// `x -> x + bias + up (down [x, f])`, applied before sublayer `span.start` in place of the sublayers of `span`; f is the feature of the position
+/// before (see [`super::ModelConfig::feature_sublayer`]).
 pub struct Bridge {
     span: Range<usize>,
     bias: Vec<f32>,
-    /// `down`, \[rank, hidden\], and `up`, \[hidden, rank\]; none for a bridge of the bias alone.
+    /// `down`, \[rank, 2 hidden\], and `up`, \[hidden, rank\]; none for a bridge of the bias alone.
     maps: Option<(PackedMatrix, PackedMatrix)>,
     digest: [u8; 32],
 }
@@ -49,7 +50,7 @@ pub enum BridgeError {
 // === impl Bridge ===
 
 impl Bridge {
-    /// Builds a bridge over `span` for hidden states of `hidden` numbers. `bias` is \[hidden\], `down` \[rank, hidden\], `up` \[hidden, rank\], both
+    /// Builds a bridge over `span` for hidden states of `hidden` numbers. `bias` is \[hidden\], `down` \[rank, 2 hidden\], `up` \[hidden, rank\], both
     /// empty for rank 0. The maps are kept in half precision.
     pub fn new(
         span: Range<usize>,
@@ -62,7 +63,10 @@ impl Bridge {
             return Err(BridgeError::Empty { start: span.start, end: span.end });
         }
         let shape = BridgeError::Shape { hidden, bias: bias.len(), down: down.len(), up: up.len() };
-        if bias.len() != hidden || down.len() != up.len() || hidden == 0 || !down.len().is_multiple_of(hidden)
+        if bias.len() != hidden
+            || down.len() != 2 * up.len()
+            || hidden == 0
+            || !up.len().is_multiple_of(hidden)
         {
             return Err(shape);
         }
@@ -70,7 +74,7 @@ impl Bridge {
         if numbers().any(|&number| !f16::from_f32(number).is_finite()) {
             return Err(BridgeError::NotFinite);
         }
-        let rank = down.len() / hidden;
+        let rank = up.len() / hidden;
         let pack = |outputs: usize, width: usize, numbers: &[f32]| {
             let bytes: Vec<u8> =
                 numbers.iter().flat_map(|&number| f16::from_f32(number).to_le_bytes()).collect();
@@ -78,7 +82,7 @@ impl Bridge {
         };
         let maps = match rank {
             0 => None,
-            _ => Some((pack(rank, hidden, down)?, pack(hidden, rank, up)?)),
+            _ => Some((pack(rank, 2 * hidden, down)?, pack(hidden, rank, up)?)),
         };
         let mut hash = Sha256::new();
         bias.iter().for_each(|number| hash.update(number.to_le_bytes()));
@@ -133,14 +137,14 @@ mod tests {
         let build = |span, bias: usize, down: &[f32], up: &[f32]| {
             Bridge::new(span, 8, vec![0.0; bias], down, up).map(|bridge| bridge.rank())
         };
-        assert_eq!(build(2..6, 8, &[0.5; 16], &[0.5; 16]), Ok(2));
+        assert_eq!(build(2..6, 8, &[0.5; 32], &[0.5; 16]), Ok(2));
         assert_eq!(build(2..6, 8, &[], &[]), Ok(0));
         assert_eq!(build(6..6, 8, &[], &[]), Err(BridgeError::Empty { start: 6, end: 6 }));
-        for (bias, down, up) in [(7, 16, 16), (8, 16, 8), (8, 9, 9)] {
+        for (bias, down, up) in [(7, 32, 16), (8, 16, 16), (8, 18, 9)] {
             let found = build(2..6, bias, &vec![0.0; down], &vec![0.0; up]);
             assert_eq!(found, Err(BridgeError::Shape { hidden: 8, bias, down, up }));
         }
-        assert_eq!(build(2..6, 8, &[f32::NAN; 8], &[0.0; 8]), Err(BridgeError::NotFinite));
-        assert_eq!(build(2..6, 8, &[1e9; 8], &[0.0; 8]), Err(BridgeError::NotFinite), "overflows a half");
+        assert_eq!(build(2..6, 8, &[f32::NAN; 16], &[0.0; 8]), Err(BridgeError::NotFinite));
+        assert_eq!(build(2..6, 8, &[1e9; 16], &[0.0; 8]), Err(BridgeError::NotFinite), "overflows a half");
     }
 }

@@ -184,6 +184,12 @@ impl ModelConfig {
         2 * self.layers
     }
 
+    /// Where the feature of a position is its hidden state: before this sublayer. What the last tenth of the layers adds is particular to
+    /// the next token. Profiles depend on it: to move it is a new version of theirs.
+    pub fn feature_sublayer(&self) -> usize {
+        2 * self.layers.saturating_sub((self.layers / 10).max(1))
+    }
+
     /// The layout of the key/value pages.
     pub fn kv_shape(&self) -> KvShape {
         KvShape {

@@ -8,6 +8,7 @@
 mod bridge;
 mod config;
 mod draft_head;
+mod features;
 mod ids;
 mod pages;
 mod pass;

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::bridge::Bridge;
 use super::draft_head::DraftHead;
+use super::features::Features;
 use super::ids::TokenId;
 
 /// Rows of one stream that go through the model together: a prefill chunk, a plain step, a draft step or a verify.
@@ -72,6 +73,7 @@ pub struct PassOutput<'a> {
     pub(super) hidden: usize,
     /// First saved row and rows of each group.
     pub(super) saved_rows: &'a [(usize, usize)],
+    pub(super) features: &'a Features,
     /// Time of the whole pass, in seconds.
     pub seconds: f64,
 }
@@ -139,5 +141,10 @@ impl<'a> PassOutput<'a> {
     pub fn saved(&self, group: usize, place: usize, row: usize) -> &'a [f32] {
         let (start, rows) = self.saved_rows[group];
         &self.saved[(start + place * rows + row) * self.hidden..][..self.hidden]
+    }
+
+    /// What a bridge at this position of a stream with these pages reads of the position before, into `out`, \[hidden\].
+    pub fn feature_before(&self, pages: &[u32], position: usize, out: &mut [f32]) {
+        self.features.read_before(pages, position, out);
     }
 }

@@ -6,6 +6,7 @@ use std::time::Instant;
 use super::Model;
 use super::bridge::Bridge;
 use super::config::ModelConfig;
+use super::features::Features;
 use super::pass::{LogitRows, LogitsWanted, PassOutput, RowGroup};
 use super::scratch::{Row, Scratch};
 use super::weights::{Attention, Layer, Linear, Mlp};
@@ -18,6 +19,7 @@ use crate::kernels::{
 pub struct Runner {
     model: Arc<Model>,
     store: KvStore,
+    features: Features,
     compute: Compute,
     scratch: Scratch,
 }
@@ -52,16 +54,18 @@ impl Runner {
     pub fn with_options(model: Arc<Model>, options: RunnerOptions) -> Self {
         let RunnerOptions { pages, threads, isa, kv_precision } = options;
         let store = KvStore::new(model.config().kv_shape(), kv_precision, pages);
+        let features = Features::new(model.config().hidden, pages);
         let compute = Compute { pool: ThreadPool::new(threads), isa };
-        Self { model, store, compute, scratch: Scratch::default() }
+        Self { model, store, features, compute, scratch: Scratch::default() }
     }
 
-    /// Copies the keys and values of page `from` to page `to`.
+    /// Copies the keys, values and features of page `from` to page `to`.
     ///
     /// # Panics
     /// If there is no such page: a bug of the caller.
     pub fn copy_page(&mut self, from: u32, to: u32) {
         self.store.copy_page(from, to);
+        self.features.copy_page(from, to);
     }
 
     /// The model.
@@ -71,7 +75,9 @@ impl Runner {
 
     /// Runs all groups through the model. Row `i` gets the same bits whatever else is in the pass.
     ///
-    /// Keys and values are written in place at the rows' positions, for the sublayers that a row runs.
+    /// Keys and values are written in place at the rows' positions, for the sublayers that a row runs, and so are features. A bridge reads the
+    /// feature that an earlier pass wrote, so rows that follow each other under bridges go one at a time. Where a run spans the feature
+    /// sublayer, what its bridge made of the state is kept.
     ///
     /// # Panics
     /// If a group has no page for a position, or a token lies outside the vocabulary: bugs of the caller.
@@ -82,6 +88,9 @@ impl Runner {
         self.scratch.enter(&model, groups);
         for sublayer in 0..config.sublayers() {
             self.scratch.save(config, groups, sublayer);
+            if sublayer == config.feature_sublayer() {
+                self.keep_features(config, groups);
+            }
             self.bridge(config, groups, sublayer);
             self.scratch.choose_active(groups, sublayer);
             if self.scratch.active.is_empty() {
@@ -104,7 +113,20 @@ impl Runner {
             saved: &scratch.saved,
             hidden: config.hidden,
             saved_rows: &scratch.saved_rows,
+            features: &self.features,
             seconds: started.elapsed().as_secs_f64(),
+        }
+    }
+
+    fn keep_features(&mut self, config: &ModelConfig, groups: &[RowGroup<'_>]) {
+        let Self { features, scratch: Scratch { rows, hidden, .. }, .. } = self;
+        for (&Row { group, position, first_sublayer }, state) in
+            rows.iter().zip(hidden.chunks_exact(config.hidden))
+        {
+            // A row that enters later was here in its earlier pass.
+            if first_sublayer <= config.feature_sublayer() {
+                features.write(groups[group].pages, position, state);
+            }
         }
     }
 
@@ -168,7 +190,7 @@ impl Runner {
 
     /// Applies the bridges that begin at `sublayer`, each once for all groups that take it.
     fn bridge(&mut self, config: &ModelConfig, groups: &[RowGroup<'_>], sublayer: usize) {
-        let Self { compute: Compute { pool, isa }, scratch, .. } = self;
+        let Self { compute: Compute { pool, isa }, features, scratch, .. } = self;
         fn at<'a>(group: &RowGroup<'a>, sublayer: usize) -> Option<&'a Bridge> {
             group.bridges.iter().map(|bridge| &**bridge).find(|bridge| bridge.span().start == sublayer)
         }
@@ -190,7 +212,7 @@ impl Runner {
                     scratch.active.push(index);
                 }
             }
-            let Scratch { inputs, inner, hidden, active, .. } = scratch;
+            let Scratch { inputs, inner, hidden, active, rows, .. } = scratch;
             let width = config.hidden;
             let Some((down, up)) = bridge.maps() else {
                 for &row in active.iter() {
@@ -200,9 +222,12 @@ impl Runner {
                 continue;
             };
             let none = FormatSet::default();
-            inputs.reset(active.len(), width);
+            inputs.reset(active.len(), 2 * width);
             inputs.fill(pool, *isa, none, |index, out| {
-                out.copy_from_slice(&hidden[active[index] * width..][..width]);
+                let (state, feature) = out.split_at_mut(width);
+                state.copy_from_slice(&hidden[active[index] * width..][..width]);
+                let Row { group, position, .. } = rows[active[index]];
+                features.read_before(groups[group].pages, position, feature);
             });
             inner.reset(active.len(), down.outputs());
             kernels::multiply(pool, *isa, inputs, [Product::all(down, active.len(), inner.values_mut())]);
