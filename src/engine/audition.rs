@@ -85,10 +85,12 @@ pub(super) struct Outcome {
 // === impl Auditions ===
 
 impl Auditions {
-    /// Puts a candidate in line, in place of one that wants the same seat for the same sublayers.
+    /// Puts a candidate in line, in place of one that wants the same seat for the same sublayers and was not tried yet: to begin anew with each
+    /// fit would never come to an end.
     pub(super) fn enter(&mut self, candidate: Candidate) {
         let is_same = |other: &Candidate| {
-            other.seat == candidate.seat && other.plan.skip_set() == candidate.plan.skip_set()
+            let same_sublayers = other.plan.skip_set() == candidate.plan.skip_set();
+            other.seat == candidate.seat && same_sublayers && other.tally.tokens == 0
         };
         match self.candidates.iter_mut().find(|other| is_same(other)) {
             Some(other) => *other = candidate,
@@ -244,12 +246,15 @@ mod tests {
     }
 
     #[test]
-    fn a_newer_bridge_takes_the_place_of_an_older_one() {
+    fn a_newer_bridge_takes_the_place_of_an_older_one_that_was_not_tried() {
         let mut auditions = Auditions::default();
-        auditions.enter(candidate(0.0));
-        auditions.observe([(true, false)].into_iter(), 0.0, STAKES);
-        auditions.enter(candidate(0.0));
-        assert_eq!(auditions.candidates.len(), 1);
-        assert_eq!(auditions.candidates[0].tally.tokens, 0);
+        for tried in [false, true, false, false] {
+            auditions.enter(candidate(0.0));
+            if tried {
+                auditions.observe([(true, false)].into_iter(), 0.0, STAKES);
+            }
+        }
+        assert_eq!(auditions.candidates.len(), 2);
+        assert_eq!(auditions.candidates[0].tally.tokens, 1);
     }
 }

@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, Sender};
 use std::sync::{Arc, Weak};
-use std::time::Instant;
+use std::time::Duration;
 
 use crate::adapt::{BridgeFit, BridgeFitError, BridgeWeights, Moments};
 
@@ -75,12 +75,12 @@ impl Progress {
 
 // === the thread ===
 
-/// Learns from `pairs` of states of `hidden` numbers until nobody sends any more. `busy` counts nanoseconds.
+/// Learns from `pairs` of states of `hidden` numbers until nobody sends any more. `busy` counts nanoseconds of computing.
 pub(super) fn learn(hidden: usize, pairs: &Receiver<Pairs>, fits: &Sender<Fit>, busy: &AtomicU64) {
     give_way();
     let mut courses: Vec<Progress> = Vec::new();
     while let Ok(Pairs { course, inputs, after }) = pairs.recv() {
-        let started = Instant::now();
+        let started = computed();
         courses.retain(|progress| progress.course.strong_count() > 0);
         let known = courses.iter().position(|progress| progress.course.as_ptr() == Arc::as_ptr(&course));
         let index = known.unwrap_or_else(|| {
@@ -102,7 +102,7 @@ pub(super) fn learn(hidden: usize, pairs: &Receiver<Pairs>, fits: &Sender<Fit>, 
                 return;
             }
         }
-        busy.fetch_add(started.elapsed().as_nanos() as u64, Ordering::Relaxed);
+        busy.fetch_add((computed() - started).as_nanos() as u64, Ordering::Relaxed);
     }
 }
 
@@ -113,6 +113,20 @@ fn give_way() {
     if let Err(error) = rustix::process::setpriority_process(None, 19) {
         tracing::debug!(%error, "bridges are learned at normal priority");
     }
+}
+
+/// What this thread has computed so far. At its priority it mostly waits, and that takes nobody's time.
+#[cfg(target_os = "linux")]
+fn computed() -> Duration {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
+    Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
+}
+
+/// Waiting included: only the time of day is known everywhere.
+#[cfg(not(target_os = "linux"))]
+fn computed() -> Duration {
+    static STARTED: std::sync::OnceLock<std::time::Instant> = std::sync::OnceLock::new();
+    STARTED.get_or_init(std::time::Instant::now).elapsed()
 }
 
 /// Bytes that a fit takes for a moment.

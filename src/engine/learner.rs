@@ -55,7 +55,7 @@ pub(super) struct Learner {
     /// Gone when the background thread could not be started or has ended.
     pairs: Option<SyncSender<Pairs>>,
     fits: Receiver<Fit>,
-    /// Nanoseconds that the background thread was busy.
+    /// Nanoseconds that the background thread computed.
     busy: Arc<AtomicU64>,
     spent_seconds: f64,
     pass_seconds: f64,
