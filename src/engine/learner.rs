@@ -25,6 +25,9 @@ use crate::model::{Bridge, Model, PassOutput};
 /// Share of the engine's time that learning may take, both threads' work together.
 const BUDGET: f64 = 0.01;
 
+/// Multiplications a second that learning is taken to reach beside the engine's own work.
+const PACE: f64 = 1e10;
+
 /// Runs of plans that are learned at most.
 const MOST_SPANS: usize = 2;
 
@@ -165,7 +168,9 @@ impl Learner {
     /// Where the next full pass should save its states: nowhere while learning is over its budget.
     pub(super) fn places(&self) -> Arc<[usize]> {
         let spent = self.spent_seconds + self.busy.load(Ordering::Relaxed) as f64 * 1e-9;
-        let may = self.pairs.is_some() && spent <= BUDGET * self.pass_seconds;
+        // What is spent first and earned later would slow down the first streams of a process.
+        let next = self.spans.len() as f64 * batch_seconds(self.hidden);
+        let may = self.pairs.is_some() && spent + next <= BUDGET * self.pass_seconds;
         if may { Arc::clone(&self.places) } else { Arc::default() }
     }
 
@@ -285,6 +290,12 @@ fn room(hidden: usize, weight_bytes: usize) -> usize {
     let allowed = (MEMORY_SHARE * weight_bytes as f64).max(ALWAYS_ALLOWED);
     let left = allowed - course::fit_bytes(hidden) as f64;
     if left > 0.0 { (left / Moments::bytes_of(hidden) as f64) as usize } else { 0 }
+}
+
+/// What a batch of pairs takes to learn, roughly: the moments of one pair take 6 multiplications for each square of the hidden size, and copies as
+/// much again.
+fn batch_seconds(hidden: usize) -> f64 {
+    (BATCH * 12 * hidden * hidden) as f64 / PACE
 }
 
 /// Enters `bridge` for the seats of all plans that have one over the same run.
