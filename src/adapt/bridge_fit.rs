@@ -19,11 +19,10 @@ pub struct BridgeWeights {
 
 /// Moments solved for one ridge, to be cut to any rank.
 ///
-/// The full map W solves (G + Λ) W = C, with the centred Gram matrix G, cross moments C, and in the diagonal Λ one number for states and one for
-/// features. Of all maps of rank r the best for the
-/// same ridge objective is W V Vᵀ, where V holds the r leading eigenvectors of Cᵀ W, the second moments of the predictions
-/// (Mukherjee and Zhu, "Reduced rank ridge regression and its kernel extensions", 2011). Centred, so that a larger Λ leads to
-/// the bias bridge.
+/// The full map W solves (G + Λ) W = C, with the centred Gram matrix G, cross moments C, and in the diagonal Λ one number for states
+/// and one for features. Of all maps of rank r the best for the same ridge objective is W V Vᵀ, where V holds the r leading
+/// eigenvectors of Cᵀ W, the second moments of the predictions (Mukherjee and Zhu, "Reduced rank ridge regression and its kernel
+/// extensions", 2011). Centred, so that a larger Λ leads to the bias bridge.
 pub struct BridgeFit {
     mean_input: Vec<f64>,
     mean_change: Vec<f64>,

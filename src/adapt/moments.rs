@@ -273,7 +273,7 @@ mod tests {
             .collect();
         let total: f64 = rows.iter().map(|row| row.0).sum();
         let mean = |of: fn(&Row) -> &Vec<f64>, index: usize| {
-            rows.iter().map(|row| row.0 * of(row)[index]).sum::<f64>() / total
+            rows.iter().map(|row| row.0 / total * of(row)[index]).sum::<f64>()
         };
         let input: Vec<f64> = (0..INPUTS).map(|index| mean(|row| &row.1, index)).collect();
         let change: Vec<f64> = (0..HIDDEN).map(|index| mean(|row| &row.2, index)).collect();
@@ -307,7 +307,7 @@ mod tests {
                 }
                 let error = (found - expected_value).abs();
                 assert!(
-                    error <= 2e-5 * scale(expected) + 1e-12,
+                    error <= 2e-5 * scale(expected),
                     "{case}: {name} {at}: {found}, not {expected_value}"
                 );
             }

@@ -84,7 +84,7 @@ impl Spans<'_> {
             return Ok(kept);
         }
         let mut moments = vec![Moments::new(hidden); spans.len()];
-        let (mut inputs, mut after, mut feature) = (Vec::new(), Vec::new(), vec![0.0; hidden]);
+        let (mut inputs, mut after) = (Vec::new(), Vec::new());
         self.trace("second moments", spans, usize::MAX, progress, |trace| {
             let Trace { output, .. } = trace;
             for (span, moments) in spans.iter().zip(&mut moments) {
@@ -92,9 +92,8 @@ impl Spans<'_> {
                 inputs.clear();
                 after.clear();
                 for row in trace.rows.clone() {
-                    output.feature_before(trace.pages, trace.position + row, &mut feature);
-                    inputs.extend_from_slice(output.saved(0, first, row));
-                    inputs.extend_from_slice(&feature);
+                    let position = trace.position + row;
+                    output.append_bridge_input((0, first, row), trace.pages, position, &mut inputs);
                     after.extend_from_slice(output.saved(0, last, row));
                 }
                 moments.observe(&inputs, &after);

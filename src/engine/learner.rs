@@ -1,8 +1,8 @@
 //! Bridges learned from the streams that are served.
 //!
 //! Every pass of the full model over tokens that are committed shows what a run of sublayers does to their hidden states: what a
-//! bridge would read before it, and the state after it. The engine thread hands such pairs on; a background thread (see [`super::course`]) adds them to the moments of each run and fits
-//! bridges anew each time that the number of pairs has doubled. What it finds is only a candidate: it replaces another plan if it drafts
+//! bridge would read before it, and the state after it. The engine thread hands such pairs on; a background thread (see [`super::course`])
+//! adds them to the moments of each run and fits bridges anew each time that the number of pairs has doubled. What it finds is only a candidate: it replaces another plan if it drafts
 //! better what streams say (see [`super::audition`]), whatever the fit says.
 //!
 //! Beside the runs in use there is one on probation, next to the run of the plan that streams bet on most: the search for skip sets.
@@ -62,8 +62,6 @@ pub(super) struct Learner {
     busy: Arc<AtomicU64>,
     spent_seconds: f64,
     pass_seconds: f64,
-    /// Memory for a feature, \[hidden\].
-    feature: Vec<f32>,
 }
 
 /// A run of sublayers that is learned, and pairs not handed on yet.
@@ -153,7 +151,6 @@ impl Learner {
             busy,
             spent_seconds: 0.0,
             pass_seconds: 0.0,
-            feature: vec![0.0; hidden],
         };
         learner.place();
         Some(learner)
@@ -195,9 +192,8 @@ impl Learner {
             // Rows that entered within the run never had the state before it.
             let first = if *entry <= span.range.start { rows.start } else { rows.start.max(*entered) };
             for row in first.max(LEFT_OUT.saturating_sub(*position))..rows.end {
-                output.feature_before(pages, position + row, &mut self.feature);
-                span.pairs.inputs.extend_from_slice(output.saved(group, before, row));
-                span.pairs.inputs.extend_from_slice(&self.feature);
+                let inputs = &mut span.pairs.inputs;
+                output.append_bridge_input((group, before, row), pages, position + row, inputs);
                 span.pairs.after.extend_from_slice(output.saved(group, after, row));
             }
             if span.pairs.after.len() >= BATCH * self.hidden {

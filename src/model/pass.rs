@@ -143,6 +143,21 @@ impl<'a> PassOutput<'a> {
         &self.saved[(start + place * rows + row) * self.hidden..][..self.hidden]
     }
 
+    /// Appends what a bridge reads that begins where the state of this row was saved, as for [`PassOutput::saved`]: that state, then the feature of
+    /// the position before `position` of a stream with these pages; \[2 hidden\].
+    pub fn append_bridge_input(
+        &self,
+        (group, place, row): (usize, usize, usize),
+        pages: &[u32],
+        position: usize,
+        inputs: &mut Vec<f32>,
+    ) {
+        inputs.extend_from_slice(self.saved(group, place, row));
+        let start = inputs.len();
+        inputs.resize(start + self.hidden, 0.0);
+        self.feature_before(pages, position, &mut inputs[start..]);
+    }
+
     /// What a bridge at this position of a stream with these pages reads of the position before, into `out`, \[hidden\].
     pub fn feature_before(&self, pages: &[u32], position: usize, out: &mut [f32]) {
         self.features.read_before(pages, position, out);
