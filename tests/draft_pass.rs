@@ -211,11 +211,14 @@ fn the_draft_head_gives_the_bits_of_the_whole_head() {
         let groups = if place == 0 { [draft.clone(), other] } else { [other, draft.clone()] };
         let output = runner.run(&groups);
         assert_eq!(bits(output.logits(1 - place, 3)), bits(&whole));
+        // A token that counted twice would halve the probability of each.
+        let covered = |id: &u32| id % 3 == 1 || extra.contains(&(id / COLUMNS as u32));
+        let possible = output.logits(place, 0).iter().filter(|logit| logit.is_finite()).count();
+        assert_eq!(possible, (0..vocabulary as u32).filter(covered).count(), "each token once");
         let mut scattered = vec![f32::NEG_INFINITY; vocabulary];
         head.scatter(output.logits(place, 0), &mut scattered);
         for (id, (found, expected)) in scattered.iter().zip(&whole).enumerate() {
-            let covered = id % 3 == 1 || extra.contains(&((id / COLUMNS) as u32));
-            let expected = if covered { *expected } else { f32::NEG_INFINITY };
+            let expected = if covered(&(id as u32)) { *expected } else { f32::NEG_INFINITY };
             assert_eq!(found.to_bits(), expected.to_bits(), "token {id}");
         }
     }

@@ -6,9 +6,11 @@ mod common;
 use std::collections::HashSet;
 
 use common::engine::{Outcome, Said, fixed, generate_all, options, prompt, random_skip_set, request, start};
+use common::frontier::frontier;
 use common::passes::{drafted, group, inputs, runner};
 use common::tiny_model::{Loaded, TinyModel};
 use common::weights::Random;
+use skipstone::adapt::Allowed;
 use skipstone::drafting::SkipSet;
 use skipstone::engine::{EngineOptions, FinishReason, GenerationError, Speculation, ValidRequest};
 use skipstone::kernels::{Isa, KvPrecision, WeightType};
@@ -241,6 +243,44 @@ fn a_plan_that_skips_nothing_is_always_accepted() {
             assert_eq!(counts, (3, 3 * length, 3 * length), "{name}, K {length}");
             assert_eq!(stats.accepted_per_position, vec![3; length], "{name}, K {length}");
         }
+    }
+}
+
+/// Whatever drafts, wherever the odds stand: bridges, a draft vocabulary, matches, and matches at the end of a plan's drafts.
+#[test]
+fn bridges_a_draft_vocabulary_and_matches() {
+    for (name, loaded) in models() {
+        let config = loaded.model.config();
+        let tokens: Vec<TokenId> = (0..config.vocabulary as u32).step_by(3).map(TokenId).collect();
+        let options = EngineOptions { frontier: frontier(&loaded.model, &tokens), ..options(&loaded) };
+        let allowed = |plans, ngram| Allowed { plans, ngram, always: true };
+        let mut random = Random(41);
+        let mut cases = Vec::new();
+        for index in 0..24 {
+            // Of few tokens, so that matches are found; longer ones cross a page.
+            let words = prompt(4, config.vocabulary, &mut random);
+            let prompt: Vec<TokenId> =
+                (0..3 + random.below(40)).map(|_| words[random.below(words.len())]).collect();
+            let max_draft_tokens = Some(DRAFT_LENGTHS[index % 4]);
+            let allowed = [allowed(true, true), allowed(true, false), allowed(false, true)][index % 3];
+            let speculation = Speculation::Adaptive { max_draft_tokens, allowed };
+            let case = format!("{allowed:?}, K {max_draft_tokens:?}, prompt {prompt:?}");
+            cases.push((case, request(&prompt, 48, speculation)));
+        }
+        let share = check(name, &loaded, cases.clone(), options.clone(), &[1, 3, 8]);
+        assert!((0.02..0.98).contains(&share), "{name}: {share} of the drafts are accepted");
+        let outcomes = generate_all(&start(&loaded, options), cases.into_iter().map(|(_, request)| request));
+        let deltas = outcomes.iter().flatten().flat_map(|outcome| &outcome.deltas);
+        let mut by: [usize; 3] = [0; 3];
+        for delta in deltas {
+            match (delta.drafted_by.plan, delta.drafted_by.ngram) {
+                (Some(_), false) => by[0] += 1,
+                (None, true) => by[1] += 1,
+                (Some(_), true) => by[2] += 1,
+                (None, false) => {}
+            }
+        }
+        assert!(by.iter().all(|&cycles| cycles > 10), "{name}: cycles by plan, match and both: {by:?}");
     }
 }
 

@@ -7,6 +7,7 @@ use common::engine::{fixed, generate_all, options, request, start};
 use common::real_model::{DEFAULT_MODEL, threads};
 use common::weights::Random;
 use serde::Deserialize;
+use skipstone::adapt::{self, Allowed, Profile};
 use skipstone::drafting::SkipSet;
 use skipstone::engine::{Engine, EngineOptions, Speculation, ValidRequest};
 use skipstone::model::TokenId;
@@ -16,6 +17,9 @@ use skipstone::text::{ChatMessage, Role};
 /// four times, drafting.
 const PROMPTS: usize = 10;
 const NEW_TOKENS: usize = 48;
+
+/// What ships with the program for this model.
+const PROFILE: &[u8] = include_bytes!("../profiles/smollm2-135m-instruct-q4_1.profile");
 
 #[derive(Deserialize)]
 struct Prompt {
@@ -65,6 +69,49 @@ fn engine(max_streams: usize, confidence_threshold: f32) -> Engine {
     let options =
         EngineOptions { threads: threads(), max_streams, default_skip_set, ..options(&DEFAULT_MODEL) };
     start(&DEFAULT_MODEL, EngineOptions { kv_cache_tokens: 8192, confidence_threshold, ..options })
+}
+
+/// The plans of the profile that ships with the program, their bridges and draft vocabulary, and matches, whatever the odds.
+#[test]
+fn bets_change_nothing_alone_or_together() {
+    let prompts = prompts();
+    let plain = prompts.iter().map(|(_, prompt)| request(prompt, NEW_TOKENS, Speculation::Off));
+    let expected: Vec<_> =
+        generate_all(&engine(1, 0.0), plain).into_iter().map(|outcome| outcome.unwrap().said()).collect();
+    let profile = Profile::from_bytes(PROFILE).unwrap();
+    let frontier = adapt::frontier(&profile, &DEFAULT_MODEL.model, threads()).unwrap();
+    let mut failures = Vec::new();
+    for max_streams in [1, 4] {
+        let options = EngineOptions {
+            threads: threads(),
+            max_streams,
+            kv_cache_tokens: 8192,
+            frontier: frontier.clone(),
+            ..options(&DEFAULT_MODEL)
+        };
+        let requests = prompts.iter().enumerate().map(|(index, (_, prompt))| {
+            let allowed = Allowed { always: true, ngram: index % 2 == 0, ..Allowed::default() };
+            let max_draft_tokens = Some([1, 3, 8][index % 3]);
+            request(prompt, NEW_TOKENS, Speculation::Adaptive { max_draft_tokens, allowed })
+        });
+        let outcomes = generate_all(&start(&DEFAULT_MODEL, options), requests);
+        let (mut drafted, mut accepted) = (0, 0);
+        for (((id, _), outcome), expected) in prompts.iter().zip(outcomes).zip(&expected) {
+            let outcome = outcome.unwrap();
+            drafted += outcome.finished.speculation.draft_tokens;
+            accepted += outcome.finished.speculation.accepted_tokens;
+            if outcome.said() != *expected {
+                failures.push(format!(
+                    "{id}, up to {max_streams} streams: {:?}, not {expected:?}",
+                    outcome.said()
+                ));
+            }
+        }
+        println!("up to {max_streams} streams: {accepted} of {drafted} drafts accepted");
+        let share = f64::from(accepted as u32) / f64::from(drafted as u32);
+        assert!((0.2..0.95).contains(&share), "{accepted} of {drafted} accepted tests one side only");
+    }
+    assert!(failures.is_empty(), "{failures:#?}");
 }
 
 #[test]

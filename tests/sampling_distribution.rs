@@ -7,19 +7,19 @@
 mod common;
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, LazyLock};
+use std::sync::LazyLock;
 
 use common::chi_square::{ChiSquare, Draws, Verdict};
 use common::engine::{Outcome, generate_all, options, request, start};
+use common::frontier::frontier;
 use common::passes::{group, inputs, runner};
 use common::processed::processed;
 use common::tiny_model::{Loaded, TinyModel};
-use common::weights::Random;
-use skipstone::adapt::{Allowed, FrontierPlan, PlanKnowledge};
-use skipstone::drafting::{DraftPlan, SkipSet};
+use skipstone::adapt::Allowed;
+use skipstone::drafting::SkipSet;
 use skipstone::engine::{EngineOptions, Speculation, ValidRequest};
 use skipstone::kernels::{Isa, WeightType};
-use skipstone::model::{Bridge, DraftVocabulary, RowGroup, SkipMask, TokenId};
+use skipstone::model::{RowGroup, SkipMask, TokenId};
 use skipstone::sampling::{SamplingParams, SamplingSettings};
 
 const VOCABULARY: usize = 10;
@@ -146,25 +146,8 @@ fn cases() -> Vec<Case> {
     ]
 }
 
-/// Two plans with bridges that are somewhat wrong, over a vocabulary that lacks some tokens.
-fn frontier() -> Vec<FrontierPlan> {
-    let hidden = MODEL.model.config().hidden;
-    let tokens: Vec<TokenId> = [3, 4, 7, 0, 1, 9].map(TokenId).to_vec();
-    let vocabulary = Arc::new(DraftVocabulary::new(&MODEL.model, &tokens, 1).unwrap());
-    let mut random = Random(17);
-    let mut plan = |name: &str, layers: &[u32], rank: usize| {
-        let span = 2 * layers[0] as usize..2 * (layers[layers.len() - 1] as usize + 1);
-        let (down, up) = (random.floats(2 * rank * hidden, 0.1), random.floats(rank * hidden, 0.1));
-        let bridge = Bridge::new(span, hidden, random.floats(hidden, 0.1), &down, &up).unwrap();
-        let plan = DraftPlan::new(SkipSet::new(layers, layers, LAYERS).unwrap(), 0.0)
-            .with_bridges(vec![Arc::new(bridge)])
-            .unwrap()
-            .with_vocabulary(Arc::clone(&vocabulary));
-        let knowledge = PlanKnowledge::unknown(0.5);
-        FrontierPlan { name: name.to_owned(), plan: Arc::new(plan), knowledge }
-    };
-    vec![plan("one layer, low rank", &[1], 4), plan("two layers, bias", &[1, 2], 0)]
-}
+/// Tokens that the draft vocabulary has.
+const DRAFTED: [TokenId; 6] = [TokenId(3), TokenId(4), TokenId(7), TokenId(0), TokenId(1), TokenId(9)];
 
 /// One stream's answer.
 struct Stream {
@@ -191,7 +174,10 @@ fn run(case: &Case, draws: usize) -> (Vec<Stream>, f64) {
             event_buffer: 80,
             default_skip_set: set((&[1, 2], &[1, 2])),
             confidence_threshold: case.confidence_threshold,
-            frontier: if case.drafting == Drafting::Always { frontier() } else { Vec::new() },
+            frontier: match case.drafting {
+                Drafting::Always => frontier(&MODEL.model, &DRAFTED),
+                _ => Vec::new(),
+            },
             ..options(&MODEL)
         },
     );

@@ -87,7 +87,8 @@ TIME = Row("Where the time goes", (
           (Query(" or ".join(decode_share(phase) for phase in DECODING), "{{phase}}"),), "percentunit",
           maximum=1, stacked=True, width=12, colors=COLORS),
     Panel("Plain decoding by reason", "Seconds a second in which streams did not draft. request: the caller said so; folded: "
-          "drafting lost and rests; no_gain: no bet looked better; length: no room to draft; backend: it can't draft.",
+          "drafting lost and rests; no_gain: no bet looked better; length: no room to draft; "
+          "baseline: measures a plain step; backend: it can't draft.",
           (Query(total("spec_decode_off_seconds_total", by="reason"), "{{reason}}"),), "percentunit",
           stacked=True, width=12),
 ))

@@ -25,6 +25,8 @@ pub enum OffReason {
     NoGain,
     /// There is no room for a draft: the output ends with the next token.
     Length,
+    /// A plain step is due, which tells what drafts are compared with.
+    Baseline,
     /// The backend can't draft.
     Backend,
 }
@@ -82,7 +84,8 @@ impl Odds<'_> {
 
 impl OffReason {
     /// All of them, in order.
-    pub const ALL: [Self; 5] = [Self::Request, Self::Folded, Self::NoGain, Self::Length, Self::Backend];
+    pub const ALL: [Self; 6] =
+        [Self::Request, Self::Folded, Self::NoGain, Self::Length, Self::Baseline, Self::Backend];
 
     /// The label of metrics and logs.
     pub fn name(self) -> &'static str {
@@ -91,6 +94,7 @@ impl OffReason {
             Self::Folded => "folded",
             Self::NoGain => "no_gain",
             Self::Length => "length",
+            Self::Baseline => "baseline",
             Self::Backend => "backend",
         }
     }

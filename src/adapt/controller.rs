@@ -9,9 +9,6 @@ use super::bet::{Allowed, Bet, Chain, Match, Odds, OffReason};
 use super::fold::{Bank, Fold};
 use super::knowledge::{Knowledge, StreamOffsets, ngram_bin};
 
-/// Share of the time that may go to bets that don't look best.
-const EXPLORATION: f64 = 0.01;
-
 /// How much better than plain decoding a bet must look: below, its forecast is mostly noise.
 const MARGIN: f64 = 1.01;
 
@@ -33,11 +30,10 @@ pub struct Controller {
     fold: Fold,
     /// Tokens a plain step's time is worth in this cycle: what the best plan or plain decoding yields.
     rate: f64,
-    /// Time spent in all and on exploring, in plain steps.
-    spent: f64,
+    /// Time lost to exploring, in plain steps.
     explored: f64,
     exploring: bool,
-    /// The plan to explore next.
+    /// The last plan of a stream that bets whatever the odds.
     turn: usize,
     /// What each plan is forecast to yield in this cycle.
     rates: Vec<f64>,
@@ -78,7 +74,6 @@ impl Controller {
             own,
             fold: Fold::default(),
             rate: 1.0,
-            spent: 0.0,
             explored: 0.0,
             exploring: false,
             turn: 0,
@@ -105,22 +100,46 @@ impl Controller {
                 return Bet::Ngram(tokens);
             }
         }
-        if !may_draft {
-            let folded = self.allowed.plans && !self.fold.drafts();
-            return Bet::Plain(if folded { OffReason::Folded } else { OffReason::NoGain });
-        }
-        let pays = odds.knowledge.plans() > 0 && rate > MARGIN - doubt(odds, plan);
+        let pays = may_draft && odds.knowledge.plans() > 0 && rate > MARGIN - doubt(odds, plan);
+        let best = if pays {
+            Bet::Plan(plan)
+        } else if self.allowed.plans && !self.fold.drafts() {
+            Bet::Plain(OffReason::Folded)
+        } else {
+            Bet::Plain(OffReason::NoGain)
+        };
         // Where drafting lost, the probes of the fold are trial enough.
-        if self.explored < EXPLORATION * self.spent && !self.fold.is_on_probation() {
-            let count = self.rates.len();
-            let mut turns = (1..=count).map(|step| (self.turn + step) % count);
-            let tried = turns.find(|&turn| self.rates[turn] >= NEAR * rate && !(pays && turn == plan));
-            if let Some(turn) = tried {
-                (self.turn, self.exploring) = (turn, true);
-                return Bet::Plan(turn);
-            }
+        let tries_plans = may_draft && !self.fold.is_on_probation();
+        let tried = self.other_bet(
+            odds.knowledge.bank(),
+            best,
+            if tries_plans { rate } else { f64::INFINITY },
+            found,
+        );
+        self.exploring = tried.is_some();
+        tried.unwrap_or(best)
+    }
+
+    /// A plain step that tells what drafts are compared with.
+    pub fn confirm(&mut self) -> Bet {
+        self.exploring = false;
+        Bet::Plain(OffReason::Baseline)
+    }
+
+    /// Whether it bets whatever the odds.
+    pub fn is_forced(&self) -> bool {
+        self.allowed.always
+    }
+
+    /// A bet to try in place of the best one, if it is time: a plan that comes near `rate`, or the first token of a match, in turn.
+    fn other_bet(&self, bank: &Bank, best: Bet, rate: f64, found: Match) -> Option<Bet> {
+        if !bank.may_explore() {
+            return None;
         }
-        if pays { Bet::Plan(plan) } else { Bet::Plain(OffReason::NoGain) }
+        let near = (0..self.rates.len()).filter(|&plan| self.rates[plan] >= NEAR * rate).map(Bet::Plan);
+        let others = near.chain((found.tokens > 0).then_some(Bet::Ngram(1))).filter(|&bet| bet != best);
+        let count = others.clone().count();
+        others.into_iter().nth(bank.explorations() % count.max(1))
     }
 
     /// A bet whatever the odds.
@@ -156,20 +175,14 @@ impl Controller {
         }
     }
 
-    /// Takes in a finished cycle: the tokens it committed, what plain decoding takes for each, and the time spent, in seconds.
-    pub fn observe_cycle(
-        &mut self,
-        bank: &mut Bank,
-        bet: Bet,
-        tokens: usize,
-        plain_seconds: f64,
-        spent_seconds: f64,
-    ) {
-        let steps = spent_seconds / plain_seconds.max(f64::MIN_POSITIVE);
+    /// Takes in a finished cycle: the tokens it committed, and the time it took, in plain steps.
+    pub fn observe_cycle(&mut self, bank: &mut Bank, bet: Bet, tokens: usize, steps: f64) {
         self.own.plans.iter_mut().chain([&mut self.own.ngram]).for_each(|offset| offset.fade(tokens));
-        self.spent += steps;
-        if self.exploring {
-            self.explored += (steps - tokens as f64).max(0.0);
+        // Against what the best bet would have made of the time.
+        let lost = self.exploring.then(|| (steps - tokens as f64 / self.rate).max(0.0));
+        bank.book(steps, lost);
+        if let Some(lost) = lost {
+            self.explored += lost;
         } else if matches!(bet, Bet::Plan(_)) || !self.fold.drafts() {
             // A bet on a match that was there is no evidence about the plans.
             self.fold.observe(tokens, steps, bank);
@@ -191,7 +204,7 @@ impl Controller {
         self.exploring
     }
 
-    /// Time lost to bets that did not look best, in plain steps.
+    /// Time lost to bets that did not look best, against the best, in plain steps.
     pub fn explored(&self) -> f64 {
         self.explored
     }

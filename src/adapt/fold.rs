@@ -20,10 +20,20 @@ const FIRST_REST: usize = 64;
 /// Longest rest, in tokens.
 const LONGEST_REST: usize = 1024;
 
-/// What drafting has won on balance over all streams, in plain steps: it backs the stakes of each.
-#[derive(Clone, Copy, Default, Debug)]
+/// Share of the time that may go to bets that don't look best.
+const EXPLORATION: f64 = 0.01;
+
+/// What trying such a bet counts for at least, in plain steps: good luck is no leave to go on.
+const LEAST_EXPLORED: f64 = 0.1;
+
+/// What all streams share: what drafting has won on balance, in plain steps, which backs the stakes of each, and the time until a bet that does not
+/// look best may be tried.
+#[derive(Clone, Copy, Debug)]
 pub struct Bank {
     won: f64,
+    /// Plain steps until the next exploration. What is saved up while nobody explores would slow down the streams of one moment.
+    pause: f64,
+    explorations: usize,
 }
 
 /// Decides, for one stream, whether the next cycle drafts.
@@ -55,6 +65,32 @@ impl Bank {
 
     fn probe_stake(self) -> f64 {
         PROBE_STAKE * self.stake() / STAKE
+    }
+
+    /// Whether a bet that does not look best may be tried.
+    pub fn may_explore(&self) -> bool {
+        self.pause <= 0.0
+    }
+
+    /// Bets that were tried so far.
+    pub fn explorations(&self) -> usize {
+        self.explorations
+    }
+
+    /// Books a cycle's time, and what was lost by it if it tried a bet, in plain steps.
+    pub fn book(&mut self, steps: f64, lost: Option<f64>) {
+        self.pause -= steps;
+        if let Some(lost) = lost {
+            self.pause = lost.max(LEAST_EXPLORED) / EXPLORATION;
+            self.explorations += 1;
+        }
+    }
+}
+
+impl Default for Bank {
+    /// The first streams of a process earn before they spend.
+    fn default() -> Self {
+        Self { won: 0.0, pause: LEAST_EXPLORED / EXPLORATION, explorations: 0 }
     }
 }
 

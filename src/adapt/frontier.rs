@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::acceptance::BINS;
 use super::knowledge::{FrontierPlan, PlanKnowledge};
-use super::profile::{AcceptanceCount, Profile, ProfileBridge, ProfilePlan};
+use super::profile::{AcceptanceCount, Profile, ProfileBridge, ProfilePlan, ProfiledModel};
 use crate::drafting::{DraftPlan, PlanError, SkipSet, SkipSetError};
 use crate::kernels::PackError;
 use crate::model::{Bridge, BridgeError, DraftVocabulary, Model};
@@ -15,6 +15,18 @@ const SMOOTHING: f64 = 8.0;
 /// Why a profile gives no plans for a model.
 #[derive(Clone, PartialEq, Debug, thiserror::Error)]
 pub enum FrontierError {
+    /// Its sizes are not the model's.
+    #[error(
+        "the {size} of the profile is {profiled}, that of the model {expected}; make a new one with `skipstone calibrate`"
+    )]
+    Size {
+        /// Which size.
+        size: &'static str,
+        /// The profile's.
+        profiled: usize,
+        /// The model's.
+        expected: usize,
+    },
     /// It skips what can't be skipped.
     #[error("plan {plan:?} of the profile: {source}")]
     SkipSet {
@@ -47,12 +59,22 @@ pub enum FrontierError {
 /// Builds the plans of `profile`, which belongs to `model`, the best first. All share the draft vocabulary of the best plan.
 ///
 /// # Errors
-/// If a plan doesn't fit the model.
+/// If the profile or a plan doesn't fit the model.
 pub fn frontier(
     profile: &Profile,
     model: &Model,
     threads: usize,
 ) -> Result<Vec<FrontierPlan>, FrontierError> {
+    let (ProfiledModel { layers, hidden, vocabulary, .. }, config) = (&profile.model, model.config());
+    for (size, profiled, expected) in [
+        ("number of layers", *layers, config.layers),
+        ("hidden size", *hidden, config.hidden),
+        ("vocabulary size", *vocabulary, config.vocabulary),
+    ] {
+        if profiled != expected {
+            return Err(FrontierError::Size { size, profiled, expected });
+        }
+    }
     let mut plans: Vec<&ProfilePlan> = profile.plans.iter().collect();
     plans.sort_by(|a, b| b.speedup.total_cmp(&a.speedup));
     let vocabulary = match plans.first() {

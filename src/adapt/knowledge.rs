@@ -85,7 +85,12 @@ impl Knowledge {
     }
 
     /// What backs the streams' bets.
-    pub fn bank(&mut self) -> &mut Bank {
+    pub fn bank(&self) -> &Bank {
+        &self.bank
+    }
+
+    /// The same, to change.
+    pub fn bank_mut(&mut self) -> &mut Bank {
         &mut self.bank
     }
 
@@ -139,14 +144,16 @@ impl Knowledge {
         plan.cost = (plan.cost + plain_steps).max(0.01);
     }
 
-    /// Takes in a draft step of plan `index`: its confidence, and its cost in plain steps where the context adds the share `context` to those.
-    pub fn observe_step(&mut self, index: usize, confidence: f32, cost: f64, context: f64) {
+    /// Takes in a draft step of plan `index`: its confidence, and if it was measured its cost in plain steps, where the context adds the share
+    /// `context` to those.
+    pub fn observe_step(&mut self, index: usize, confidence: f32, cost: Option<f64>, context: f64) {
         let plan = &mut self.plans[index];
-        let cost = cost_without_context(cost, plan.attention, context).max(0.0);
         for share in &mut plan.confidences {
             *share *= HISTOGRAM_DECAY;
         }
         plan.confidences[confidence_bin(confidence)] += 1.0 - HISTOGRAM_DECAY;
+        let Some(cost) = cost else { return };
+        let cost = cost_without_context(cost, plan.attention, context).max(0.0);
         plan.steps += 1;
         let weight = (COST_PRIOR + f64::from(plan.steps)).recip().max(COST_WEIGHT);
         // A step that took several times as long was interrupted, or the cost known so far is wrong: it counts, but not in full.
@@ -238,13 +245,13 @@ mod tests {
     fn costs_follow_steps_and_interruptions_hardly_move_them() {
         let mut knowledge = Knowledge::new(vec![PlanKnowledge::unknown(0.5)]);
         for _ in 0..200 {
-            knowledge.observe_step(0, 0.95, 0.6, 0.0);
+            knowledge.observe_step(0, 0.95, Some(0.6), 0.0);
         }
         assert!((knowledge.plan(0).cost - 0.6).abs() < 5e-3);
-        knowledge.observe_step(0, 0.95, 60.0, 0.0);
+        knowledge.observe_step(0, 0.95, Some(60.0), 0.0);
         assert!(knowledge.plan(0).cost < 0.67, "{}", knowledge.plan(0).cost);
         let mut wrong = Knowledge::new(vec![PlanKnowledge::unknown(0.1)]);
-        (0..200).for_each(|_| wrong.observe_step(0, 0.95, 0.6, 0.0));
+        (0..200).for_each(|_| wrong.observe_step(0, 0.95, Some(0.6), 0.0));
         assert!(
             (wrong.plan(0).cost - 0.6).abs() < 5e-2,
             "a cost that was too low rises: {}",
@@ -259,7 +266,7 @@ mod tests {
         let mut knowledge = Knowledge::new(vec![PlanKnowledge::unknown(0.4)]);
         knowledge.identify(0, PlanIdentity::default(), 0.5);
         // Half of the attention, and with the context all passes take twice as long.
-        (0..400).for_each(|_| knowledge.observe_step(0, 0.95, 0.45, 1.0));
+        (0..400).for_each(|_| knowledge.observe_step(0, 0.95, Some(0.45), 1.0));
         for (context, expected) in [(0.0, 0.4), (1.0, 0.45), (1e9, 0.5)] {
             let found = knowledge.plan(0).cost(context);
             assert!((found - expected).abs() < 1e-3, "context {context}: {found}, not {expected}");

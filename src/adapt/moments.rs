@@ -98,27 +98,6 @@ impl Moments {
         self.tokens += rows.len() as f64;
     }
 
-    /// Adds the pairs of `other`.
-    ///
-    /// # Errors
-    /// If `other` is of another width.
-    pub fn merge(&mut self, other: &Self) -> Result<(), MomentsShapeError> {
-        if other.hidden != self.hidden {
-            return Err(MomentsShapeError { expected: self.hidden, found: other.hidden });
-        }
-        if other.weight > 0.0 {
-            self.gram.iter_mut().zip(&other.gram).for_each(|(sum, value)| *sum += value);
-            self.cross.iter_mut().zip(&other.cross).for_each(|(sum, value)| *sum += value);
-            let (mut inputs, mut changes) = (Vec::new(), Vec::new());
-            let (mean_input, mean_change) = (&other.mean_input, &other.mean_change);
-            self.push_mean_row(other.weight, mean_input, mean_change, &mut inputs, &mut changes);
-            self.add_products(&inputs, &changes);
-            self.move_means(other.weight, mean_input, mean_change);
-            self.tokens += other.tokens;
-        }
-        Ok(())
-    }
-
     /// Makes everything so far count `factor` times, from 0 (forget) to 1 (keep): means stay, sums shrink.
     pub fn decay(&mut self, factor: f64) {
         let factor = factor.clamp(0.0, 1.0);
@@ -315,21 +294,13 @@ mod tests {
     }
 
     #[test]
-    fn blocks_and_merges_give_what_the_definition_gives() {
+    fn blocks_give_what_the_definition_gives() {
         for rows in [1, 2, 5, 255, 256, 257, 1000] {
             let (before, after) = pairs(rows, rows as u64);
             let mut whole = Moments::new(HIDDEN);
             whole.observe(&before, &after);
             assert_eq!(whole.tokens(), rows as f64);
             assert_close(&whole, &before, &after, &format!("{rows} rows at once"));
-            let split = rows / 3;
-            let (mut first, mut second) = (Moments::new(HIDDEN), Moments::new(HIDDEN));
-            first.observe(&before[..split * INPUTS], &after[..split * HIDDEN]);
-            second.observe(&before[split * INPUTS..], &after[split * HIDDEN..]);
-            first.merge(&second).unwrap();
-            assert_close(&first, &before, &after, &format!("{rows} rows merged"));
-            first.merge(&Moments::new(HIDDEN)).unwrap();
-            assert_eq!(first.tokens(), rows as f64);
         }
     }
 
@@ -373,9 +344,7 @@ mod tests {
     }
 
     #[test]
-    fn other_widths_are_refused() {
-        let error = Moments::new(3).merge(&Moments::new(4)).unwrap_err();
-        assert_eq!(error, MomentsShapeError { expected: 3, found: 4 });
+    fn parts_of_different_widths_are_refused() {
         let parts =
             Moments::from_parts((0.0, 0.0), (vec![0.0; 4], vec![0.0; 2]), (vec![0.0; 16], vec![0.0; 3]));
         assert_eq!(parts, Err(MomentsShapeError { expected: 8, found: 3 }));

@@ -107,7 +107,7 @@ impl TimelineBench {
             mode,
             max_new_tokens: self.max_new_tokens,
             sampling: SamplingSettings::default(),
-            teaches: true,
+            teaches: mode.learns(),
         };
         let mut stream = turn.submit(engine)?;
         let mut course = Course { deltas: Vec::new(), seconds: Vec::new() };

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::CalibrationError;
 use super::candidate::Candidate;
 use super::evaluate::CHAIN;
-use crate::adapt::BridgeWeights;
+use super::search::RANKS;
 use crate::model::{
     Bridge, DraftHead, DraftVocabulary, LogitsWanted, PageLease, PagePool, RowGroup, RowInput, Runner,
     SkipMask, TokenId,
@@ -27,8 +27,8 @@ pub(super) struct CostModel {
     mlp: f64,
     /// The whole head / a plain step.
     head: f64,
-    /// A byte of a bridge / a plain step.
-    byte: f64,
+    /// Bridges by rank, ascending, 0 among them: what one takes / a plain step.
+    bridges: Vec<(usize, f64)>,
     /// A pass over r rows / a pass over one; entry 0 is not used.
     pub(super) rows: [f64; CHAIN + 2],
 }
@@ -58,6 +58,16 @@ impl CostModel {
             SkipMask::new((0..sublayers).map(|s| inner.contains(&s) && s % 2 == parity).collect())
         };
         let (no_attention, no_mlp) = (without(0), without(1));
+        let span = inner.start..inner.start + 2;
+        let no_layer = SkipMask::new((0..sublayers).map(|s| span.contains(&s)).collect());
+        let hidden = runner.model().config().hidden;
+        let ranks: Vec<usize> = std::iter::once(0).chain(RANKS).filter(|&rank| rank <= hidden / 2).collect();
+        // What the maps hold doesn't matter for the time.
+        let bridge = |&rank: &usize| -> Result<[Arc<Bridge>; 1], CalibrationError> {
+            let (down, up) = (vec![0.0; 2 * rank * hidden], vec![0.0; rank * hidden]);
+            Ok([Arc::new(Bridge::new(span.clone(), hidden, vec![0.0; hidden], &down, &up)?)])
+        };
+        let bridges = ranks.iter().map(bridge).collect::<Result<Vec<_>, _>>()?;
         let plain = Way { rows: 1, skip: None, bridges: &[], logits: LogitsWanted::All };
         let mut ways = vec![
             plain,
@@ -66,6 +76,9 @@ impl CostModel {
             Way { skip: Some(&no_mlp), ..plain },
         ];
         ways.extend((2..CHAIN + 2).map(|rows| Way { rows, ..plain }));
+        let identity = ways.len();
+        ways.push(Way { skip: Some(&no_layer), ..plain });
+        ways.extend(bridges.iter().map(|bridges| Way { skip: Some(&no_layer), bridges, ..plain }));
         let seconds = time(runner, &lease, &ways);
         let share = |way: usize| (1.0 - seconds[way] / seconds[0]).clamp(0.0, 1.0);
         let layers = (inner.len() / 2).max(1) as f64;
@@ -73,8 +86,14 @@ impl CostModel {
         for (count, ratio) in rows.iter_mut().enumerate().skip(2) {
             *ratio = (seconds[count + 2] / seconds[0]).max(1.0);
         }
-        let byte = 1.0 / runner.model().weights().bytes() as f64;
-        Ok(Self { attention: share(2) / layers, mlp: share(3) / layers, head: share(1), byte, rows })
+        // A higher rank never takes less.
+        let mut least = 0.0_f64;
+        let bridges = ranks.into_iter().zip(&seconds[identity + 1..]).map(|(rank, bridged)| {
+            least = least.max((bridged - seconds[identity]) / seconds[0]);
+            (rank, least)
+        });
+        let bridges = bridges.collect();
+        Ok(Self { attention: share(2) / layers, mlp: share(3) / layers, head: share(1), bridges, rows })
     }
 
     /// The estimated cost of a draft step with a head over `vocabulary_share` of the vocabulary.
@@ -82,8 +101,14 @@ impl CostModel {
         let sublayer = |sublayer: usize| if sublayer.is_multiple_of(2) { self.attention } else { self.mlp };
         let skipped: f64 = candidate.skipped().into_iter().map(sublayer).sum();
         let bridges = candidate.gaps.iter().filter_map(|gap| gap.bridge.as_ref());
-        let bytes: usize = bridges.map(BridgeWeights::bytes).sum();
-        (1.0 - skipped - self.head * (1.0 - vocabulary_share) + self.byte * bytes as f64).max(0.01)
+        let bridges: f64 = bridges.map(|bridge| self.bridge(bridge.rank())).sum();
+        (1.0 - skipped - self.head * (1.0 - vocabulary_share) + bridges).max(0.01)
+    }
+
+    /// A bridge of this rank: what the next higher rank that was measured takes.
+    fn bridge(&self, rank: usize) -> f64 {
+        let measured = self.bridges.iter().find(|(measured, _)| *measured >= rank).or(self.bridges.last());
+        measured.map_or(0.0, |(_, cost)| *cost)
     }
 }
 

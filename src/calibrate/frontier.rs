@@ -118,7 +118,14 @@ impl Context<'_> {
             plans.push(self.plan(runner, pool, &ranked, &places)?);
             progress.done(plans.len());
         }
+        // What was estimated may have looked better than it is.
         plans.sort_by(|a, b| a.cost.total_cmp(&b.cost));
+        let mut most = 0.0;
+        plans.retain(|plan| {
+            let is_better = plan.acceptance() > most;
+            most = plan.acceptance().max(most);
+            is_better
+        });
         Ok(Frontier { plans, measurements })
     }
 

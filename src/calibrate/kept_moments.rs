@@ -10,7 +10,7 @@ use safetensors::SafeTensors;
 use safetensors::tensor::{Dtype, TensorView};
 
 use super::CalibrationError;
-use super::partial::{folder_of, keep};
+use super::partial::{VERSION, folder_of, keep};
 use crate::adapt::Moments;
 
 /// The entry of the metadata that says whose moments they are.
@@ -32,16 +32,16 @@ impl KeptMoments {
     pub(super) fn beside(partial: &Path, fingerprint: &str, tokens: usize) -> Self {
         let mut prefix = OsString::from(partial);
         prefix.push(".moments-");
-        Self { prefix: prefix.into(), key: format!("{fingerprint} {tokens}") }
+        Self { prefix: prefix.into(), key: format!("{VERSION} {fingerprint} {tokens}") }
     }
 
-    /// The moments of all `spans`, or none if one is missing or damaged.
-    pub(super) fn read(&self, spans: &[Range<usize>], hidden: usize) -> Option<Vec<Moments>> {
-        spans.iter().map(|span| self.read_one(span, hidden)).collect()
+    /// The moments of all `spans` from the first `limit` tokens of text, or none if one is missing or damaged.
+    pub(super) fn read(&self, spans: &[Range<usize>], limit: usize, hidden: usize) -> Option<Vec<Moments>> {
+        spans.iter().map(|span| self.read_one(span, limit, hidden)).collect()
     }
 
-    fn read_one(&self, span: &Range<usize>, hidden: usize) -> Option<Moments> {
-        let bytes = fs::read(self.path(span)).ok()?;
+    fn read_one(&self, span: &Range<usize>, limit: usize, hidden: usize) -> Option<Moments> {
+        let bytes = fs::read(self.path(span, limit)).ok()?;
         let (_, metadata) = SafeTensors::read_metadata(&bytes).ok()?;
         if metadata.metadata().as_ref()?.get(ENTRY) != Some(&self.key) {
             return None;
@@ -60,7 +60,12 @@ impl KeptMoments {
     ///
     /// # Errors
     /// If the file can't be written.
-    pub(super) fn write(&self, span: &Range<usize>, moments: &Moments) -> Result<(), CalibrationError> {
+    pub(super) fn write(
+        &self,
+        span: &Range<usize>,
+        limit: usize,
+        moments: &Moments,
+    ) -> Result<(), CalibrationError> {
         let (hidden, totals) = (moments.hidden(), [moments.tokens(), moments.weight()]);
         let parts = [
             ("totals", Dtype::F64, vec![2], bytes(&totals, f64::to_le_bytes)),
@@ -75,7 +80,7 @@ impl KeptMoments {
             .collect::<Result<Vec<_>, safetensors::SafeTensorError>>();
         let metadata = HashMap::from([(ENTRY.to_owned(), self.key.clone())]);
         let serialized = views.and_then(|views| safetensors::serialize(views, Some(metadata)));
-        keep(&self.path(span), serialized.map_err(std::io::Error::other))
+        keep(&self.path(span, limit), serialized.map_err(std::io::Error::other))
     }
 
     /// Forgets all moments.
@@ -92,9 +97,12 @@ impl KeptMoments {
         }
     }
 
-    fn path(&self, span: &Range<usize>) -> PathBuf {
+    fn path(&self, span: &Range<usize>, limit: usize) -> PathBuf {
         let mut path = self.prefix.clone().into_os_string();
         path.push(format!("{}-{}", span.start, span.end));
+        if limit < usize::MAX {
+            path.push(format!("-{limit}"));
+        }
         path.into()
     }
 }
@@ -127,19 +135,20 @@ mod tests {
             &[2.0, 2.5, 3.0, 1.0, 0.0, 2.0],
         );
         let spans = [4..8, 6..12];
-        assert_eq!(kept.read(&spans, 3), None);
-        kept.write(&spans[0], &moments).unwrap();
-        assert_eq!(kept.read(&spans, 3), None, "one is missing");
-        kept.write(&spans[1], &moments).unwrap();
-        assert_eq!(kept.read(&spans, 3), Some(vec![moments.clone(), moments.clone()]));
-        assert_eq!(kept.read(&spans, 4), None);
+        assert_eq!(kept.read(&spans, usize::MAX, 3), None);
+        kept.write(&spans[0], usize::MAX, &moments).unwrap();
+        assert_eq!(kept.read(&spans, usize::MAX, 3), None, "one is missing");
+        kept.write(&spans[1], usize::MAX, &moments).unwrap();
+        assert_eq!(kept.read(&spans, usize::MAX, 3), Some(vec![moments.clone(), moments.clone()]));
+        assert_eq!(kept.read(&spans, usize::MAX, 4), None);
+        assert_eq!(kept.read(&spans, 50, 3), None, "from less text");
         let other = KeptMoments { key: "cd 100".to_owned(), ..kept.clone() };
-        assert_eq!(other.read(&spans, 3), None);
-        fs::write(kept.path(&spans[0]), b"damaged").unwrap();
-        assert_eq!(kept.read(&spans, 3), None);
+        assert_eq!(other.read(&spans, usize::MAX, 3), None);
+        fs::write(kept.path(&spans[0], usize::MAX), b"damaged").unwrap();
+        assert_eq!(kept.read(&spans, usize::MAX, 3), None);
         kept.remove();
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
         let nowhere = KeptMoments::beside(&folder.path().join("none").join("a.partial"), "ab", 100);
-        assert!(nowhere.write(&spans[0], &moments).unwrap_err().to_string().contains("none"));
+        assert!(nowhere.write(&spans[0], usize::MAX, &moments).unwrap_err().to_string().contains("none"));
     }
 }

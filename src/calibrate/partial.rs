@@ -9,8 +9,8 @@ use serde::{Deserialize, Serialize};
 use super::CalibrationError;
 use super::corpus::Sequence;
 
-/// Changes whenever old files would mislead.
-const VERSION: u32 = 1;
+/// Changes whenever old files would mislead, those of moments included.
+pub(super) const VERSION: u32 = 2;
 
 /// What was finished, but for moments (see [`super::kept_moments`]).
 #[derive(Serialize, Deserialize)]

@@ -24,7 +24,17 @@ const TRIES: usize = 4;
 const CLIMBS: usize = 3;
 
 /// Ranks of bridges.
-const RANKS: [usize; 4] = [16, 64, 128, 256];
+pub(super) const RANKS: [usize; 4] = [16, 64, 128, 256];
+
+/// Ranks of the bridges of a plan that has several.
+const SHAPE_RANKS: [usize; 2] = [64, 128];
+
+/// Bridges of such a plan at most: each has moments of its own.
+const SHAPE_BRIDGES: usize = 8;
+
+/// Tokens that its bridges are fitted to, as many as the higher rank needs, and the ridge for so many.
+const SHAPE_TOKENS: usize = 8192;
+const SHAPE_RIDGE: f64 = 0.1;
 
 /// The rank that ridges are compared at.
 const RIDGE_RANK: usize = 64;
@@ -39,6 +49,16 @@ pub(super) struct Outcome {
     pub(super) choosing: Vec<Chain>,
     /// At [`Evaluator::judging`] starts.
     pub(super) judging: Vec<Chain>,
+}
+
+/// What a candidate that is not one run of layers skips.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+enum Shape {
+    Attention,
+    Mlp,
+    TwoRuns,
+    /// The least relevant sublayers, wherever they lie.
+    Scattered,
 }
 
 /// What the search needs at every turn.
@@ -83,13 +103,15 @@ pub(super) fn candidates(
     let mut search = Search { spans, evaluator, relevance, biases: HashMap::new(), layers };
     search.learn_biases(progress)?;
     let best = search.best_runs(progress)?;
-    let mut found: Vec<Candidate> = search.other_shapes(&best);
+    let shapes = search.other_shapes(&best);
+    let mut found: Vec<Candidate> = search.bridged_shapes(&shapes, progress)?;
+    found.extend(shapes.into_iter().map(|(_, shape)| shape));
     for run in &best {
         let name = run_name(run);
         found.push(Candidate::new(format!("{name}, identity"), vec![run.clone()], |_| None));
         found.push(search.biased(format!("{name}, bias"), vec![run.clone()]));
     }
-    let moments = search.spans.moments(&best, progress)?;
+    let moments = search.spans.moments(&best, usize::MAX, progress)?;
     progress.stage("bridges", best.len() * (RIDGES.len() + RANKS.len()));
     for (index, (run, moments)) in best.iter().zip(&moments).enumerate() {
         found.extend(search.bridged(run, moments)?);
@@ -204,11 +226,11 @@ impl Search<'_, '_> {
         sublayers
     }
 
-    /// Shapes other than one run, each with bias bridges.
-    fn other_shapes(&self, best: &[Range<usize>]) -> Vec<Candidate> {
+    /// Shapes other than one run, each with bias bridges, and of what kind.
+    fn other_shapes(&self, best: &[Range<usize>]) -> Vec<(Shape, Candidate)> {
         let mut found = Vec::new();
         for length in self.lengths().into_iter().step_by(2) {
-            for (kind, parity) in [("attention", 0), ("MLP", 1)] {
+            for (shape, kind, parity) in [(Shape::Attention, "attention", 0), (Shape::Mlp, "MLP", 1)] {
                 let of =
                     |run: &Range<usize>| -> Vec<usize> { run.clone().filter(|s| s % 2 == parity).collect() };
                 let all = self.runs_of(length);
@@ -217,13 +239,13 @@ impl Search<'_, '_> {
                     .min_by(|a, b| self.loss(of(a).into_iter()).total_cmp(&self.loss(of(b).into_iter())));
                 if let Some(run) = least {
                     let name = format!("{kind} of {}, bias", run_name(run));
-                    found.push(self.biased(name, runs(of(run))));
+                    found.push((shape, self.biased(name, runs(of(run)))));
                 }
             }
         }
         for count in self.relevance_counts() {
             let name = format!("{count} least relevant sublayers, bias");
-            found.push(self.biased(name, runs(self.least_relevant(count))));
+            found.push((Shape::Scattered, self.biased(name, runs(self.least_relevant(count)))));
         }
         // A second run beside a best one, with a layer between them.
         let short = self.lengths().first().map(|&length| self.runs_of(length)).unwrap_or_default();
@@ -237,10 +259,61 @@ impl Search<'_, '_> {
                 let mut both = vec![run.clone(), second.clone()];
                 both.sort_unstable_by_key(|run| run.start);
                 let name = both.iter().map(run_name).collect::<Vec<_>>().join(" and ");
-                found.push(self.biased(format!("{name}, bias"), both));
+                found.push((Shape::TwoRuns, self.biased(format!("{name}, bias"), both)));
             }
         }
         found
+    }
+
+    /// Of each kind of shape the one that does best with bias bridges, with bridges of several ranks.
+    fn bridged_shapes(
+        &mut self,
+        shapes: &[(Shape, Candidate)],
+        progress: &dyn CalibrationProgress,
+    ) -> Result<Vec<Candidate>, CalibrationError> {
+        progress.stage("other shapes", shapes.len());
+        let mut best: HashMap<Shape, (f64, &Candidate)> = HashMap::new();
+        for (index, (shape, candidate)) in shapes.iter().enumerate() {
+            progress.done(index + 1);
+            if candidate.gaps.len() > SHAPE_BRIDGES {
+                continue;
+            }
+            let chains = self.evaluator.evaluate(self.spans.runner, candidate, &rough(self.evaluator))?;
+            let found = score(&chains);
+            if best.get(shape).is_none_or(|(most, _)| found > *most) {
+                best.insert(*shape, (found, candidate));
+            }
+        }
+        let best: Vec<&Candidate> = shapes
+            .iter()
+            .map(|(_, candidate)| candidate)
+            .filter(|candidate| best.values().any(|(_, other)| other.name == candidate.name))
+            .collect();
+        let mut spans: Vec<Range<usize>> =
+            best.iter().flat_map(|shape| &shape.gaps).map(|gap| gap.span.clone()).collect();
+        spans.sort_unstable_by_key(|span| (span.start, span.end));
+        spans.dedup();
+        let moments = self.spans.moments(&spans, SHAPE_TOKENS, progress)?;
+        progress.stage("bridges of other shapes", spans.len());
+        let mut fits: HashMap<Range<usize>, Vec<BridgeWeights>> = HashMap::new();
+        for (index, (span, moments)) in spans.into_iter().zip(moments).enumerate() {
+            let fit = BridgeFit::new(&moments, SHAPE_RIDGE)?;
+            let ranks = SHAPE_RANKS.iter().filter(|&&rank| rank <= moments.hidden() / 2);
+            fits.insert(span, ranks.map(|&rank| fit.bridge(rank)).collect());
+            progress.done(index + 1);
+        }
+        let mut found = Vec::new();
+        for (index, rank) in SHAPE_RANKS.into_iter().enumerate() {
+            let bridge = |run: &Range<usize>| fits.get(run).and_then(|bridges| bridges.get(index)).cloned();
+            for shape in &best {
+                let runs: Vec<Range<usize>> = shape.gaps.iter().map(|gap| gap.span.clone()).collect();
+                if runs.iter().all(|run| bridge(run).is_some()) {
+                    let name = shape.name.replace(", bias", &format!(", rank {rank}"));
+                    found.push(Candidate::new(name, runs, bridge));
+                }
+            }
+        }
+        Ok(found)
     }
 
     /// Bridges of several ranks over a run, with the ridge that does best.

@@ -73,19 +73,20 @@ impl Spans<'_> {
             .collect())
     }
 
-    /// The moments of each span; kept until the profile is complete.
+    /// The moments of each span, from the first `tokens` tokens of text; kept until the profile is complete.
     pub(super) fn moments(
         &mut self,
         spans: &[Range<usize>],
+        tokens: usize,
         progress: &dyn CalibrationProgress,
     ) -> Result<Vec<Moments>, CalibrationError> {
         let hidden = self.runner.model().config().hidden;
-        if let Some(kept) = self.kept.read(spans, hidden) {
+        if let Some(kept) = self.kept.read(spans, tokens, hidden) {
             return Ok(kept);
         }
         let mut moments = vec![Moments::new(hidden); spans.len()];
         let (mut inputs, mut after) = (Vec::new(), Vec::new());
-        self.trace("second moments", spans, usize::MAX, progress, |trace| {
+        self.trace("second moments", spans, tokens, progress, |trace| {
             let Trace { output, .. } = trace;
             for (span, moments) in spans.iter().zip(&mut moments) {
                 let Some((first, last)) = trace.ends(span) else { continue };
@@ -99,7 +100,7 @@ impl Spans<'_> {
                 moments.observe(&inputs, &after);
             }
         })?;
-        spans.iter().zip(&moments).try_for_each(|(span, moments)| self.kept.write(span, moments))?;
+        spans.iter().zip(&moments).try_for_each(|(span, moments)| self.kept.write(span, tokens, moments))?;
         Ok(moments)
     }
 
@@ -158,7 +159,7 @@ impl MeanChange {
         let squares: f64 =
             before.iter().zip(after).map(|(before, after)| f64::from(after - before).powi(2)).sum();
         let weight = (before.len() as f64 / squares).sqrt();
-        if !weight.is_finite() {
+        if !(weight.is_finite() && weight > 0.0) {
             return;
         }
         self.weight += weight;

@@ -1,6 +1,6 @@
 //! Which backend runs the model, and what is said when none can.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::bail;
 
@@ -61,6 +61,23 @@ pub(super) fn load(
             bail!("engine.backend is mistralrs; {}", remedy("set it to native"))
         }
         (Backend::Auto | Backend::MistralRs, _) => start_mistralrs(settings, &source, progress),
+    }
+}
+
+/// The model's file, for commands that only the native engine can run.
+pub(super) fn native_file(settings: &Settings) -> anyhow::Result<PathBuf> {
+    let Settings { engine, model, .. } = settings;
+    if engine.backend == Backend::MistralRs {
+        bail!(
+            "engine.backend is mistralrs, but this command runs on the native engine; set it to native or auto"
+        );
+    }
+    if engine.device != Device::Cpu {
+        bail!("engine.device is {}, but this command runs on the CPU; set it to cpu", engine.device);
+    }
+    match source_of(model)? {
+        ModelSource::File(path) => Ok(path),
+        source => bail!("this command reads GGUF files, and {source} is none; name a GGUF file"),
     }
 }
 
@@ -164,15 +181,30 @@ pub(super) fn mistralrs_peer(model: &Path, threads: usize) -> anyhow::Result<Box
 mod tests {
     use super::*;
     use crate::cli::load_progress::LoadBar;
-    use crate::config::{Flag, Layers};
+    use crate::config::{Configuration, Flag, Layers};
     use crate::gguf::GgufBuilder;
+
+    fn settings_of(changes: &[(&str, &str)]) -> Configuration {
+        let flags = changes.iter().map(|(key, value)| Flag::new(*key, *value, "the test")).collect();
+        Layers { flags, ..Layers::default() }.load().unwrap()
+    }
 
     /// What loading with these settings says.
     fn error_of(changes: &[(&str, &str)]) -> String {
-        let flags = changes.iter().map(|(key, value)| Flag::new(*key, *value, "the test")).collect();
-        let configuration = Layers { flags, ..Layers::default() }.load().unwrap();
-        let loaded = load(configuration.settings(), Learning::Forgotten, &LoadBar::new());
+        let loaded = load(settings_of(changes).settings(), Learning::Forgotten, &LoadBar::new());
         format!("{:#}", loaded.map(|_| ()).unwrap_err())
+    }
+
+    #[test]
+    fn commands_of_the_native_engine_refuse_what_it_can_not_run() {
+        for (changes, says) in [
+            ([("model.path", "m.gguf"), ("engine.backend", "mistralrs")], "engine.backend is mistralrs"),
+            ([("model.path", "m.gguf"), ("engine.device", "cuda:1")], "engine.device is cuda:1"),
+            ([("model.path", "owner/name"), ("engine.backend", "native")], "owner/name"),
+        ] {
+            let error = native_file(settings_of(&changes).settings()).unwrap_err().to_string();
+            assert!(error.contains(says), "{error}");
+        }
     }
 
     #[test]

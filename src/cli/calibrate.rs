@@ -10,7 +10,7 @@ use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::Deserialize;
 
-use super::model_cache;
+use super::backend;
 use super::options::{ConfigOptions, ModelOptions};
 use super::profile::Table;
 use crate::calibrate::{Calibration, CalibrationProgress};
@@ -54,7 +54,7 @@ impl Calibrate {
         ensure!(self.tokens >= 1024, "--tokens is {}; less than 1024 teach nothing", self.tokens);
         let configuration = self.config.load(self.model.flags())?;
         let settings = configuration.settings();
-        let path = model_cache::resolve(&settings.model)?;
+        let path = backend::native_file(settings)?;
         let out = self.out.unwrap_or_else(|| path.with_extension("profile"));
         let threads = settings.engine.thread_count().get();
         let file = Arc::new(GgufFile::open(&path)?);

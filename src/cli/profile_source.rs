@@ -1,8 +1,9 @@
-//! Where a model's profile comes from.
+//! Where a model's profile comes from, and the plans that it gives.
 
 use std::path::{Path, PathBuf};
 
-use crate::adapt::Profile;
+use crate::adapt::{self, FrontierPlan, Profile};
+use crate::model::Model;
 
 /// Profiles that ship with the program.
 const BUILT_IN: [&[u8]; 1] = [include_bytes!("../../profiles/smollm2-135m-instruct-q4_1.profile")];
@@ -12,31 +13,35 @@ pub(super) fn beside(model: &Path) -> PathBuf {
     model.with_extension("profile")
 }
 
-/// The profile of the model at `model`: the one that the settings name, or the one beside the model, or a built-in one.
+/// The plans of the profile of `model`, loaded from `path`, the best first: of the profile that the settings name, or of the one beside the model, or
+/// of a built-in one. None without a profile.
 ///
 /// # Errors
 /// If the settings name one that can't be used. A bad one beside the model costs speed only, so it is logged and ignored.
-pub(super) fn of_model(
+pub(super) fn plans(
     setting: Option<&Path>,
-    model: &Path,
+    path: &Path,
     fingerprint: &str,
-) -> anyhow::Result<Option<Profile>> {
-    let read = |path: &Path| {
-        let profile = Profile::read(path)?;
-        profile.check_model(fingerprint).map(|()| profile)
+    model: &Model,
+    threads: usize,
+) -> anyhow::Result<Vec<FrontierPlan>> {
+    let build = |profile: &Profile| -> anyhow::Result<Vec<FrontierPlan>> {
+        profile.check_model(fingerprint)?;
+        Ok(adapt::frontier(profile, model, threads)?)
     };
+    let read = |path: &Path| build(&Profile::read(path)?);
     if let Some(path) = setting {
-        return Ok(Some(read(path)?));
+        return read(path);
     }
-    let path = beside(model);
+    let path = beside(path);
     if path.exists() {
         match read(&path) {
-            Ok(profile) => return Ok(Some(profile)),
+            Ok(plans) => return Ok(plans),
             Err(error) => {
                 tracing::warn!(path = %path.display(), %error, "the profile beside the model is ignored");
             }
         }
     }
     let built_in = BUILT_IN.iter().filter_map(|bytes| Profile::from_bytes(bytes).ok());
-    Ok(built_in.into_iter().find(|profile| profile.check_model(fingerprint).is_ok()))
+    Ok(built_in.filter_map(|profile| build(&profile).ok()).next().unwrap_or_default())
 }

@@ -12,7 +12,6 @@ use super::model_cache;
 use super::profile_keeping;
 use super::profile_source;
 use super::request::speculation_of;
-use crate::adapt;
 use crate::bench::Machine;
 use crate::config::{EngineSettings, KvCachePrecision, ServerSettings, Settings};
 use crate::control::ServerInfo;
@@ -155,18 +154,17 @@ fn start(
     let (layer_count, vocabulary) = (model.config().layers, model.config().vocabulary);
     let context_length = context_length(settings, model.config().context_length)?;
     let mut options = engine_options(settings, &model, context_length)?;
-    if let Some(profile) =
-        profile_source::of_model(settings.speculation.profile.as_deref(), path, &fingerprint)?
-    {
-        options.frontier = adapt::frontier(&profile, &model, threads)?;
-        options.frontier.truncate(settings.speculation.max_plans);
-    }
+    let profile = settings.speculation.profile.as_deref();
+    options.frontier = profile_source::plans(profile, path, &fingerprint, &model, threads)?;
+    options.frontier.truncate(settings.speculation.max_plans);
     let machine = Machine::this();
     options.cost_file = model_cache::state_folder(settings.engine.state_folder.as_deref()).map(|folder| {
         let isa = Isa::detect().name();
-        let short = &fingerprint[..fingerprint.len().min(12)];
-        let (path, precision) = (folder.join(format!("costs-{short}.json")), options.kv_precision);
-        CostFile { path, key: format!("{fingerprint}, {machine}, {threads} threads, {isa}, {precision:?}") }
+        let (streams, precision) = (options.max_streams, options.kv_precision);
+        CostFile::new(
+            &folder,
+            format!("{fingerprint}, {machine}, {threads} threads, {streams} streams, {isa}, {precision:?}"),
+        )
     });
     let profiles = match learning {
         Learning::Kept => Some(Arc::new(profile_keeping::start(settings, &fingerprint)?)),

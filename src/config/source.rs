@@ -17,13 +17,17 @@ pub enum ModelSource {
 // === impl ModelSource ===
 
 impl ModelSource {
-    /// Tells by looking: what exists is a file or a folder; what does not may be a repository's name.
+    /// Tells by looking: what exists is a file or a folder; what does not may be a repository's name, unless it would lie in a folder that exists.
     pub fn of(path: &Path) -> Self {
         if path.is_dir() {
             return Self::Folder(path.to_owned());
         }
         match path.to_str() {
-            Some(text) if !path.exists() && is_repository(text) => Self::Hub(text.to_owned()),
+            Some(text)
+                if !path.exists() && is_repository(text) && !path.parent().is_some_and(Path::is_dir) =>
+            {
+                Self::Hub(text.to_owned())
+            }
             _ => Self::File(path.to_owned()),
         }
     }
@@ -62,6 +66,7 @@ mod tests {
         assert_eq!(ModelSource::of(&file), ModelSource::File(file));
         for (text, is_hub) in [
             ("Qwen/Qwen3-0.6B", true),
+            ("src/such", false),
             ("no/such.gguf", false),
             ("no/such/file", false),
             ("/no/such", false),

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use sha2::{Digest, Sha256};
 
 use super::skip_set::SkipSet;
-use crate::model::{Bridge, DraftVocabulary, SkipMask, Weights};
+use crate::model::{Bridge, DraftVocabulary, SkipMask};
 
 /// What to skip and what stands in for it, which tokens to look at, and when to stop.
 #[derive(Clone, Debug)]
@@ -110,7 +110,9 @@ impl DraftPlan {
     pub fn with_bridge(&self, bridge: Arc<Bridge>) -> Result<Self, PlanError> {
         let start = bridge.span().start;
         let others = self.bridges.iter().filter(|other| other.span().start != start).cloned();
-        self.clone().with_bridges(others.chain([bridge.clone()]).collect())
+        let mut bridges: Vec<Arc<Bridge>> = others.chain([bridge]).collect();
+        bridges.sort_by_key(|bridge| bridge.span().start);
+        self.clone().with_bridges(bridges)
     }
 
     /// A hash of the skip set, the bridges and the draft vocabulary.
@@ -132,13 +134,6 @@ impl DraftPlan {
         let mut identity = PlanIdentity::default();
         identity.0.copy_from_slice(&hash.finalize()[..16]);
         identity
-    }
-
-    /// Bytes of `weights` and of bridges that a draft step reads before its head: what it costs, where nothing was measured.
-    pub fn body_bytes(&self, weights: &Weights) -> usize {
-        let sublayers = (0..2 * self.skip_set.layer_count()).filter(|&index| !self.mask.skips(index));
-        let bridges = self.bridges.iter().map(|bridge| bridge.bytes());
-        sublayers.map(|index| weights.sublayer_bytes(index)).chain(bridges).sum()
     }
 
     /// The runs of skipped sublayers, ascending.

@@ -18,11 +18,13 @@ pub(super) struct Account {
     stats: SpeculationStats,
 }
 
-/// The share of a step's time that falls to a stream, and what plain decoding would take for one token there.
-#[derive(Clone, Copy, Debug)]
+/// The share of a step's time that falls to a stream, or the sum over the steps of a cycle: each is counted in plain steps of the same company, since a
+/// row beside many others is cheap whether it drafts or not.
+#[derive(Clone, Copy, Default, Debug)]
 pub(super) struct StepTime {
     pub(super) spent_seconds: f64,
-    pub(super) plain_seconds: f64,
+    /// The time spent, in plain steps.
+    pub(super) spent_steps: f64,
 }
 
 /// What a stream that ended as it should comes to.
@@ -31,6 +33,26 @@ pub(super) struct Ended<'a> {
     pub(super) reason: FinishReason,
     pub(super) usage: Usage,
     pub(super) speculation: SpeculationStats,
+}
+
+// === impl StepTime ===
+
+impl StepTime {
+    /// Of a step that took `spent_seconds`, where a plain one takes `plain_seconds`.
+    pub(super) fn new(spent_seconds: f64, plain_seconds: f64) -> Self {
+        Self { spent_seconds, spent_steps: spent_seconds / plain_seconds.max(f64::MIN_POSITIVE) }
+    }
+
+    /// Adds another step of the same cycle.
+    pub(super) fn add(&mut self, step: Self) {
+        self.spent_seconds += step.spent_seconds;
+        self.spent_steps += step.spent_steps;
+    }
+
+    /// Seconds that plain decoding would take for `tokens` tokens.
+    fn plain_seconds(self, tokens: usize) -> f64 {
+        if self.spent_steps > 0.0 { tokens as f64 * self.spent_seconds / self.spent_steps } else { 0.0 }
+    }
 }
 
 // === impl Account ===
@@ -51,9 +73,9 @@ impl Account {
         self.started.saturating_duration_since(self.submitted)
     }
 
-    /// Books a step that committed nothing yet: a draft.
-    pub(super) fn spend(&mut self, time: StepTime) {
-        self.stats.spent_seconds += time.spent_seconds;
+    /// Books what a step took, whatever it will have committed.
+    pub(super) fn spend(&mut self, seconds: f64) {
+        self.stats.spent_seconds += seconds;
     }
 
     /// Books what a step's time went to.
@@ -72,9 +94,9 @@ impl Account {
         }
     }
 
-    /// Books the tokens of a verify or plain step.
-    pub(super) fn earn(&mut self, tokens: usize, time: StepTime) {
-        self.stats.plain_seconds += tokens as f64 * time.plain_seconds;
+    /// Books the tokens that a cycle of this time has added to the output.
+    pub(super) fn earn(&mut self, tokens: usize, cycle: StepTime) {
+        self.stats.plain_seconds += cycle.plain_seconds(tokens);
     }
 
     /// Books a draft step that left out what `plan` skips.

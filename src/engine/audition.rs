@@ -28,7 +28,7 @@ const MOST: u32 = 384;
 /// Standard deviations that a difference takes to decide early. It is looked at again and again, so two would be too few.
 const EARLY: f64 = 3.0;
 
-/// Candidates that may wait; a machine that can't try so many takes the newest.
+/// Candidates that may wait; a machine that can't try so many lets the oldest go.
 const WAITING: usize = 4;
 
 /// The candidates, the one on stage first.
@@ -97,13 +97,21 @@ impl Auditions {
             None => self.candidates.push_back(candidate),
         }
         if self.candidates.len() > WAITING {
-            self.candidates.pop_front();
+            // The oldest that was not tried yet.
+            let is_tried = self.candidates[0].tally.tokens > 0;
+            self.candidates.remove(usize::from(is_tried));
         }
     }
 
     /// The candidate on stage, unless auditions have used up their share of the time.
     pub(super) fn on_stage(&self) -> Option<&Candidate> {
         self.candidates.front().filter(|_| self.pause_seconds <= 0.0)
+    }
+
+    /// Takes in that the plan in a seat was replaced by one whose draft step costs `extra_cost` more.
+    pub(super) fn reseat(&mut self, seat: usize, extra_cost: f64) {
+        let rivals = self.candidates.iter_mut().filter(|candidate| candidate.seat == seat);
+        rivals.for_each(|candidate| candidate.extra_cost -= extra_cost);
     }
 
     /// Whether nobody waits.

@@ -12,6 +12,9 @@ const PACE_WEIGHT: f64 = 0.1;
 /// How far passes of several rows move the pace until a plain step has confirmed it, as a share either way: they can't tell it from an error of the curve.
 const UNCONFIRMED: f64 = 0.15;
 
+/// Passes of several rows after which a stream takes a plain step to confirm the pace: a thousandth of the time at most.
+const UNCONFIRMED_PASSES: u32 = 256;
+
 /// How much one pass moves what its number of rows costs, which hardly changes, once many have.
 const CURVE_WEIGHT: f64 = 0.01;
 
@@ -47,6 +50,9 @@ pub struct PlainStep {
     moved: [u32; ROWS.len()],
     /// `base` at the last plain step.
     confirmed: f64,
+    /// Passes of several rows since then.
+    #[serde(skip)]
+    unconfirmed: u32,
 }
 
 // === impl PlainStep ===
@@ -61,6 +67,7 @@ impl PlainStep {
             curve: ROWS.map(|rows| rows as f64),
             moved: [0; ROWS.len()],
             confirmed: 0.0,
+            unconfirmed: 0,
         };
         let room = pages.total() * PAGE_POSITIONS;
         let long = LONG_CONTEXT.min(runner.model().config().context_length).min(room);
@@ -79,8 +86,11 @@ impl PlainStep {
             *point = seconds(runner, &lease, 0, rows)[0] / plain[0];
         }
         straighten(&mut step.curve[..measured]);
+        // More rows than were measured go on as these did on average.
+        let last = measured - 1;
+        let for_each_row = (step.curve[last] - 1.0) / (ROWS[last] - 1) as f64;
         for index in measured..ROWS.len() {
-            step.curve[index] = step.curve[index - 1] * ROWS[index] as f64 / ROWS[index - 1] as f64;
+            step.curve[index] = step.curve[last] + for_each_row * (ROWS[index] - ROWS[last]) as f64;
         }
         if let Some(kept) = kept {
             step.curve.iter_mut().zip(kept.curve).for_each(|(now, then)| *now = (*now + then) / 2.0);
@@ -88,10 +98,10 @@ impl PlainStep {
         step
     }
 
-    /// Seconds that plain decoding spends on each of `streams` streams in a step at `context` positions.
-    pub fn seconds(&self, context: usize, streams: usize) -> f64 {
-        let streams = streams.max(1);
-        (self.base + self.slope * context as f64) * self.rows(streams) / streams as f64
+    /// Seconds that fall to a plain step at `context` positions as one of `rows` rows of a pass.
+    pub fn seconds(&self, context: usize, rows: usize) -> f64 {
+        let rows = rows.max(1);
+        (self.base + self.slope * context as f64) * self.rows(rows) / rows as f64
     }
 
     /// A pass over `rows` rows against a pass over one.
@@ -126,11 +136,21 @@ impl PlainStep {
         if nearest > 0 {
             self.moved[nearest] += 1;
             let weight = (MEASURED + f64::from(self.moved[nearest])).recip().max(CURVE_WEIGHT);
-            self.curve[nearest] *= 1.0 + weight * off;
-            // More rows never cost less, whichever of two neighbours is wrong.
-            let (below, above) = (self.curve[nearest - 1], self.curve.get(nearest + 1).copied());
-            self.curve[nearest] = self.curve[nearest].clamp(below, above.unwrap_or(f64::INFINITY).max(below));
+            self.move_point(nearest, 1.0 + weight * off);
         }
+    }
+
+    /// Moves a point of the curve by a factor. More rows never cost less: it stops at points that more passes have moved, and takes others along.
+    fn move_point(&mut self, index: usize, factor: f64) {
+        let (curve, moved) = (&mut self.curve, self.moved);
+        let firm = |other: &usize| *other == 0 || moved[*other] > moved[index];
+        let below = (0..index).filter(firm).map(|other| curve[other]).fold(1.0, f64::max);
+        let above =
+            (index + 1..ROWS.len()).filter(firm).map(|other| curve[other]).fold(f64::INFINITY, f64::min);
+        let point = (curve[index] * factor).clamp(below, above);
+        curve[..index].iter_mut().for_each(|other| *other = other.min(point));
+        curve[index..].iter_mut().for_each(|other| *other = other.max(point));
+        curve[index] = point;
     }
 
     /// Follows the machine's pace, by a pass over `rows` rows; returns how far the pass is off what was expected, as a share, if that says
@@ -141,6 +161,7 @@ impl PlainStep {
         if !(off.is_finite() && off < 2.0) {
             return None;
         }
+        self.unconfirmed = if rows > 1 { self.unconfirmed + 1 } else { 0 };
         let off = off.clamp(-MOST_OFF, MOST_OFF);
         let mut factor = 1.0 + PACE_WEIGHT * off;
         let mut tells = true;
@@ -156,6 +177,15 @@ impl PlainStep {
             self.confirmed = self.base;
         }
         tells.then_some(off)
+    }
+
+    /// Whether a plain step is due, since passes of several rows can't confirm the pace. Asks once.
+    pub(super) fn takes_due(&mut self) -> bool {
+        let is_due = self.unconfirmed >= UNCONFIRMED_PASSES;
+        if is_due {
+            self.unconfirmed = 0;
+        }
+        is_due
     }
 
     /// Whether it can be what was once measured.
@@ -210,11 +240,13 @@ pub(super) mod testing {
         curve: [1.0, 1.2, 1.4, 1.6, 1.8, 2.0, 2.2, 2.4, 3.2, 4.0, 8.0, 16.0],
         moved: [0; 12],
         confirmed: 0.010,
+        unconfirmed: 0,
     };
 }
 
 #[cfg(test)]
 mod tests {
+    use super::UNCONFIRMED_PASSES;
     use super::testing::STEP;
 
     #[test]
@@ -246,6 +278,28 @@ mod tests {
     }
 
     #[test]
+    fn a_point_gives_way_to_one_that_more_passes_have_moved() {
+        let mut step = STEP;
+        let mut observe = |rows: usize, passes: usize, factor: f64| {
+            (0..passes).for_each(|_| {
+                step.observe(1, 100, 0.011);
+                step.observe(rows, 100, 0.011 * factor);
+            });
+            assert!(step.is_plausible(), "{step:?}");
+            [step.rows(2), step.rows(3)]
+        };
+        let [two, three] = observe(2, 300, 1.8);
+        assert!(
+            (two - 1.8).abs() < 0.05 && three >= two,
+            "takes along what nothing has moved: {two} {three}"
+        );
+        let [two, three] = observe(3, 100, 1.5);
+        assert!(two > 1.7 && three == two, "stops there: {two} {three}");
+        let [two, three] = observe(3, 900, 1.5);
+        assert!((three - 1.5).abs() < 0.02 && two <= three, "by now there is more to it: {two} {three}");
+    }
+
+    #[test]
     fn a_machine_that_slows_down_does_not_make_rows_dearer() {
         let mut step = STEP;
         (0..300).for_each(|_| step.observe(2, 100, 0.011 * 1.2));
@@ -271,6 +325,22 @@ mod tests {
             let found = step.seconds(100, 1) / 0.011;
             assert!((0.84..1.16).contains(&found), "rows {factor} as dear: {found}");
         }
+    }
+
+    #[test]
+    fn a_plain_step_is_due_after_many_verify_passes_and_asked_for_once() {
+        let mut step = STEP;
+        let mut due = Vec::new();
+        for pass in 1..=3 * UNCONFIRMED_PASSES {
+            step.observe(2, 100, 0.0132);
+            if step.takes_due() {
+                due.push(pass);
+            }
+            if pass == 3 * UNCONFIRMED_PASSES / 2 {
+                step.observe(1, 100, 0.011);
+            }
+        }
+        assert_eq!(due, [UNCONFIRMED_PASSES, 5 * UNCONFIRMED_PASSES / 2]);
     }
 
     #[test]

@@ -27,9 +27,9 @@ pub(super) fn step(
     let mut budget = prefill_tokens;
     let mut jobs: Vec<(usize, Work)> = Vec::with_capacity(streams.len());
     let decoding = streams.iter().filter(|stream| stream.is_decoding()).count().max(1);
-    let share = Share { decoding, costs: betting.baseline.costs(decoding - 1) };
+    let costs = betting.baseline.costs(decoding - 1);
     for (index, stream) in streams.iter_mut().enumerate() {
-        if let Some(work) = stream.next_work(budget, betting, &share.costs) {
+        if let Some(work) = stream.next_work(budget, betting, &costs) {
             if let Work::Prefill { tokens } = work {
                 budget -= tokens;
             }
@@ -40,11 +40,11 @@ pub(super) fn step(
         return false;
     }
     record::engine_step();
-    if !attempt(runner, streams, &jobs, betting, &share) {
+    if !attempt(runner, streams, &jobs, betting, &costs) {
         // Some member broke the pass. Keys and values are written in place, so running it again is harmless: alone, only the
         // culprit fails.
         for job in jobs {
-            if !attempt(runner, streams, &[job], betting, &share) {
+            if !attempt(runner, streams, &[job], betting, &costs) {
                 let message = "the pass failed on this request; it was not the fault of others".to_owned();
                 streams[job.0].fail(GenerationError::Internal(message));
             }
@@ -53,20 +53,13 @@ pub(super) fn step(
     true
 }
 
-/// What else is in the batch, as far as it changes what a step costs a stream.
-struct Share {
-    /// Streams that decode, at least 1.
-    decoding: usize,
-    costs: Costs,
-}
-
-/// Runs the pass of `jobs` and applies its answers. Returns false if the pass itself panicked; then nothing was applied.
+/// Runs the pass of `jobs` and applies its answers; `costs` is what rows cost a stream that decodes. Returns false if the pass itself panicked; then nothing was applied.
 fn attempt(
     runner: &mut Runner,
     streams: &mut [&mut Stream],
     jobs: &[(usize, Work)],
     betting: &mut Betting,
-    share: &Share,
+    costs: &Costs,
 ) -> bool {
     let model = Arc::clone(runner.model());
     let hidden = model.config().hidden;
@@ -98,11 +91,17 @@ fn attempt(
     }
     for (group, (&(index, work), weight)) in jobs.iter().zip(weights).enumerate() {
         let stream = &mut *streams[index];
-        let seconds = output.seconds * weight / total;
-        let plain_seconds = betting.baseline.seconds(stream.context(), share.decoding);
+        let others = (total - weight).round() as usize;
         let context = betting.baseline.context_share(stream.context());
-        let costs = Costs { context, ..share.costs };
-        let answer = Answer { output, group, seconds, plain_seconds, costs: &costs };
+        let costs = Costs { context, ..*costs };
+        let answer = Answer {
+            output,
+            group,
+            seconds: output.seconds * weight / total,
+            plain_seconds: betting.baseline.seconds(stream.context(), others + 1),
+            alone: jobs.len() == 1,
+            costs: &costs,
+        };
         let mut committed = stream.entered_rows(work);
         // A stream that ends gives its pages back.
         let learns = !places.is_empty() && work != Work::Draft;
@@ -117,7 +116,7 @@ fn attempt(
                 continue;
             }
             Ok(Err(error)) => error,
-            Err(_) => GenerationError::Internal("a defect of the server; see its log".to_owned()),
+            Err(_) => GenerationError::of_defect(),
         };
         stream.fail(error);
     }

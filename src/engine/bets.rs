@@ -105,6 +105,7 @@ impl Betting {
         record::plan_changed(if is_bridge { PlanChange::Bridge } else { PlanChange::Search });
         let (identity, attention) = (candidate.plan.identity(), attention_share(&candidate.plan));
         self.knowledge.replace(candidate.seat, identity, attention, candidate.extra_cost);
+        self.auditions.reseat(candidate.seat, candidate.extra_cost);
         (seat.plan, seat.name) = (candidate.plan, candidate.name);
     }
 
@@ -146,6 +147,10 @@ impl Bets {
         cycle: &mut Cycle,
     ) -> Bet {
         self.chain = Chain::new(limit);
+        if !self.controller.is_forced() && betting.baseline.takes_due() {
+            self.bet = self.controller.confirm();
+            return self.bet;
+        }
         self.proposal.clear();
         let room = self.chain.limit;
         let length = self.proposer.as_ref().map_or(0, |proposer| proposer.propose(room, &mut self.proposal));
@@ -193,14 +198,8 @@ impl Bets {
         }
     }
 
-    /// Takes in a finished cycle, which took `spent_seconds`; plain decoding takes `plain_seconds` for a token.
-    pub(super) fn finish(
-        &mut self,
-        betting: &mut Betting,
-        confirmed: &Confirmed,
-        plain_seconds: f64,
-        spent_seconds: f64,
-    ) {
+    /// Takes in a finished cycle, which took the time of `spent_steps` plain steps.
+    pub(super) fn finish(&mut self, betting: &mut Betting, confirmed: &Confirmed, spent_steps: f64) {
         // The token after the accepted ones was rejected; those after it were not judged.
         for (index, origin) in confirmed.origins.iter().enumerate().take(confirmed.accepted + 1) {
             let accepted = index < confirmed.accepted;
@@ -215,8 +214,8 @@ impl Bets {
                 _ => {}
             }
         }
-        let (bank, tokens) = (betting.knowledge.bank(), confirmed.tokens.len());
-        self.controller.observe_cycle(bank, self.bet, tokens, plain_seconds, spent_seconds);
+        let (bank, tokens) = (betting.knowledge.bank_mut(), confirmed.tokens.len());
+        self.controller.observe_cycle(bank, self.bet, tokens, spent_steps);
     }
 
     /// Takes in committed tokens.

@@ -2,9 +2,10 @@
 
 use std::fs;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
 
 use super::baseline::PlainStep;
 use super::parts::Parts;
@@ -14,7 +15,7 @@ use super::parts::Parts;
 pub struct CostFile {
     /// The file.
     pub path: PathBuf,
-    /// Model, processor, threads and instruction set: costs under another key are of no use.
+    /// Model, processor, threads, streams and instruction set: costs under another key are of no use.
     pub key: String,
 }
 
@@ -28,6 +29,13 @@ struct Kept {
 // === impl CostFile ===
 
 impl CostFile {
+    /// The file of this key in a folder.
+    pub fn new(folder: &Path, key: String) -> Self {
+        let digest = Sha256::digest(&key);
+        let name: String = digest[..8].iter().map(|byte| format!("{byte:02x}")).collect();
+        Self { path: folder.join(format!("costs-{name}.json")), key }
+    }
+
     /// What was kept, if it is of this key and makes sense. A file that can't be read is as good as none: costs are measured then.
     pub(super) fn read(&self) -> Option<(PlainStep, Parts)> {
         let Kept { key, plain_step, parts } = serde_json::from_slice(&fs::read(&self.path).ok()?).ok()?;
@@ -55,8 +63,9 @@ mod tests {
     #[test]
     fn costs_come_back_under_their_key_only() {
         let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("state").join("costs.json");
-        let file = CostFile { path: path.clone(), key: "a model, a machine".to_owned() };
+        let file = CostFile::new(&folder.path().join("state"), "a model, a machine".to_owned());
+        let path = file.path.clone();
+        assert_ne!(path, CostFile::new(&folder.path().join("state"), "another".to_owned()).path);
         assert_eq!(file.read(), None, "nothing was kept yet");
         file.write(STEP, PARTS).unwrap();
         assert_eq!(file.read(), Some((STEP, PARTS)));

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::account::StepTime;
 use super::activity::PlanActivity;
 use super::bets::{Bets, Betting};
 use super::cycle::{Chooser, Confirmed, Cycle, Origin};
@@ -24,8 +25,8 @@ pub(super) struct Drafter {
     plan: Option<CurrentPlan>,
     policy: Policy,
     cycle: Cycle,
-    /// Seconds spent on the current cycle.
-    cycle_seconds: f64,
+    /// Spent on the current cycle.
+    cycle_time: StepTime,
     /// Tokens drafted in a cycle at most.
     cap: usize,
     /// Tiles of the head for tokens of the stream that the draft vocabulary lacks.
@@ -47,6 +48,8 @@ enum Policy {
 /// The plan of a stream, and its number among those the stream had.
 struct CurrentPlan {
     plan: Arc<DraftPlan>,
+    /// Drafts in its place for one cycle, to be tried.
+    tried: Option<Arc<DraftPlan>>,
     /// Its place in the frontier.
     index: usize,
     revision: u64,
@@ -60,8 +63,8 @@ pub(super) struct Drafted<'a> {
     pub(super) logits: &'a [f32],
     /// Tokens of the model.
     pub(super) vocabulary: usize,
-    /// The time of the step over that of a plain one.
-    pub(super) cost: f64,
+    /// The time of the step over that of a plain one, if it had the pass to itself: with others, what falls to it is an estimate.
+    pub(super) cost: Option<f64>,
     /// What rows cost now.
     pub(super) costs: &'a Costs,
 }
@@ -88,10 +91,10 @@ impl Drafter {
             }
         };
         let mut drafter = Self {
-            plan: plan.map(|plan| CurrentPlan { plan, index: 0, revision: 1 }),
+            plan: plan.map(|plan| CurrentPlan { plan, tried: None, index: 0, revision: 1 }),
             policy,
             cycle: Cycle::default(),
-            cycle_seconds: 0.0,
+            cycle_time: StepTime::default(),
             cap: cap.unwrap_or(options.max_draft_tokens),
             extra_tiles: Vec::new(),
             logits: Vec::new(),
@@ -138,26 +141,39 @@ impl Drafter {
     /// tiles stay right.
     fn take_plan(&mut self, plan: Arc<DraftPlan>, index: usize, tries: bool) {
         let Some(current) = &mut self.plan else { return };
-        if index != current.index && !tries {
-            current.index = index;
-            current.revision += 1;
+        current.tried = None;
+        if Arc::ptr_eq(&plan, &current.plan) {
+            return;
+        }
+        if tries {
+            current.tried = Some(plan);
+            return;
+        }
+        // Another plan in the same seat was counted when it got there.
+        if index != current.index {
             record::plan_changed(PlanChange::Bet);
         }
-        current.plan = plan;
+        current.revision += 1;
+        (current.plan, current.index) = (plan, index);
     }
 
     /// Makes sure that drafts can say `token`.
     fn add_extra_tile(&mut self, token: TokenId) {
         let vocabulary = self.plan.as_ref().and_then(|current| current.plan.vocabulary());
         let Some(tile) = vocabulary.and_then(|vocabulary| vocabulary.extra_tile(token)) else { return };
-        if self.extra_tiles.len() < MAX_EXTRA_TILES && !self.extra_tiles.contains(&tile) {
-            self.extra_tiles.push(tile);
+        if self.extra_tiles.contains(&tile) {
+            return;
         }
+        // What came long ago makes room for what comes now.
+        if self.extra_tiles.len() == MAX_EXTRA_TILES {
+            self.extra_tiles.remove(0);
+        }
+        self.extra_tiles.push(tile);
     }
 
     /// The plan that drafts now.
     pub(super) fn plan(&self) -> Option<&DraftPlan> {
-        self.plan.as_ref().map(|current| &*current.plan)
+        self.plan.as_ref().map(|current| &**current.tried.as_ref().unwrap_or(&current.plan))
     }
 
     /// The cycle under way.
@@ -172,8 +188,8 @@ impl Drafter {
     }
 
     /// Books a draft, verify or plain step.
-    pub(super) fn spend(&mut self, seconds: f64) {
-        self.cycle_seconds += seconds;
+    pub(super) fn spend(&mut self, time: StepTime) {
+        self.cycle_time.add(time);
     }
 
     /// Takes in a draft step, if `left` tokens are still to be generated.
@@ -185,13 +201,14 @@ impl Drafter {
         betting: &mut Betting,
     ) {
         let limit = self.limit(left);
-        let Some(current) = &self.plan else { return };
-        record::sublayers_skipped(current.plan.skip_set(), 1);
+        let Some(plan) = self.plan() else { return };
+        record::sublayers_skipped(plan.skip_set(), 1);
+        let threshold = plan.confidence_threshold;
         self.cycle.feed(step.entered);
         // Judged before the draw, and by the most likely token whichever is drawn: to drop a token because it itself turned out unlikely
         // would favour the likely ones.
         let (place, confidence) = top_probability(step.logits);
-        let is_sure = confidence >= current.plan.confidence_threshold;
+        let is_sure = confidence >= threshold;
         let keeps = match &mut self.policy {
             Policy::Static => is_sure,
             Policy::Swift => true,
@@ -211,9 +228,7 @@ impl Drafter {
     fn draw(&mut self, step: &Drafted<'_>, place: usize, confidence: f32, chooser: Chooser<'_>) {
         if confidence > 0.0 && chooser.sampler.takes_peak() {
             let token = self.head().map_or(TokenId(place as u32), |head| head.token(place));
-            if token.index() < step.vocabulary {
-                return self.cycle.take(token, confidence);
-            }
+            return self.cycle.take(token, confidence);
         }
         let mut scattered = std::mem::take(&mut self.logits);
         let logits = match self.head() {
@@ -234,8 +249,8 @@ impl Drafter {
         &mut self.cycle
     }
 
-    /// Books a cycle that committed tokens; plain decoding takes `plain_seconds` for one.
-    pub(super) fn settle(&mut self, confirmed: &Confirmed, plain_seconds: f64, betting: &mut Betting) {
+    /// Books a cycle that committed tokens; returns its time.
+    pub(super) fn settle(&mut self, confirmed: &Confirmed, betting: &mut Betting) -> StepTime {
         let from = |source: DraftSource| {
             let is_from = |origin: &Origin| origin.source() == source;
             let count = |origins: &[Origin]| origins.iter().filter(|origin| is_from(origin)).count();
@@ -245,10 +260,11 @@ impl Drafter {
         record::draft_cycle(&from(DraftSource::LayerSkip));
         record::draft_cycle(&from(DraftSource::Ngram));
         record::draft_chain(confirmed.origins.len(), confirmed.accepted);
+        let time = std::mem::take(&mut self.cycle_time);
         if let Policy::Adaptive(bets) = &mut self.policy {
-            bets.finish(betting, confirmed, plain_seconds, self.cycle_seconds);
+            bets.finish(betting, confirmed, time.spent_steps);
         }
-        self.cycle_seconds = 0.0;
+        time
     }
 
     /// Takes in committed tokens.

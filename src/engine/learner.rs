@@ -11,7 +11,7 @@ use std::collections::BTreeSet;
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc::{Receiver, SyncSender, channel, sync_channel};
+use std::sync::mpsc::{Receiver, SyncSender, TrySendError, channel, sync_channel};
 use std::time::Instant;
 
 use super::audition::Candidate;
@@ -199,7 +199,11 @@ impl Learner {
             if span.pairs.after.len() >= BATCH * self.hidden {
                 let full = std::mem::replace(&mut span.pairs, Pairs::new(&span.course));
                 // A full queue drops the batch.
-                let _ = self.pairs.as_ref().map(|pairs| pairs.try_send(full));
+                let sent = self.pairs.as_ref().map(|pairs| pairs.try_send(full));
+                if let Some(Err(TrySendError::Disconnected(_))) = sent {
+                    tracing::warn!("bridges are not learned any more: the thread has ended");
+                    self.pairs = None;
+                }
             }
         }
         self.spent_seconds += started.elapsed().as_secs_f64();
@@ -273,8 +277,9 @@ impl Learner {
         if betting.plans()[seat].plan.runs().len() > 1 {
             return;
         }
-        let Some(range) = self.search.as_mut().and_then(|search| search.propose(&bridge.span(), layers))
-        else {
+        let in_use: Vec<Range<usize>> = betting.plans().iter().flat_map(|plan| plan.plan.runs()).collect();
+        let search = self.search.as_mut();
+        let Some(range) = search.and_then(|search| search.propose(&bridge.span(), &in_use, layers)) else {
             return;
         };
         self.begin(Span::new(range, bridge.rank(), Some(seat)));
@@ -323,6 +328,11 @@ fn enter_run(betting: &mut Betting, model: &Model, seat: usize, bridge: &Arc<Bri
 
 /// What a step of `plan` costs is taken to be what its parts do; once the plan drafts, its time is measured.
 fn enter(betting: &mut Betting, model: &Model, seat: usize, name: String, plan: DraftPlan) {
+    // Seats of one run that take the same bridge would be twins.
+    let identity = plan.identity();
+    if betting.plans().iter().any(|other| other.plan.identity() == identity) {
+        return;
+    }
     let (new, old) = (Outline::of(&plan, model), Outline::of(&betting.plans()[seat].plan, model));
     let extra_cost = betting.parts.cost(&new) - betting.parts.cost(&old);
     betting.auditions.enter(Candidate::new(seat, name, Arc::new(plan), extra_cost));

@@ -212,7 +212,7 @@ impl Stream {
         answer: &Answer<'_>,
         betting: &mut Betting,
     ) -> Result<usize, GenerationError> {
-        let time = StepTime { spent_seconds: answer.seconds, plain_seconds: answer.plain_seconds };
+        let time = StepTime::new(answer.seconds, answer.plain_seconds);
         self.account.count_work(work, answer.seconds);
         let rows = match work {
             Work::Prefill { tokens } => {
@@ -222,7 +222,8 @@ impl Stream {
                 }
                 // The prompt's own cost is not part of the bet: nothing was drafted.
                 let confirmed = self.judge(answer)?;
-                self.commit(confirmed, 0, answer, betting);
+                let (delta, end) = self.append(&confirmed, answer);
+                self.send(delta, end, betting);
                 tokens
             }
             Work::Draft => {
@@ -232,7 +233,7 @@ impl Stream {
                     entered: answer.output.saved(answer.group, 0, 0),
                     logits: answer.output.logits(answer.group, 0),
                     vocabulary: answer.output.vocabulary,
-                    cost: answer.seconds / answer.plain_seconds,
+                    cost: answer.alone.then_some(time.spent_steps),
                     costs: answer.costs,
                 };
                 let left = self.left();
@@ -242,14 +243,15 @@ impl Stream {
             }
             Work::Plain(_) | Work::Verify => {
                 self.spend(time);
-                let drafted = self.drafter.cycle().len();
                 let confirmed = self.judge(answer)?;
-                self.account.earn(confirmed.tokens.len(), time);
-                self.drafter.settle(&confirmed, time.plain_seconds, betting);
+                let cycle_time = self.drafter.settle(&confirmed, betting);
                 // The last token is not fed yet; all before it now have the full model's keys and values.
                 let rows = confirmed.tokens.len();
                 self.computed += rows;
-                self.commit(confirmed, drafted, answer, betting);
+                let (delta, end) = self.append(&confirmed, answer);
+                self.account.earn(delta.tokens.len(), cycle_time);
+                self.account.count_drafts(delta.drafted, delta.accepted);
+                self.send(delta, end, betting);
                 rows
             }
         };
@@ -276,8 +278,8 @@ impl Stream {
     }
 
     fn spend(&mut self, time: StepTime) {
-        self.account.spend(time);
-        self.drafter.spend(time.spent_seconds);
+        self.account.spend(time.spent_seconds);
+        self.drafter.spend(time);
     }
 
     fn judge(&mut self, answer: &Answer<'_>) -> Result<Confirmed, GenerationError> {
@@ -287,10 +289,10 @@ impl Stream {
         judged.map_err(|error| internal(&error))
     }
 
-    /// Appends confirmed tokens, stops where a stop says so, and sends one message.
-    fn commit(&mut self, confirmed: Confirmed, drafted: usize, answer: &Answer<'_>, betting: &Betting) {
+    /// Appends confirmed tokens up to where a stop says so; returns what is new, and why it ends there, if it does.
+    fn append(&mut self, confirmed: &Confirmed, answer: &Answer<'_>) -> (Delta, Option<FinishReason>) {
         let drafted_by = self.drafter.drafted_by(&confirmed.origins);
-        let mut delta = Delta { drafted, drafted_by, ..Delta::default() };
+        let mut delta = Delta { drafted: confirmed.origins.len(), drafted_by, ..Delta::default() };
         let mut reason = None;
         for (index, &token) in confirmed.tokens.iter().enumerate() {
             let mut committed = CommittedToken {
@@ -316,12 +318,16 @@ impl Stream {
         }
         // A stop may have discarded the last ones.
         delta.accepted = confirmed.accepted.min(delta.tokens.len());
-        self.account.count_drafts(drafted, delta.accepted);
         self.drafter.commit(&self.tokens[self.tokens.len() - delta.tokens.len()..]);
+        (delta, reason)
+    }
+
+    /// Sends one message, and the last one if the stream ends.
+    fn send(&mut self, delta: Delta, end: Option<FinishReason>, betting: &Betting) {
         let now = Instant::now();
         self.account.mark_tokens(now);
         self.outbox.push(Ok(Event::Delta(delta)));
-        if let Some(reason) = reason {
+        if let Some(reason) = end {
             self.finish(reason, now, betting);
         }
     }

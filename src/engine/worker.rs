@@ -13,7 +13,7 @@ use super::event::GenerationError;
 use super::learner::Learner;
 use super::options::EngineOptions;
 use super::outbox::Delivery;
-use super::parts::Parts;
+use super::parts::{Outline, Parts};
 use super::profiles::ProfileLink;
 use super::queue::{Queue, queue};
 use super::score::Scratchpad;
@@ -69,7 +69,7 @@ impl Engine {
         record::plain_step_seconds(baseline.seconds(0, 1));
         let (entrance, queue) = queue(options.max_waiting, options.event_buffer);
         let frontier = match options.frontier.is_empty() {
-            true => vec![default_plan(&runner, &options)],
+            true => vec![default_plan(runner.model(), &options, &parts)],
             false => options.frontier.clone(),
         };
         let mut betting = Betting::new(frontier, runner.model(), baseline, parts);
@@ -113,8 +113,7 @@ impl Worker {
             let budget = self.options.prefill_tokens_per_step;
             let worked = batch::step(&mut self.runner, &mut ready, budget, &mut self.betting);
             for stream in ready.iter_mut().filter(|stream| stream.is_decoding()) {
-                stream.search(&mut self.runner, &self.scratchpad, &mut self.betting.swift);
-                stream.audition(&mut self.runner, &self.scratchpad, &mut self.betting);
+                stream.look_back(&mut self.runner, &self.scratchpad, &mut self.betting);
             }
             for stream in ready {
                 self.options.profiles.iter().for_each(|link| stream.hand_on(link));
@@ -264,9 +263,8 @@ impl Worker {
 }
 
 /// The plan that adaptive streams start from where nothing was calibrated.
-fn default_plan(runner: &Runner, options: &EngineOptions) -> FrontierPlan {
+fn default_plan(model: &Model, options: &EngineOptions, parts: &Parts) -> FrontierPlan {
     let plan = DraftPlan::new(options.default_skip_set.clone(), options.confidence_threshold);
-    let weights = runner.model().weights();
-    let cost = (plan.body_bytes(weights) + weights.head_bytes()) as f64 / weights.bytes() as f64;
+    let cost = parts.cost(&Outline::of(&plan, model));
     FrontierPlan { name: "default".to_owned(), plan: Arc::new(plan), knowledge: PlanKnowledge::unknown(cost) }
 }

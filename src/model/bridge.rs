@@ -70,8 +70,9 @@ impl Bridge {
         {
             return Err(shape);
         }
-        let numbers = || bias.iter().chain(down).chain(up);
-        if numbers().any(|&number| !f16::from_f32(number).is_finite()) {
+        // The bias is kept as it is.
+        let fits = |number: &f32| f16::from_f32(*number).is_finite();
+        if !(bias.iter().all(|number| number.is_finite()) && down.iter().chain(up).all(fits)) {
             return Err(BridgeError::NotFinite);
         }
         let rank = up.len() / hidden;

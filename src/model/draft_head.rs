@@ -68,7 +68,7 @@ impl DraftHead<'_> {
         self.vocabulary.tokens.len() + self.extra_tiles.len() * COLUMNS
     }
 
-    /// The token of entry `index` of a row of its logits. The last tile may reach beyond the vocabulary.
+    /// The token of entry `index` of a row of its logits, if that is a possible one.
     pub fn token(&self, index: usize) -> TokenId {
         let shared = &self.vocabulary.tokens;
         shared.get(index).copied().unwrap_or_else(|| {
@@ -77,15 +77,26 @@ impl DraftHead<'_> {
         })
     }
 
+    /// Makes impossible what the extra tiles hold beside tokens that the vocabulary lacks: those that it has would count twice, and the last tile may
+    /// reach beyond the vocabulary. `extra` is \[tiles, [`COLUMNS`]\].
+    pub(super) fn mask(&self, extra: &mut [f32]) {
+        for (&tile, logits) in self.extra_tiles.iter().zip(extra.chunks_exact_mut(COLUMNS)) {
+            let held =
+                self.vocabulary.holds[tile as usize * COLUMNS..].iter().chain(std::iter::repeat(&true));
+            let useless = logits.iter_mut().zip(held).filter(|(_, held)| **held);
+            useless.for_each(|(logit, _)| *logit = f32::NEG_INFINITY);
+        }
+    }
+
     /// Writes a row of its logits to their places in a row over all tokens, \[vocabulary\].
     pub fn scatter(&self, logits: &[f32], out: &mut [f32]) {
         let (shared, extra) = logits.split_at(self.vocabulary.tokens.len());
+        for (&tile, logits) in self.extra_tiles.iter().zip(extra.chunks_exact(COLUMNS)) {
+            out[tile as usize * COLUMNS..].iter_mut().zip(logits).for_each(|(out, &logit)| *out = logit);
+        }
+        // After the tiles, which hold nothing for tokens of the vocabulary.
         for (token, &logit) in self.vocabulary.tokens.iter().zip(shared) {
             out[token.index()] = logit;
-        }
-        for (&tile, logits) in self.extra_tiles.iter().zip(extra.chunks_exact(COLUMNS)) {
-            // The last tile may reach beyond the vocabulary.
-            out[tile as usize * COLUMNS..].iter_mut().zip(logits).for_each(|(out, &logit)| *out = logit);
         }
     }
 }

@@ -108,11 +108,6 @@ impl SkipMask {
     pub fn entry(&self) -> &[usize] {
         self.first.as_slice()
     }
-
-    /// Sublayers that are skipped.
-    pub fn count(&self) -> usize {
-        self.skipped.iter().filter(|&&skipped| skipped).count()
-    }
 }
 
 // === impl LogitsWanted ===

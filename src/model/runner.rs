@@ -269,6 +269,7 @@ impl Runner {
                 product(&weights.head, Some(head.extra_tiles), extra),
             ];
             kernels::multiply(pool, *isa, inputs, products);
+            head.mask(&mut logits[start..][head.vocabulary.tokens().len()..head.width()]);
         }
     }
 }

@@ -37,6 +37,7 @@ const OFF_REASONS: Values = Values::Words(&[
     ("folded", "drafting lost, and rests"),
     ("no_gain", "no bet looked better"),
     ("length", "no room for a draft"),
+    ("baseline", "it was time to measure a plain step"),
     ("backend", "the backend can't draft"),
 ]);
 

@@ -4,6 +4,7 @@
 
 pub mod chi_square;
 pub mod engine;
+pub mod frontier;
 pub mod model_path;
 pub mod passes;
 pub mod predictor;

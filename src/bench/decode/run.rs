@@ -140,6 +140,15 @@ const PEER_REST: Duration = Duration::from_millis(20);
 /// Tokens of the turns that warm up and are not counted.
 const WARM_UP_TOKENS: usize = 8;
 
+// === impl DecodeMode ===
+
+impl DecodeMode {
+    /// Whether its streams learn while they are measured. Others don't pay for what only adaptive streams gain by.
+    pub(in crate::bench) fn learns(&self) -> bool {
+        matches!(self.speculation, Speculation::Adaptive { .. })
+    }
+}
+
 // === impl DecodeBench ===
 
 impl DecodeBench {
@@ -213,7 +222,7 @@ impl DecodeBench {
                     seed: repeat as u64,
                     ..SamplingSettings::default()
                 };
-                let turn = Turn { prompt, mode: kind, max_new_tokens, sampling, teaches: true };
+                let turn = Turn { prompt, mode: kind, max_new_tokens, sampling, teaches: kind.learns() };
                 let (measurement, tokens) = turn.run(engine)?;
                 Ok((Measurement { mode, ..measurement }, Some(tokens)))
             }

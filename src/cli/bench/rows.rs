@@ -10,7 +10,7 @@ use std::time::Instant;
 use anyhow::{Context, ensure};
 use clap::{Args, ValueEnum};
 
-use super::super::model_cache;
+use super::super::backend;
 use super::super::options::{ConfigOptions, ModelOptions};
 use super::super::runtime::kv_precision;
 use crate::bench::{
@@ -73,7 +73,7 @@ impl Rows {
     pub(super) fn run(self) -> anyhow::Result<ExitCode> {
         let configuration = self.config.load(self.model.flags())?;
         let settings = configuration.settings();
-        let path = model_cache::resolve(&settings.model)?;
+        let path = backend::native_file(settings)?;
         let bench = RowsBench {
             rows: self.rows,
             context: self.context,

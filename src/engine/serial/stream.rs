@@ -131,9 +131,9 @@ impl SerialStream {
             self.account.count_work(Work::Prefill { tokens: self.prompt().len() }, seconds);
             return;
         }
-        let time = StepTime { spent_seconds: seconds, plain_seconds: seconds };
+        let time = StepTime::new(seconds, seconds);
         self.account.count_work(Work::Plain(OffReason::Backend), seconds);
-        self.account.spend(time);
+        self.account.spend(seconds);
         self.account.earn(1, time);
     }
 

@@ -1,39 +1,53 @@
 //! What a stream's own text says about plans: auditions, and SWIFT's search.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Instant;
 
 use super::super::account::StepTime;
 use super::super::audition::{PLACES, STRIDE};
 use super::super::bets::Betting;
-use super::super::score::{ScoredText, Scratchpad, Swift};
+use super::super::event::GenerationError;
+use super::super::score::{ScoredText, Scratchpad};
 use super::Stream;
 use crate::model::Runner;
 
 impl Stream {
-    /// A step of SWIFT's search, if the stream drafts by it and a cycle has just ended. Its time counts as the stream's.
-    pub(in super::super) fn search(
+    /// Tries plans on what the stream has said. If that fails, the stream fails, and no other.
+    pub(in super::super) fn look_back(
         &mut self,
         runner: &mut Runner,
         scratchpad: &Scratchpad,
-        swift: &mut Swift,
+        betting: &mut Betting,
     ) {
+        let looked = catch_unwind(AssertUnwindSafe(|| {
+            self.search(runner, scratchpad, betting);
+            self.audition(runner, scratchpad, betting);
+        }));
+        if looked.is_err() {
+            self.fail(GenerationError::of_defect());
+        }
+    }
+
+    /// A step of SWIFT's search, if the stream drafts by it and a cycle has just ended. Its time counts as the stream's.
+    fn search(&mut self, runner: &mut Runner, scratchpad: &Scratchpad, betting: &mut Betting) {
+        let swift = &mut betting.swift;
         if !self.drafter.is_swift() || !self.drafter.cycle().is_idle() || !swift.wants_score(self.generated())
         {
             return;
         }
         let (Some(lease), started) = (&self.lease, Instant::now()) else { return };
         swift.step(scratchpad, runner, lease.pages(), &self.tokens, self.request.prompt.len());
-        self.spend(StepTime { spent_seconds: started.elapsed().as_secs_f64(), plain_seconds: 0.0 });
+        let plain_seconds = betting.baseline.seconds(self.context(), 1);
+        self.spend(StepTime::new(started.elapsed().as_secs_f64(), plain_seconds));
     }
 
-    /// Lets the candidate on stage and the plan it would replace draft some of the stream's last tokens, if the stream may be learned from, has
-    /// enough text that none was tried on, and is between two cycles.
-    pub(in super::super) fn audition(
-        &mut self,
-        runner: &mut Runner,
-        scratchpad: &Scratchpad,
-        betting: &mut Betting,
-    ) {
+    /// Lets the candidate on stage and the plan it would replace draft some of the stream's last tokens, if the stream is adaptive and may be learned
+    /// from, has enough text that none was tried on, and is between two cycles.
+    fn audition(&mut self, runner: &mut Runner, scratchpad: &Scratchpad, betting: &mut Betting) {
+        // What adapts is judged and paid for by the streams that adapt.
+        if self.drafter.bets().is_none() {
+            return;
+        }
         let fresh = self.tokens.len() - self.auditioned.max(self.request.prompt.len());
         if !self.request.teaches || fresh <= PLACES * STRIDE || !self.drafter.cycle().is_idle() {
             return;
@@ -55,6 +69,6 @@ impl Stream {
         }
         self.auditioned = self.tokens.len();
         // Part of what adapting costs the stream, but no fault of the bets that it placed.
-        self.account.spend(StepTime { spent_seconds: seconds, plain_seconds: 0.0 });
+        self.account.spend(seconds);
     }
 }
