@@ -30,7 +30,7 @@ pub struct Controller {
     fold: Fold,
     /// Tokens a plain step's time is worth in this cycle: what the best plan or plain decoding yields.
     rate: f64,
-    /// Time lost to exploring, in plain steps.
+    /// Time lost to exploring, in plain steps, less what it won.
     explored: f64,
     exploring: bool,
     /// The last plan of a stream that bets whatever the odds.
@@ -179,7 +179,7 @@ impl Controller {
     pub fn observe_cycle(&mut self, bank: &mut Bank, bet: Bet, tokens: usize, steps: f64) {
         self.own.plans.iter_mut().chain([&mut self.own.ngram]).for_each(|offset| offset.fade(tokens));
         // Against what the best bet would have made of the time.
-        let lost = self.exploring.then(|| (steps - tokens as f64 / self.rate).max(0.0));
+        let lost = self.exploring.then(|| steps - tokens as f64 / self.rate);
         bank.book(steps, lost);
         if let Some(lost) = lost {
             self.explored += lost;
@@ -206,7 +206,7 @@ impl Controller {
 
     /// Time lost to bets that did not look best, against the best, in plain steps.
     pub fn explored(&self) -> f64 {
-        self.explored
+        self.explored.max(0.0)
     }
 
     fn acceptance(&self, knowledge: &Knowledge, plan: usize, bin: usize) -> f64 {

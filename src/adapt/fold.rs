@@ -20,19 +20,19 @@ const FIRST_REST: usize = 64;
 /// Longest rest, in tokens.
 const LONGEST_REST: usize = 1024;
 
-/// Share of the time that may go to bets that don't look best.
+/// Share of the time that bets may lose which don't look best.
 const EXPLORATION: f64 = 0.01;
 
-/// What trying such a bet counts for at least, in plain steps: good luck is no leave to go on.
-const LEAST_EXPLORED: f64 = 0.1;
+/// What may be saved up for such bets, in plain steps: spent in one stream, it would slow that one down.
+const MOST_SAVED: f64 = 4.0;
 
-/// What all streams share: what drafting has won on balance, in plain steps, which backs the stakes of each, and the time until a bet that does not
-/// look best may be tried.
-#[derive(Clone, Copy, Debug)]
+/// What all streams share: what drafting has won on balance, in plain steps, which backs the stakes of each, and what bets may lose that don't look
+/// best. One that wins costs nothing: where forecasts are too low, it goes on.
+#[derive(Clone, Copy, Default, Debug)]
 pub struct Bank {
     won: f64,
-    /// Plain steps until the next exploration. What is saved up while nobody explores would slow down the streams of one moment.
-    pause: f64,
+    /// For exploration, in plain steps.
+    saved: f64,
     explorations: usize,
 }
 
@@ -69,7 +69,7 @@ impl Bank {
 
     /// Whether a bet that does not look best may be tried.
     pub fn may_explore(&self) -> bool {
-        self.pause <= 0.0
+        self.saved > 0.0
     }
 
     /// Bets that were tried so far.
@@ -77,20 +77,10 @@ impl Bank {
         self.explorations
     }
 
-    /// Books a cycle's time, and what was lost by it if it tried a bet, in plain steps.
+    /// Books a cycle's time, and if it tried a bet what that lost, or won as less than nothing, in plain steps.
     pub fn book(&mut self, steps: f64, lost: Option<f64>) {
-        self.pause -= steps;
-        if let Some(lost) = lost {
-            self.pause = lost.max(LEAST_EXPLORED) / EXPLORATION;
-            self.explorations += 1;
-        }
-    }
-}
-
-impl Default for Bank {
-    /// The first streams of a process earn before they spend.
-    fn default() -> Self {
-        Self { won: 0.0, pause: LEAST_EXPLORED / EXPLORATION, explorations: 0 }
+        self.explorations += usize::from(lost.is_some());
+        self.saved = (self.saved + EXPLORATION * steps - lost.unwrap_or(0.0)).min(MOST_SAVED);
     }
 }
 

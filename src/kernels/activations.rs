@@ -302,12 +302,14 @@ fn group_scale(values: &[f32]) -> (f32, f32) {
 
 #[inline(always)]
 fn round_codes(values: &[f32], codes: &mut [i8], inverse: f32) -> i32 {
+    // Adding a float of this size rounds, ties to even, and leaves the integer in the low bits. (A conversion to an integer would keep compilers
+    // from working on several numbers at once.)
+    const ROUNDER: f32 = 12_582_912.0; // 1.5 * 2^23
     let mut sum = 0;
     for (code, &value) in codes.iter_mut().zip(values) {
-        // |value * inverse| <= 127 up to rounding; ties to even is what the vector unit does.
-        let rounded = (value * inverse).round_ties_even().clamp(-127.0, 127.0) as i32;
-        *code = rounded as i8;
-        sum += rounded;
+        // |value * inverse| <= 127 up to rounding. Of a NaN any code will do: its group has a NaN scale.
+        *code = ((value * inverse).clamp(-127.0, 127.0) + ROUNDER).to_bits() as i8;
+        sum += i32::from(*code);
     }
     sum
 }

@@ -1,7 +1,7 @@
 //! The kernels between the products: RMSNorm, SwiGLU, rotary embedding, the exponential.
 
 use super::isa::Isa;
-use super::lanes::{Kernel, Lanes, eights, eights_mut, sum_lanes};
+use super::lanes::{Kernel, Lanes, PortableLanes, add, eights, eights_mut, sum_lanes};
 
 /// RMSNorm of one row: `out = input / sqrt(mean(input^2) + epsilon) * weight`. Lengths are equal and a multiple of 8.
 /// Zhang and Sennrich, "Root Mean Square Layer Normalization", 2019.
@@ -55,23 +55,28 @@ pub(super) fn rope(angles: RopeAngles<'_>, row: &mut [f32], head_dim: usize) {
 /// e^x to within 2 units in the last place for -87 <= x <= 88, clamped outside. Cody-Waite reduction and the Taylor
 /// polynomial of degree 7 on |r| <= ln(2) / 2, whose remainder there is below 1e-8.
 #[inline(always)]
-pub(super) fn exp(x: f32) -> f32 {
+pub(super) fn exp<L: Lanes>(lanes: L, x: L::Vector) -> L::Vector {
     // ln(2) in two parts; the high part has few bits, so that multiplying it by a small integer is exact.
     const LN_2_HIGH: f32 = 0.693_359_4;
     const LN_2_LOW: f32 = -2.121_944_4e-4;
     const ROUNDER: f32 = 12_582_912.0; // 1.5 * 2^23
-    let x = if x > 88.0 { 88.0 } else { x };
-    let x = if x < -87.0 { -87.0 } else { x };
-    // A float of this size has no fraction: adding it rounds, and leaves the integer in the low bits. (A conversion to an integer would
-    // keep compilers from working on several numbers at once.)
-    let shifted = x.mul_add(std::f32::consts::LOG2_E, ROUNDER);
-    let n = shifted - ROUNDER;
-    let r = n.mul_add(-LN_2_LOW, n.mul_add(-LN_2_HIGH, x));
-    let mut sum = 1.0 / 5040.0;
+    let x = lanes.clamp(x, -87.0, 88.0);
+    // A float of this size has no fraction: adding it rounds, and leaves the integer in the low bits.
+    let shifted = lanes.mul_add(x, lanes.splat(std::f32::consts::LOG2_E), lanes.splat(ROUNDER));
+    let n = add(lanes, shifted, lanes.splat(-ROUNDER));
+    let r = lanes.mul_add(n, lanes.splat(-LN_2_HIGH), x);
+    let r = lanes.mul_add(n, lanes.splat(-LN_2_LOW), r);
+    let mut sum = lanes.splat(1.0 / 5040.0);
     for coefficient in [1.0 / 720.0, 1.0 / 120.0, 1.0 / 24.0, 1.0 / 6.0, 0.5, 1.0, 1.0] {
-        sum = r.mul_add(sum, coefficient);
+        sum = lanes.mul_add(r, sum, lanes.splat(coefficient));
     }
-    sum * f32::from_bits(shifted.to_bits().wrapping_add(127) << 23)
+    lanes.mul(sum, lanes.power_of_two(shifted))
+}
+
+/// [`exp`] of one number.
+#[inline(always)]
+pub(super) fn exp_of(x: f32) -> f32 {
+    exp(PortableLanes, [x; 8])[0]
 }
 
 // === kernels ===
@@ -115,13 +120,13 @@ impl Kernel for SwiGlu<'_> {
     type Output = ();
 
     #[inline(always)]
-    fn run<L: Lanes>(self, _: L) {
+    fn run<L: Lanes>(self, lanes: L) {
+        let one = lanes.splat(1.0);
         for ((gates, ups), out) in eights(self.gate).iter().zip(eights(self.up)).zip(eights_mut(self.out)) {
-            for lane in 0..8 {
-                let gate = gates[lane];
-                // A NaN passes the clamps of `exp` and comes out as NaN.
-                out[lane] = gate / (1.0 + exp(-gate)) * ups[lane];
-            }
+            let gate = lanes.load(gates);
+            // A NaN passes the clamp of `exp` and comes out as NaN.
+            let divisor = add(lanes, one, exp(lanes, lanes.mul(gate, lanes.splat(-1.0))));
+            lanes.store(lanes.mul(lanes.div(gate, divisor), lanes.load(ups)), out);
         }
     }
 }
@@ -134,11 +139,11 @@ mod tests {
     fn exp_is_accurate() {
         for step in -87_000..=88_000 {
             let x = step as f32 / 1000.0;
-            let (found, expected) = (f64::from(exp(x)), f64::from(x).exp());
+            let (found, expected) = (f64::from(exp_of(x)), f64::from(x).exp());
             assert!((found - expected).abs() <= 3e-7 * expected, "exp({x}) = {found}, not {expected}");
         }
-        assert!(exp(f32::NAN).is_nan());
-        assert!(exp(-1e9) > 0.0 && exp(1e9).is_finite());
+        assert!(exp_of(f32::NAN).is_nan());
+        assert!(exp_of(-1e9) > 0.0 && exp_of(1e9).is_finite());
     }
 
     #[test]

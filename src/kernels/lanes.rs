@@ -29,6 +29,12 @@ pub(super) trait Lanes: Copy {
     fn mul_add(self, a: Self::Vector, b: Self::Vector, c: Self::Vector) -> Self::Vector;
     /// `a * b`.
     fn mul(self, a: Self::Vector, b: Self::Vector) -> Self::Vector;
+    /// `a / b`.
+    fn div(self, a: Self::Vector, b: Self::Vector) -> Self::Vector;
+    /// Each lane between `low` and `high`; a NaN stays one.
+    fn clamp(self, a: Self::Vector, low: f32, high: f32) -> Self::Vector;
+    /// 2^n, where the low nine bits of each lane hold n, from -126 to 127.
+    fn power_of_two(self, n: Self::Vector) -> Self::Vector;
     /// To half precision, ties to even.
     fn store_half(self, vector: Self::Vector, values: &mut [u16; 8]);
     /// Asks for the values, which will be read soon.
@@ -75,12 +81,33 @@ impl Lanes for PortableLanes {
     }
 
     #[inline(always)]
+    fn div(self, a: [f32; 8], b: [f32; 8]) -> [f32; 8] {
+        std::array::from_fn(|lane| a[lane] / b[lane])
+    }
+
+    #[inline(always)]
+    fn clamp(self, a: [f32; 8], low: f32, high: f32) -> [f32; 8] {
+        a.map(|value| value.clamp(low, high))
+    }
+
+    #[inline(always)]
+    fn power_of_two(self, n: [f32; 8]) -> [f32; 8] {
+        n.map(|n| f32::from_bits(n.to_bits().wrapping_add(127) << 23))
+    }
+
+    #[inline(always)]
     fn store_half(self, vector: [f32; 8], values: &mut [u16; 8]) {
         *values = vector.map(|value| half::f16::from_f32(value).to_bits());
     }
 
     #[inline(always)]
     fn prefetch<T>(self, _: &[T]) {}
+}
+
+/// `a + b`: a fused multiply-add by one rounds as an addition does.
+#[inline(always)]
+pub(super) fn add<L: Lanes>(lanes: L, a: L::Vector, b: L::Vector) -> L::Vector {
+    lanes.mul_add(a, lanes.splat(1.0), b)
 }
 
 /// Splits a slice into groups of eight; what is left over is ignored, so callers pad.

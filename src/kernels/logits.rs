@@ -1,8 +1,8 @@
 //! Passes over a row of logits: its maximum, and the sum behind its softmax.
 
-use super::elementwise::exp;
+use super::elementwise::{exp, exp_of};
 use super::isa::Isa;
-use super::lanes::{Kernel, Lanes, eights};
+use super::lanes::{Kernel, Lanes, add, eights};
 
 /// What one look at a row tells.
 #[derive(Clone, Copy, PartialEq, Debug)]
@@ -57,19 +57,20 @@ impl Kernel for ExpTotal<'_> {
     type Output = f64;
 
     #[inline(always)]
-    fn run<L: Lanes>(self, _: L) -> f64 {
+    fn run<L: Lanes>(self, lanes: L) -> f64 {
+        let shift = lanes.splat(-self.peak);
         // Sums of 4,096 terms in single precision, then in double: each partial sum rounds at most 512 times a lane.
         let mut total = 0.0;
         for part in self.logits.chunks(4096) {
-            let mut sums = [0.0_f32; 8];
+            let mut sums = lanes.splat(0.0);
             for values in eights(part) {
-                for lane in 0..8 {
-                    sums[lane] += exp(values[lane] - self.peak);
-                }
+                sums = add(lanes, sums, exp(lanes, add(lanes, lanes.load(values), shift)));
             }
-            total += sums.iter().map(|&sum| f64::from(sum)).sum::<f64>();
+            let mut each = [0.0; 8];
+            lanes.store(sums, &mut each);
+            total += each.iter().map(|&sum| f64::from(sum)).sum::<f64>();
             let rest = &part[part.len() / 8 * 8..];
-            total += rest.iter().map(|&logit| f64::from(exp(logit - self.peak))).sum::<f64>();
+            total += rest.iter().map(|&logit| f64::from(exp_of(logit - self.peak))).sum::<f64>();
         }
         total
     }

@@ -96,7 +96,7 @@ fn what_is_tried_is_booked_against_the_best_bet_and_stays_within_the_budget_of_a
         explored += controller.explored();
     }
     assert!(tries > 20 && explored > 0.0, "{tries} tries lost {explored}");
-    assert!(explored < 0.012 * spent, "{explored} of {spent}");
+    assert!(explored < 0.02 * spent, "{explored} of {spent}");
 }
 
 #[test]
@@ -112,7 +112,7 @@ fn a_match_that_looks_bad_is_tried_now_and_then() {
         tried += usize::from(bet == Bet::Ngram(1));
         controller.observe_cycle(knowledge.bank_mut(), bet, 1, if bet == Bet::Ngram(1) { 2.0 } else { 1.0 });
     }
-    assert!((20..60).contains(&tried), "{tried}");
+    assert!((30..60).contains(&tried), "each loses a step: {tried}");
 }
 
 #[test]

@@ -68,6 +68,8 @@ pub struct Measurement {
     pub accepted: usize,
     /// What its steps took.
     pub phases: PhaseTimes,
+    /// Plain steps because drafting had lost.
+    pub folded_steps: usize,
     /// Time that trying bets which did not look best has cost, in plain steps.
     pub explored_steps: f64,
 }
@@ -278,6 +280,7 @@ impl Measurement {
             drafted: 0,
             accepted: 0,
             phases: PhaseTimes::default(),
+            folded_steps: 0,
             explored_steps: 0.0,
         }
     }

@@ -1,6 +1,7 @@
 //! One stream of a bench: submitted as a client would, and read to its end.
 
 use super::run::{DecodeError, DecodeMode, DecodePrompt, Measurement};
+use crate::adapt::OffReason;
 use crate::engine::{
     Event, Finished, GenerationError, GenerationStream, OutputOptions, StopCriteria, Submit, Traffic,
     ValidRequest,
@@ -95,6 +96,7 @@ fn measured(finished: &Finished, tokens: &[TokenId], messages: usize) -> Measure
         drafted: speculation.draft_tokens,
         accepted: speculation.accepted_tokens,
         phases: speculation.phases,
+        folded_steps: speculation.off.get(&OffReason::Folded).map_or(0, |time| time.steps),
         explored_steps: speculation.explored_steps,
         ..Measurement::nothing()
     }

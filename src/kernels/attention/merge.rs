@@ -1,7 +1,7 @@
 //! What is attended to in segments, put together.
 
 use super::Parts;
-use crate::kernels::elementwise::exp;
+use crate::kernels::elementwise::exp_of;
 use crate::kernels::lanes::{Kernel, Lanes, eights, eights_mut};
 
 /// Merges a segment into those before it.
@@ -46,7 +46,7 @@ impl Kernel for Merge<'_> {
             }
             let (old, new) = (merged.largest[head], partial.largest[head]);
             let largest = if new > old { new } else { old };
-            let (old, new) = (exp(old - largest), exp(new - largest));
+            let (old, new) = (exp_of(old - largest), exp_of(new - largest));
             merged.largest[head] = largest;
             merged.sums[head] = merged.sums[head].mul_add(old, partial.sums[head] * new);
             let (old, new) = (lanes.splat(old), lanes.splat(new));

@@ -3,7 +3,7 @@
 use super::{PAGE_POSITIONS, Parts, ROW_BLOCK, SEGMENT};
 use crate::kernels::elementwise::exp;
 use crate::kernels::kv::{KvElement, KvShape};
-use crate::kernels::lanes::{Kernel, Lanes, eights, eights_mut, sum_lanes};
+use crate::kernels::lanes::{Kernel, Lanes, add, eights, eights_mut, sum_lanes};
 
 /// Query heads that share one read of a key or value, at most: with four registers each they fit the sixteen of AVX2.
 const HEAD_BLOCK: usize = 3;
@@ -105,7 +105,7 @@ impl<E: KvElement> Kernel for AttendSegment<'_, E> {
             let seen = self.seen(row);
             for head in row * group..(row + 1) * group {
                 let scores = &mut self.scores[head * SEGMENT..][..seen.next_multiple_of(8)];
-                (self.parts.largest[head], self.parts.sums[head]) = softmax_numerators(scores, seen);
+                (self.parts.largest[head], self.parts.sums[head]) = softmax_numerators(lanes, scores, seen);
             }
         }
         for page in first_page..end_page {
@@ -269,7 +269,7 @@ impl<E: KvElement> AttendSegment<'_, E> {
 
 /// Replaces the first `length` scores by `exp(score - largest)`, the padding by zeros, and returns the largest and the sum.
 #[inline(always)]
-fn softmax_numerators(scores: &mut [f32], length: usize) -> (f32, f32) {
+fn softmax_numerators<L: Lanes>(lanes: L, scores: &mut [f32], length: usize) -> (f32, f32) {
     // Keys beyond the length are leftovers of other streams.
     scores[length..].fill(f32::NEG_INFINITY);
     let mut largest = [f32::NEG_INFINITY; 8];
@@ -279,14 +279,17 @@ fn softmax_numerators(scores: &mut [f32], length: usize) -> (f32, f32) {
         }
     }
     let largest = largest.iter().fold(f32::NEG_INFINITY, |a, &b| if b > a { b } else { a });
-    let mut sums = [0.0_f32; 8];
+    let shift = lanes.splat(-largest);
     for values in eights_mut(scores) {
-        for lane in 0..8 {
-            let shifted = values[lane] - largest;
-            // `exp` clamps at e^-87, which is not zero; the padding must not count.
-            values[lane] = if shifted == f32::NEG_INFINITY { 0.0 } else { exp(shifted) };
-            sums[lane] += values[lane];
-        }
+        lanes.store(exp(lanes, add(lanes, lanes.load(values), shift)), values);
     }
-    (largest, sum_lanes(sums))
+    // `exp` clamps at e^-87, which is not zero; the padding must not count.
+    scores[length..].fill(0.0);
+    let mut sums = lanes.splat(0.0);
+    for values in eights(scores) {
+        sums = add(lanes, sums, lanes.load(values));
+    }
+    let mut each = [0.0; 8];
+    lanes.store(sums, &mut each);
+    (largest, sum_lanes(each))
 }

@@ -99,6 +99,28 @@ impl Lanes for Avx2 {
     }
 
     #[inline(always)]
+    fn div(self, a: __m256, b: __m256) -> __m256 {
+        // SAFETY: `self` proves AVX2.
+        unsafe { _mm256_div_ps(a, b) }
+    }
+
+    #[inline(always)]
+    fn clamp(self, a: __m256, low: f32, high: f32) -> __m256 {
+        // Of a NaN and a number both instructions return their second operand.
+        // SAFETY: `self` proves AVX2.
+        unsafe { _mm256_max_ps(_mm256_set1_ps(low), _mm256_min_ps(_mm256_set1_ps(high), a)) }
+    }
+
+    #[inline(always)]
+    fn power_of_two(self, n: __m256) -> __m256 {
+        // SAFETY: `self` proves AVX2.
+        unsafe {
+            let biased = _mm256_add_epi32(_mm256_castps_si256(n), _mm256_set1_epi32(127));
+            _mm256_castsi256_ps(_mm256_slli_epi32::<23>(biased))
+        }
+    }
+
+    #[inline(always)]
     fn store_half(self, vector: __m256, values: &mut [u16; 8]) {
         // SAFETY: sixteen bytes are writable behind the reference; `self` proves F16C.
         unsafe {
