@@ -61,11 +61,6 @@ impl BridgeWeights {
         Ok(Self { bias, down: Vec::new(), up: Vec::new() })
     }
 
-    /// Bytes that a pass reads: the maps are kept in half precision.
-    pub fn bytes(&self) -> usize {
-        4 * self.bias.len() + 2 * (self.down.len() + self.up.len())
-    }
-
     /// Rows of `down`.
     pub fn rank(&self) -> usize {
         self.up.len() / self.bias.len().max(1)

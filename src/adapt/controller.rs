@@ -109,13 +109,8 @@ impl Controller {
             Bet::Plain(OffReason::NoGain)
         };
         // Where drafting lost, the probes of the fold are trial enough.
-        let tries_plans = may_draft && !self.fold.is_on_probation();
-        let tried = self.other_bet(
-            odds.knowledge.bank(),
-            best,
-            if tries_plans { rate } else { f64::INFINITY },
-            found,
-        );
+        let near = (may_draft && !self.fold.is_on_probation()).then_some(NEAR * rate);
+        let tried = self.other_bet(odds.knowledge.bank(), best, near, found);
         self.exploring = tried.is_some();
         tried.unwrap_or(best)
     }
@@ -131,13 +126,14 @@ impl Controller {
         self.allowed.always
     }
 
-    /// A bet to try in place of the best one, if it is time: a plan that comes near `rate`, or the first token of a match, in turn.
-    fn other_bet(&self, bank: &Bank, best: Bet, rate: f64, found: Match) -> Option<Bet> {
+    /// A bet to try in place of the best one, if it is time: a plan that yields `near`, if plans are tried, or the first token of a match, in turn.
+    fn other_bet(&self, bank: &Bank, best: Bet, near: Option<f64>, found: Match) -> Option<Bet> {
         if !bank.may_explore() {
             return None;
         }
-        let near = (0..self.rates.len()).filter(|&plan| self.rates[plan] >= NEAR * rate).map(Bet::Plan);
-        let others = near.chain((found.tokens > 0).then_some(Bet::Ngram(1))).filter(|&bet| bet != best);
+        let plans = (0..self.rates.len()).filter(|&plan| near.is_some_and(|near| self.rates[plan] >= near));
+        let found = (found.tokens > 0).then_some(Bet::Ngram(1));
+        let others = plans.map(Bet::Plan).chain(found).filter(|&bet| bet != best);
         let count = others.clone().count();
         others.into_iter().nth(bank.explorations() % count.max(1))
     }

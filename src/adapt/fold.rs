@@ -80,7 +80,9 @@ impl Bank {
     /// Books a cycle's time, and if it tried a bet what that lost, or won as less than nothing, in plain steps.
     pub fn book(&mut self, steps: f64, lost: Option<f64>) {
         self.explorations += usize::from(lost.is_some());
-        self.saved = (self.saved + EXPLORATION * steps - lost.unwrap_or(0.0)).min(MOST_SAVED);
+        let saved = self.saved + EXPLORATION * steps - lost.unwrap_or(0.0);
+        // An interruption looks like a loss of any size.
+        self.saved = saved.clamp(-MOST_SAVED, MOST_SAVED);
     }
 }
 

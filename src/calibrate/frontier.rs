@@ -120,10 +120,10 @@ impl Context<'_> {
         }
         // What was estimated may have looked better than it is.
         plans.sort_by(|a, b| a.cost.total_cmp(&b.cost));
-        let mut most = 0.0;
+        let mut most = 0.0_f64;
         plans.retain(|plan| {
-            let is_better = plan.acceptance() > most;
-            most = plan.acceptance().max(most);
+            let is_better = plan.acceptance() >= most + LEAST_GAIN;
+            most = most.max(if is_better { plan.acceptance() } else { 0.0 });
             is_better
         });
         Ok(Frontier { plans, measurements })

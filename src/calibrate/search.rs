@@ -272,45 +272,36 @@ impl Search<'_, '_> {
         progress: &dyn CalibrationProgress,
     ) -> Result<Vec<Candidate>, CalibrationError> {
         progress.stage("other shapes", shapes.len());
-        let mut best: HashMap<Shape, (f64, &Candidate)> = HashMap::new();
+        let mut best: HashMap<Shape, (f64, usize)> = HashMap::new();
         for (index, (shape, candidate)) in shapes.iter().enumerate() {
-            progress.done(index + 1);
-            if candidate.gaps.len() > SHAPE_BRIDGES {
-                continue;
-            }
-            let chains = self.evaluator.evaluate(self.spans.runner, candidate, &rough(self.evaluator))?;
-            let found = score(&chains);
-            if best.get(shape).is_none_or(|(most, _)| found > *most) {
-                best.insert(*shape, (found, candidate));
-            }
-        }
-        let best: Vec<&Candidate> = shapes
-            .iter()
-            .map(|(_, candidate)| candidate)
-            .filter(|candidate| best.values().any(|(_, other)| other.name == candidate.name))
-            .collect();
-        let mut spans: Vec<Range<usize>> =
-            best.iter().flat_map(|shape| &shape.gaps).map(|gap| gap.span.clone()).collect();
-        spans.sort_unstable_by_key(|span| (span.start, span.end));
-        spans.dedup();
-        let moments = self.spans.moments(&spans, SHAPE_TOKENS, progress)?;
-        progress.stage("bridges of other shapes", spans.len());
-        let mut fits: HashMap<Range<usize>, Vec<BridgeWeights>> = HashMap::new();
-        for (index, (span, moments)) in spans.into_iter().zip(moments).enumerate() {
-            let fit = BridgeFit::new(&moments, SHAPE_RIDGE)?;
-            let ranks = SHAPE_RANKS.iter().filter(|&&rank| rank <= moments.hidden() / 2);
-            fits.insert(span, ranks.map(|&rank| fit.bridge(rank)).collect());
-            progress.done(index + 1);
-        }
-        let mut found = Vec::new();
-        for (index, rank) in SHAPE_RANKS.into_iter().enumerate() {
-            let bridge = |run: &Range<usize>| fits.get(run).and_then(|bridges| bridges.get(index)).cloned();
-            for shape in &best {
-                let runs: Vec<Range<usize>> = shape.gaps.iter().map(|gap| gap.span.clone()).collect();
-                if runs.iter().all(|run| bridge(run).is_some()) {
-                    let name = shape.name.replace(", bias", &format!(", rank {rank}"));
-                    found.push(Candidate::new(name, runs, bridge));
+            if candidate.gaps.len() <= SHAPE_BRIDGES {
+                let starts = rough(self.evaluator);
+                let found = score(&self.evaluator.evaluate(self.spans.runner, candidate, &starts)?);
+                let most = best.entry(*shape).or_insert((found, index));
+                if found > most.0 {
+                    *most = (found, index);
                 }
+            }
+            progress.done(index + 1);
+        }
+        let mut best: Vec<usize> = best.into_values().map(|(_, index)| index).collect();
+        best.sort_unstable();
+        let mut found = Vec::new();
+        // One at a time: moments take much memory.
+        for (_, shape) in best.into_iter().filter_map(|index| shapes.get(index)) {
+            let runs: Vec<Range<usize>> = shape.gaps.iter().map(|gap| gap.span.clone()).collect();
+            let moments = self.spans.moments(&runs, SHAPE_TOKENS, progress)?;
+            progress.stage("bridges of another shape", runs.len());
+            let mut fits = HashMap::with_capacity(runs.len());
+            for (index, (run, moments)) in runs.iter().zip(moments).enumerate() {
+                fits.insert(run.clone(), BridgeFit::new(&moments, SHAPE_RIDGE)?);
+                progress.done(index + 1);
+            }
+            let hidden = self.spans.runner.model().config().hidden;
+            for rank in SHAPE_RANKS.into_iter().filter(|&rank| rank <= hidden / 2) {
+                let name = shape.name.replace(", bias", &format!(", rank {rank}"));
+                let bridge = |run: &Range<usize>| fits.get(run).map(|fit| fit.bridge(rank));
+                found.push(Candidate::new(name, runs.clone(), bridge));
             }
         }
         Ok(found)

@@ -8,6 +8,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use crate::drafting::DraftPlan;
+use crate::model::Bridge;
 
 /// Share of the engine's time that auditions may take. After each pass comes a pause, since what is saved up while nobody waits would slow down
 /// the streams of one moment.
@@ -45,6 +46,8 @@ pub(super) struct Candidate {
     pub(super) seat: usize,
     pub(super) name: String,
     pub(super) plan: Arc<DraftPlan>,
+    /// What is new in it.
+    bridge: Arc<Bridge>,
     /// Its draft step's cost less that of the plan it would replace, in plain steps.
     pub(super) extra_cost: f64,
     tally: Tally,
@@ -85,12 +88,12 @@ pub(super) struct Outcome {
 // === impl Auditions ===
 
 impl Auditions {
-    /// Puts a candidate in line, in place of one that wants the same seat for the same sublayers and was not tried yet: to begin anew with each
-    /// fit would never come to an end.
+    /// Puts a candidate in line, in place of one that wants the same seat for a bridge over the same run and was not tried yet: to begin anew with
+    /// each fit would never come to an end.
     pub(super) fn enter(&mut self, candidate: Candidate) {
         let is_same = |other: &Candidate| {
-            let same_sublayers = other.plan.skip_set() == candidate.plan.skip_set();
-            other.seat == candidate.seat && same_sublayers && other.tally.tokens == 0
+            let same_run = other.bridge.span() == candidate.bridge.span();
+            other.seat == candidate.seat && same_run && other.tally.tokens == 0
         };
         match self.candidates.iter_mut().find(|other| is_same(other)) {
             Some(other) => *other = candidate,
@@ -108,10 +111,22 @@ impl Auditions {
         self.candidates.front().filter(|_| self.pause_seconds <= 0.0)
     }
 
-    /// Takes in that the plan in a seat was replaced by one whose draft step costs `extra_cost` more.
-    pub(super) fn reseat(&mut self, seat: usize, extra_cost: f64) {
-        let rivals = self.candidates.iter_mut().filter(|candidate| candidate.seat == seat);
-        rivals.for_each(|candidate| candidate.extra_cost -= extra_cost);
+    /// Takes in that `plan` has taken a seat, whose draft step costs `extra_cost` more than its predecessor's. Who waits for the seat with another
+    /// bridge of such a plan now means this one.
+    pub(super) fn reseat(&mut self, seat: usize, plan: &DraftPlan, extra_cost: f64) {
+        for rival in self.candidates.iter_mut().filter(|candidate| candidate.seat == seat) {
+            rival.extra_cost -= extra_cost;
+            if rival.plan.skip_set() == plan.skip_set()
+                && let Ok(plan) = plan.with_bridge(Arc::clone(&rival.bridge))
+            {
+                rival.plan = Arc::new(plan);
+            }
+        }
+    }
+
+    /// Drops the candidate on stage: it can't be tried.
+    pub(super) fn give_up(&mut self) {
+        self.candidates.pop_front();
     }
 
     /// Whether nobody waits.
@@ -145,8 +160,14 @@ impl Auditions {
 // === impl Candidate ===
 
 impl Candidate {
-    pub(super) fn new(seat: usize, name: String, plan: Arc<DraftPlan>, extra_cost: f64) -> Self {
-        Self { seat, name, plan, extra_cost, tally: Tally::default() }
+    pub(super) fn new(
+        seat: usize,
+        name: String,
+        plan: Arc<DraftPlan>,
+        bridge: Arc<Bridge>,
+        extra_cost: f64,
+    ) -> Self {
+        Self { seat, name, plan, bridge, extra_cost, tally: Tally::default() }
     }
 
     /// Whether it is better, once that is decided.
@@ -196,8 +217,17 @@ mod tests {
     const STAKES: Stakes = Stakes { draft: 0.4, verify: 1.1, same_sublayers: true };
 
     fn candidate(extra_cost: f64) -> Candidate {
-        let plan = Arc::new(DraftPlan::new(SkipSet::new(&[1], &[1], 4).unwrap(), 0.5));
-        Candidate::new(0, "candidate".to_owned(), plan, extra_cost)
+        two_bridges(extra_cost, 2)
+    }
+
+    /// Without layers 1 and 3, with a new bridge over the run from sublayer `first` on.
+    fn two_bridges(extra_cost: f64, first: usize) -> Candidate {
+        let bridge = |first: usize| {
+            Arc::new(Bridge::new(first..first + 2, 8, vec![extra_cost as f32; 8], &[], &[]).unwrap())
+        };
+        let plan = DraftPlan::new(SkipSet::new(&[1, 3], &[1, 3], 5).unwrap(), 0.5);
+        let plan = plan.with_bridges(vec![bridge(2), bridge(6)]).unwrap();
+        Candidate::new(0, "candidate".to_owned(), Arc::new(plan), bridge(first), extra_cost)
     }
 
     /// Whether the candidate wins, and after how many tokens, where each side is right for an evenly spread share of the tokens.
@@ -251,6 +281,21 @@ mod tests {
             auditions.observe_pass(0.2);
             assert!(auditions.on_stage().is_some());
         }
+    }
+
+    #[test]
+    fn who_waits_for_a_seat_keeps_what_its_new_plan_has() {
+        let mut auditions = Auditions::default();
+        auditions.enter(two_bridges(0.1, 2));
+        auditions.enter(two_bridges(0.25, 6));
+        assert_eq!(auditions.candidates.len(), 2, "they are bridges over different runs");
+        let winner = auditions.candidates.pop_front().unwrap();
+        auditions.reseat(0, &winner.plan, winner.extra_cost);
+        let waiting = &auditions.candidates[0];
+        let digests = |bridges: &[Arc<Bridge>]| [bridges[0].digest(), bridges[1].digest()];
+        let expected = [winner.plan.bridges()[0].digest(), waiting.bridge.digest()];
+        assert_eq!(digests(waiting.plan.bridges()), expected);
+        assert!((waiting.extra_cost - 0.15).abs() < 1e-12);
     }
 
     #[test]

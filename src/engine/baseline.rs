@@ -89,8 +89,8 @@ impl PlainStep {
         // More rows than were measured go on as these did on average.
         let last = measured - 1;
         let for_each_row = (step.curve[last] - 1.0) / (ROWS[last] - 1) as f64;
-        for index in measured..ROWS.len() {
-            step.curve[index] = step.curve[last] + for_each_row * (ROWS[index] - ROWS[last]) as f64;
+        for (&rows, point) in ROWS.iter().zip(&mut step.curve).skip(measured) {
+            *point = 1.0 + for_each_row * (rows - 1) as f64;
         }
         if let Some(kept) = kept {
             step.curve.iter_mut().zip(kept.curve).for_each(|(now, then)| *now = (*now + then) / 2.0);

@@ -27,7 +27,8 @@ pub(super) fn step(
     let mut budget = prefill_tokens;
     let mut jobs: Vec<(usize, Work)> = Vec::with_capacity(streams.len());
     let decoding = streams.iter().filter(|stream| stream.is_decoding()).count().max(1);
-    let costs = betting.baseline.costs(decoding - 1);
+    let unread: usize = streams.iter().map(|stream| stream.prompt_left()).sum();
+    let costs = betting.baseline.costs(unread.min(prefill_tokens) + decoding - 1);
     for (index, stream) in streams.iter_mut().enumerate() {
         if let Some(work) = stream.next_work(budget, betting, &costs) {
             if let Work::Prefill { tokens } = work {
@@ -40,11 +41,11 @@ pub(super) fn step(
         return false;
     }
     record::engine_step();
-    if !attempt(runner, streams, &jobs, betting, &costs) {
+    if !attempt(runner, streams, &jobs, betting) {
         // Some member broke the pass. Keys and values are written in place, so running it again is harmless: alone, only the
         // culprit fails.
         for job in jobs {
-            if !attempt(runner, streams, &[job], betting, &costs) {
+            if !attempt(runner, streams, &[job], betting) {
                 let message = "the pass failed on this request; it was not the fault of others".to_owned();
                 streams[job.0].fail(GenerationError::Internal(message));
             }
@@ -53,13 +54,18 @@ pub(super) fn step(
     true
 }
 
-/// Runs the pass of `jobs` and applies its answers; `costs` is what rows cost a stream that decodes. Returns false if the pass itself panicked; then nothing was applied.
+/// What else would be in a pass of these works, for each that decodes, if all of these decoded plainly: the rows of prompts, and one of each other.
+fn company(works: impl Iterator<Item = Work>) -> usize {
+    let rows = |work| if let Work::Prefill { tokens } = work { tokens } else { 1 };
+    works.map(rows).sum::<usize>().saturating_sub(1)
+}
+
+/// Runs the pass of `jobs` and applies its answers. Returns false if the pass itself panicked; then nothing was applied.
 fn attempt(
     runner: &mut Runner,
     streams: &mut [&mut Stream],
     jobs: &[(usize, Work)],
     betting: &mut Betting,
-    costs: &Costs,
 ) -> bool {
     let model = Arc::clone(runner.model());
     let hidden = model.config().hidden;
@@ -89,16 +95,16 @@ fn attempt(
     if let Some(learner) = &mut betting.learner {
         learner.observe_pass(output.seconds);
     }
+    let company = company(jobs.iter().map(|&(_, work)| work));
     for (group, (&(index, work), weight)) in jobs.iter().zip(weights).enumerate() {
         let stream = &mut *streams[index];
-        let others = (total - weight).round() as usize;
         let context = betting.baseline.context_share(stream.context());
-        let costs = Costs { context, ..*costs };
+        let costs = Costs { context, ..betting.baseline.costs(company) };
         let answer = Answer {
             output,
             group,
             seconds: output.seconds * weight / total,
-            plain_seconds: betting.baseline.seconds(stream.context(), others + 1),
+            plain_seconds: betting.baseline.seconds(stream.context(), company + 1),
             alone: jobs.len() == 1,
             costs: &costs,
         };
@@ -116,7 +122,7 @@ fn attempt(
                 continue;
             }
             Ok(Err(error)) => error,
-            Err(_) => GenerationError::of_defect(),
+            Err(_) => GenerationError::Internal("a defect of the server; see its log".to_owned()),
         };
         stream.fail(error);
     }
@@ -139,5 +145,25 @@ fn learn_costs(betting: &mut Betting, stream: &Stream, work: Work, rows: usize, 
             stream.outline(model).iter().for_each(|outline| betting.parts.observe(outline, cost, added));
         }
         Work::Verify | Work::Prefill { .. } => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::adapt::OffReason;
+
+    #[test]
+    fn company_is_what_plain_decoding_would_have() {
+        let (plain, prompt) = (Work::Plain(OffReason::NoGain), Work::Prefill { tokens: 128 });
+        for (works, expected) in [
+            (vec![Work::Verify], 0),
+            (vec![plain, Work::Draft], 1),
+            (vec![Work::Verify, Work::Verify, Work::Draft], 2),
+            (vec![Work::Verify, prompt], 128),
+            (vec![plain, prompt, Work::Prefill { tokens: 7 }, plain], 136),
+        ] {
+            assert_eq!(company(works.iter().copied()), expected, "{works:?}");
+        }
     }
 }

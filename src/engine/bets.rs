@@ -95,17 +95,20 @@ impl Betting {
     /// Seats a candidate that turned out better.
     pub(super) fn conclude(&mut self, outcome: Outcome) {
         let Outcome { candidate, is_better, agreement: (incumbent, rival), tokens } = outcome;
-        let seat = &mut self.frontier[candidate.seat];
-        let (plan, name) = (&seat.name, &candidate.name);
+        let (plan, name) = (&self.frontier[candidate.seat].name, &candidate.name);
         tracing::info!(plan, candidate = name, incumbent, rival, tokens, is_better, "a plan was tried");
-        if !is_better {
+        let identity = candidate.plan.identity();
+        // Two plans of one run that take the same bridge would be twins.
+        let is_seated = self.frontier.iter().any(|other| other.plan.identity() == identity);
+        if !is_better || is_seated {
             return;
         }
+        let seat = &mut self.frontier[candidate.seat];
         let is_bridge = seat.plan.skip_set() == candidate.plan.skip_set();
         record::plan_changed(if is_bridge { PlanChange::Bridge } else { PlanChange::Search });
-        let (identity, attention) = (candidate.plan.identity(), attention_share(&candidate.plan));
+        let attention = attention_share(&candidate.plan);
         self.knowledge.replace(candidate.seat, identity, attention, candidate.extra_cost);
-        self.auditions.reseat(candidate.seat, candidate.extra_cost);
+        self.auditions.reseat(candidate.seat, &candidate.plan, candidate.extra_cost);
         (seat.plan, seat.name) = (candidate.plan, candidate.name);
     }
 

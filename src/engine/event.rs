@@ -241,11 +241,6 @@ impl FinishReason {
 // === impl GenerationError ===
 
 impl GenerationError {
-    /// What a stream is told whose part of the work panicked.
-    pub(super) fn of_defect() -> Self {
-        Self::Internal("a defect of the server; see its log".to_owned())
-    }
-
     /// The label of metrics.
     pub fn reason(&self) -> &'static str {
         match self {

@@ -308,7 +308,7 @@ fn enter_bridge(betting: &mut Betting, model: &Model, bridge: &Arc<Bridge>) {
         }
         let name = if plan.bridges().len() == 1 { name_of(bridge) } else { name.clone() };
         if let Ok(plan) = plan.with_bridge(Arc::clone(bridge)) {
-            enter(betting, model, seat, name, plan);
+            enter(betting, model, seat, name, plan, bridge);
         }
     }
 }
@@ -322,20 +322,22 @@ fn enter_run(betting: &mut Betting, model: &Model, seat: usize, bridge: &Arc<Bri
         plan = plan.with_vocabulary(Arc::clone(vocabulary));
     }
     if let Ok(plan) = plan.with_bridges(vec![Arc::clone(bridge)]) {
-        enter(betting, model, seat, name_of(bridge), plan);
+        enter(betting, model, seat, name_of(bridge), plan, bridge);
     }
 }
 
 /// What a step of `plan` costs is taken to be what its parts do; once the plan drafts, its time is measured.
-fn enter(betting: &mut Betting, model: &Model, seat: usize, name: String, plan: DraftPlan) {
-    // Seats of one run that take the same bridge would be twins.
-    let identity = plan.identity();
-    if betting.plans().iter().any(|other| other.plan.identity() == identity) {
-        return;
-    }
+fn enter(
+    betting: &mut Betting,
+    model: &Model,
+    seat: usize,
+    name: String,
+    plan: DraftPlan,
+    bridge: &Arc<Bridge>,
+) {
     let (new, old) = (Outline::of(&plan, model), Outline::of(&betting.plans()[seat].plan, model));
     let extra_cost = betting.parts.cost(&new) - betting.parts.cost(&old);
-    betting.auditions.enter(Candidate::new(seat, name, Arc::new(plan), extra_cost));
+    betting.auditions.enter(Candidate::new(seat, name, Arc::new(plan), Arc::clone(bridge), extra_cost));
 }
 
 /// The name of a plan that skips the run of `bridge` and nothing else.

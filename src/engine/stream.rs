@@ -129,13 +129,21 @@ impl Stream {
         if self.is_finished() {
             return None;
         }
-        let prompt_left = self.request.prompt.len().saturating_sub(self.computed);
-        if prompt_left > 0 && self.generated() == 0 {
+        let prompt_left = self.prompt_left();
+        if prompt_left > 0 {
             let tokens = prompt_left.min(prefill_budget);
             return (tokens > 0).then_some(Work::Prefill { tokens });
         }
         let costs = Costs { context: betting.baseline.context_share(self.context()), ..*costs };
         Some(self.drafter.next_work(self.left(), betting, &costs))
+    }
+
+    /// Tokens of the prompt still to be read.
+    pub(super) fn prompt_left(&self) -> usize {
+        match self.is_finished() || self.generated() > 0 {
+            true => 0,
+            false => self.request.prompt.len().saturating_sub(self.computed),
+        }
     }
 
     /// Tokens still to be generated.

@@ -6,13 +6,12 @@ use std::time::Instant;
 use super::super::account::StepTime;
 use super::super::audition::{PLACES, STRIDE};
 use super::super::bets::Betting;
-use super::super::event::GenerationError;
 use super::super::score::{ScoredText, Scratchpad};
 use super::Stream;
 use crate::model::Runner;
 
 impl Stream {
-    /// Tries plans on what the stream has said. If that fails, the stream fails, and no other.
+    /// Tries plans on what the stream has said. A plan that breaks the pass is given up; the stream, whose own pages are not written, goes on.
     pub(in super::super) fn look_back(
         &mut self,
         runner: &mut Runner,
@@ -24,7 +23,8 @@ impl Stream {
             self.audition(runner, scratchpad, betting);
         }));
         if looked.is_err() {
-            self.fail(GenerationError::of_defect());
+            tracing::error!("a plan could not be tried: a defect of the server");
+            betting.auditions.give_up();
         }
     }
 
