@@ -64,6 +64,15 @@ struct Ranked<'a> {
     speedup: f64,
 }
 
+/// Whether a plan accepts enough more than the cheaper ones that were kept, of which the best accepts `most`. Takes it in if so.
+fn accepts_more(acceptance: f64, most: &mut f64) -> bool {
+    let is_kept = acceptance >= *most + LEAST_GAIN;
+    if is_kept {
+        *most = acceptance;
+    }
+    is_kept
+}
+
 // === impl Context ===
 
 impl Context<'_> {
@@ -95,13 +104,9 @@ impl Context<'_> {
             })
             .collect();
         ranked.sort_by(|a, b| a.cost.total_cmp(&b.cost).then(b.acceptance.total_cmp(&a.acceptance)));
-        let mut kept: Vec<Ranked<'_>> = Vec::new();
-        for candidate in ranked {
-            let most = kept.iter().map(|kept| kept.acceptance).fold(LEAST_ACCEPTANCE, f64::max);
-            if candidate.acceptance >= most + LEAST_GAIN {
-                kept.push(candidate);
-            }
-        }
+        let mut most = LEAST_ACCEPTANCE;
+        ranked.retain(|candidate| accepts_more(candidate.acceptance, &mut most));
+        let mut kept = ranked;
         // The best bets, back in the order of cost.
         kept.sort_by(|a, b| b.speedup.total_cmp(&a.speedup));
         let mut relatives: HashMap<Vec<usize>, usize> = HashMap::new();
@@ -120,12 +125,8 @@ impl Context<'_> {
         }
         // What was estimated may have looked better than it is.
         plans.sort_by(|a, b| a.cost.total_cmp(&b.cost));
-        let mut most = 0.0_f64;
-        plans.retain(|plan| {
-            let is_better = plan.acceptance() >= most + LEAST_GAIN;
-            most = most.max(if is_better { plan.acceptance() } else { 0.0 });
-            is_better
-        });
+        let mut most = 0.0;
+        plans.retain(|plan| accepts_more(plan.acceptance(), &mut most));
         Ok(Frontier { plans, measurements })
     }
 

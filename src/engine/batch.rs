@@ -96,10 +96,11 @@ fn attempt(
         learner.observe_pass(output.seconds);
     }
     let company = company(jobs.iter().map(|&(_, work)| work));
+    let costs = betting.baseline.costs(company);
     for (group, (&(index, work), weight)) in jobs.iter().zip(weights).enumerate() {
         let stream = &mut *streams[index];
         let context = betting.baseline.context_share(stream.context());
-        let costs = Costs { context, ..betting.baseline.costs(company) };
+        let costs = Costs { context, ..costs };
         let answer = Answer {
             output,
             group,

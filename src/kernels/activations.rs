@@ -1,6 +1,7 @@
 //! The inputs of a matrix product: rows of floats, and the same rows as 8-bit integers.
 
 use super::disjoint::Disjoint;
+use super::elementwise::ROUNDER;
 use super::isa::Isa;
 use super::lanes::{Kernel, Lanes};
 use super::pool::ThreadPool;
@@ -302,9 +303,6 @@ fn group_scale(values: &[f32]) -> (f32, f32) {
 
 #[inline(always)]
 fn round_codes(values: &[f32], codes: &mut [i8], inverse: f32) -> i32 {
-    // Adding a float of this size rounds, ties to even, and leaves the integer in the low bits. (A conversion to an integer would keep compilers
-    // from working on several numbers at once.)
-    const ROUNDER: f32 = 12_582_912.0; // 1.5 * 2^23
     let mut sum = 0;
     for (code, &value) in codes.iter_mut().zip(values) {
         // |value * inverse| <= 127 up to rounding. Of a NaN any code will do: its group has a NaN scale.

@@ -52,6 +52,10 @@ pub(super) fn rope(angles: RopeAngles<'_>, row: &mut [f32], head_dim: usize) {
     }
 }
 
+/// 1.5 * 2^23. A float of this size has no fraction: adding it rounds, ties to even, and leaves the integer in the low bits. (A conversion to an
+/// integer would keep compilers from working on several numbers at once.)
+pub(super) const ROUNDER: f32 = 12_582_912.0;
+
 /// e^x to within 2 units in the last place for -87 <= x <= 88, clamped outside. Cody-Waite reduction and the Taylor
 /// polynomial of degree 7 on |r| <= ln(2) / 2, whose remainder there is below 1e-8.
 #[inline(always)]
@@ -59,9 +63,7 @@ pub(super) fn exp<L: Lanes>(lanes: L, x: L::Vector) -> L::Vector {
     // ln(2) in two parts; the high part has few bits, so that multiplying it by a small integer is exact.
     const LN_2_HIGH: f32 = 0.693_359_4;
     const LN_2_LOW: f32 = -2.121_944_4e-4;
-    const ROUNDER: f32 = 12_582_912.0; // 1.5 * 2^23
     let x = lanes.clamp(x, -87.0, 88.0);
-    // A float of this size has no fraction: adding it rounds, and leaves the integer in the low bits.
     let shifted = lanes.mul_add(x, lanes.splat(std::f32::consts::LOG2_E), lanes.splat(ROUNDER));
     let n = add(lanes, shifted, lanes.splat(-ROUNDER));
     let r = lanes.mul_add(n, lanes.splat(-LN_2_HIGH), x);
