@@ -208,15 +208,21 @@ impl<E: KvElement> AttendSegment<'_, E> {
         if count == 0 {
             return;
         }
-        match self.pages.shape.head_dim % 32 {
-            0 => self.mix::<L, H, 4>(lanes, page, row, first, count),
-            16 => self.mix::<L, H, 2>(lanes, page, row, first, count),
-            _ => self.mix::<L, H, 1>(lanes, page, row, first, count),
+        let registers = self.pages.shape.head_dim / 8;
+        let mut start = 0;
+        while start < registers {
+            start += match registers - start {
+                1 => self.mix::<L, H, 1>(lanes, page, row, first, count, start),
+                2 | 4 => self.mix::<L, H, 2>(lanes, page, row, first, count, start),
+                _ => self.mix::<L, H, 3>(lanes, page, row, first, count, start),
+            };
         }
     }
 
-    /// The first `count` positions of a page, `C` registers of dimensions at a time.
+    /// `C` registers of dimensions, from the `start`-th on, of the first `count` positions of a page; returns `C`. With three heads three registers
+    /// fit the sixteen of AVX2; of four, compilers keep some sums in memory.
     #[inline(always)]
+    #[expect(clippy::too_many_arguments, reason = "a part of `page_mix`")]
     fn mix<L: Lanes, const H: usize, const C: usize>(
         &mut self,
         lanes: L,
@@ -224,46 +230,45 @@ impl<E: KvElement> AttendSegment<'_, E> {
         row: usize,
         first: usize,
         count: usize,
-    ) {
-        let (head_dim, start) = (self.pages.shape.head_dim, page % PAGES * PAGE_POSITIONS);
-        let values = eights(self.pages.values(page));
+        start: usize,
+    ) -> usize {
+        let head_dim = self.pages.shape.head_dim;
+        let place = page % PAGES * PAGE_POSITIONS;
+        let values = eights(self.pages.values(page)).chunks_exact(head_dim / 8);
         let after = self.pages.after_values(page).filter(|_| row == 0 && first == 0).map(eights);
         let weights: [&[f32]; H] = std::array::from_fn(|head| {
-            &self.scores[(row * self.group + first + head) * SEGMENT + start..][..count]
+            &self.scores[(row * self.group + first + head) * SEGMENT + place..][..count]
         });
-        let at = |head: usize, chunk: usize| {
-            let start = (row * self.group + first + head) * head_dim + chunk * 8 * C;
+        let at = |head: usize| {
+            let start = (row * self.group + first + head) * head_dim + 8 * start;
             start..start + 8 * C
         };
-        for chunk in 0..head_dim / (8 * C) {
-            let mut sums = [[lanes.splat(0.0); C]; H];
-            if start > 0 {
-                for (head, sums) in sums.iter_mut().enumerate() {
-                    for (sum, mixed) in sums.iter_mut().zip(eights(&self.parts.mixed[at(head, chunk)])) {
-                        *sum = lanes.load(mixed);
-                    }
-                }
-            }
-            for slot in 0..count {
-                let place = slot * (head_dim / 8) + chunk * C;
-                let values = &values[place..][..C];
-                if let Some(after) = after {
-                    lanes.prefetch(&after[place..][..C]);
-                }
-                let weights: [L::Vector; H] = std::array::from_fn(|head| lanes.splat(weights[head][slot]));
-                for (register, value) in values.iter().enumerate() {
-                    let value = E::load(lanes, value);
-                    for head in 0..H {
-                        sums[head][register] = lanes.mul_add(value, weights[head], sums[head][register]);
-                    }
-                }
-            }
-            for (head, sums) in sums.iter().enumerate() {
-                for (sum, mixed) in sums.iter().zip(eights_mut(&mut self.parts.mixed[at(head, chunk)])) {
-                    lanes.store(*sum, mixed);
+        let mut sums = [[lanes.splat(0.0); C]; H];
+        if place > 0 {
+            for (head, sums) in sums.iter_mut().enumerate() {
+                for (sum, mixed) in sums.iter_mut().zip(eights(&self.parts.mixed[at(head)])) {
+                    *sum = lanes.load(mixed);
                 }
             }
         }
+        for (slot, values) in (0..count).zip(values) {
+            if let Some(after) = after {
+                lanes.prefetch(&after[slot * (head_dim / 8) + start..][..C]);
+            }
+            let weights: [L::Vector; H] = std::array::from_fn(|head| lanes.splat(weights[head][slot]));
+            for (register, value) in values[start..][..C].iter().enumerate() {
+                let value = E::load(lanes, value);
+                for head in 0..H {
+                    sums[head][register] = lanes.mul_add(value, weights[head], sums[head][register]);
+                }
+            }
+        }
+        for (head, sums) in sums.iter().enumerate() {
+            for (sum, mixed) in sums.iter().zip(eights_mut(&mut self.parts.mixed[at(head)])) {
+                lanes.store(*sum, mixed);
+            }
+        }
+        C
     }
 }
 

@@ -4,7 +4,7 @@ use std::arch::x86_64::*;
 
 use super::super::activations::Activations;
 use super::super::lanes::{Kernel, Lanes};
-use super::super::layout::{COLUMNS, Layout};
+use super::super::layout::{COLUMNS, Layout, VECTOR};
 use super::super::packed::PackedMatrix;
 use super::blocks::{broadcast, for_vectors, vector};
 use super::{Registers, TileKernel};
@@ -296,21 +296,28 @@ impl Registers for Ymm {
             if L::BITS != 8 {
                 return Self::scaled_sums::<L, R>(planes, codes, (ones, ones));
             }
-            let mut low = [Self::splat32(0); R];
-            let mut high = [Self::splat32(0); R];
-            macro_rules! step {
-                ($v:literal) => {
-                    let weights = vector::<Self, L, $v>(planes);
-                    let low_weights = Self::and(weights, Self::splat8(15));
-                    let high_weights = Self::and(Self::shift_right::<4>(weights), Self::splat8(15));
-                    for r in 0..R {
-                        let input = broadcast::<Self, $v>(codes[r]);
-                        low[r] = add16(low[r], maddubs(low_weights, input));
+            let (mut low, mut high) = ([Self::splat32(0); R], [Self::splat32(0); R]);
+            // Of more than two rows the registers don't hold both sums.
+            let is_split = R > 2;
+            for v in 0..rolled::<R>(8) {
+                let weights = Self::load(planes.add(VECTOR * v));
+                let low_weights = Self::and(weights, Self::splat8(15));
+                let high_weights = Self::and(Self::shift_right::<4>(weights), Self::splat8(15));
+                for r in 0..R {
+                    let input = four(codes[r].add(4 * v));
+                    low[r] = add16(low[r], maddubs(low_weights, input));
+                    if !is_split {
                         high[r] = add16(high[r], maddubs(high_weights, input));
                     }
-                };
+                }
             }
-            for_vectors!(step);
+            for v in 0..if is_split { rolled::<R>(8) } else { 0 } {
+                let weights = Self::shift_right::<4>(Self::load(planes.add(VECTOR * v)));
+                let weights = Self::and(weights, Self::splat8(15));
+                for r in 0..R {
+                    high[r] = add16(high[r], maddubs(weights, four(codes[r].add(4 * v))));
+                }
+            }
             let sixteen = [_mm256_set1_epi16(16); 2];
             for r in 0..R {
                 low[r] = Self::add32(Self::madd16(low[r], ones), Self::madd16(high[r], sixteen));
@@ -327,6 +334,14 @@ impl Registers for Ymm {
     ) -> [Self::Int; R] {
         // SAFETY: the caller's promises are those of the functions called.
         unsafe {
+            if L::BITS == 4 {
+                // One scale for all inputs: of 4-bit types, those with two have minima instead.
+                let mut sums = nibble_sums(planes, codes);
+                for sums in &mut sums {
+                    *sums = Self::madd16(*sums, scales.0);
+                }
+                return sums;
+            }
             let mut totals = [Self::splat32(0); R];
             let mut sums = [Self::splat32(0); R];
             macro_rules! step {
@@ -335,18 +350,9 @@ impl Registers for Ymm {
                     for r in 0..R {
                         let product = maddubs(weights, broadcast::<Self, $v>(codes[r]));
                         // How many vectors fit into 16 bits before they must be widened.
-                        let full = match L::BITS {
-                            4 => $v == 7,
-                            5 => $v % 4 == 3,
-                            _ => $v % 2 == 1,
-                        };
-                        let starts = match L::BITS {
-                            4 => $v == 0,
-                            5 => $v % 4 == 0,
-                            _ => $v % 2 == 0,
-                        };
-                        sums[r] = if starts { product } else { add16(sums[r], product) };
-                        if full {
+                        let fit = if L::BITS == 5 { 4 } else { 2 };
+                        sums[r] = if $v % fit == 0 { product } else { add16(sums[r], product) };
+                        if $v % fit == fit - 1 {
                             let scale = if $v < 4 { scales.0 } else { scales.1 };
                             totals[r] = Self::add32(totals[r], Self::madd16(sums[r], scale));
                         }
@@ -357,6 +363,51 @@ impl Registers for Ymm {
             totals
         }
     }
+}
+
+/// For each row, sums over the 32 inputs of a group of 4-bit codes: each 32-bit lane has two halves to be added.
+///
+/// # Safety
+/// As [`Registers::sums`].
+#[inline(always)]
+unsafe fn nibble_sums<const R: usize>(planes: *const u8, codes: [*const i8; R]) -> [Pair<__m256i>; R] {
+    // SAFETY: vectors `v` and `v + 4` are in the plane's `v`-th vector, and their inputs 16 apart.
+    unsafe {
+        let mut sums = [Ymm::splat32(0); R];
+        for v in 0..rolled::<R>(4) {
+            let weights = Ymm::load(planes.add(VECTOR * v));
+            let low = Ymm::and(weights, Ymm::splat8(15));
+            let high = Ymm::and(Ymm::shift_right::<4>(weights), Ymm::splat8(15));
+            for r in 0..R {
+                sums[r] = add16(sums[r], maddubs(low, four(codes[r].add(4 * v))));
+                sums[r] = add16(sums[r], maddubs(high, four(codes[r].add(4 * v + 16))));
+            }
+        }
+        sums
+    }
+}
+
+/// The count, hidden from compilers unless there is one row: they would unroll the loop and then compute row after row, and the unpacked
+/// weights of all vectors don't fit the registers.
+#[inline(always)]
+fn rolled<const R: usize>(mut count: usize) -> usize {
+    if R > 1 {
+        // SAFETY: no instruction at all.
+        unsafe {
+            std::arch::asm!("/* {0} */", inout(reg) count, options(pure, nomem, nostack, preserves_flags));
+        }
+    }
+    count
+}
+
+/// Four activations in every lane.
+///
+/// # Safety
+/// The CPU has AVX2; `codes` has four readable bytes.
+#[inline(always)]
+unsafe fn four(codes: *const i8) -> Pair<__m256i> {
+    // SAFETY: as the caller vouches.
+    unsafe { Ymm::splat32(codes.cast::<i32>().read_unaligned()) }
 }
 
 /// Unsigned bytes of `a` times signed bytes of `b`, neighbours added in 16 bits.
