@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::candidate::Candidate;
 use super::cost::{self, CostModel};
-use super::evaluate::{CHAIN, Chain};
+use super::evaluate::{CHAIN, Chain, Evaluator};
 use super::search::Outcome;
 use super::{CalibrationError, CalibrationProgress};
 use crate::adapt::{
@@ -33,6 +33,7 @@ const LEAST_ACCEPTANCE: f64 = 0.25;
 
 /// What choosing needs.
 pub(super) struct Context<'a> {
+    pub(super) evaluator: &'a Evaluator,
     pub(super) costs: &'a CostModel,
     pub(super) order: &'a [TokenId],
     pub(super) threads: usize,
@@ -58,9 +59,8 @@ struct Ranked<'a> {
     outcome: &'a Outcome,
     settings: Settings,
     cost: f64,
-    /// On the starts that choices are made by.
     acceptance: f64,
-    /// The same, estimated.
+    /// Estimated.
     speedup: f64,
 }
 
@@ -100,7 +100,7 @@ impl Context<'_> {
                 name: ranked.outcome.candidate.name.clone(),
                 kind: ranked.outcome.candidate.kind(),
                 cost: ranked.cost,
-                acceptance: self.prior(&ranked.outcome.judging, ranked.settings.vocabulary, &places).1,
+                acceptance: ranked.acceptance,
             })
             .collect();
         ranked.sort_by(|a, b| a.cost.total_cmp(&b.cost).then(b.acceptance.total_cmp(&a.acceptance)));
@@ -117,7 +117,7 @@ impl Context<'_> {
         });
         kept.truncate(MAX_PLANS);
         kept.sort_by(|a, b| a.cost.total_cmp(&b.cost));
-        progress.stage("cost of the plans", kept.len());
+        progress.stage("acceptance and cost of the plans", kept.len());
         let mut plans = Vec::with_capacity(kept.len());
         for ranked in kept {
             plans.push(self.plan(runner, pool, &ranked, &places)?);
@@ -152,7 +152,7 @@ impl Context<'_> {
             for threshold in THRESHOLDS {
                 for limit in 1..=CHAIN {
                     let settings = Settings { part, vocabulary, threshold, limit };
-                    let speedup = self.replay(&outcome.choosing, settings, cost, places);
+                    let speedup = self.replay(&outcome.chains, settings, cost, places);
                     if best.as_ref().is_none_or(|best| speedup > best.speedup) {
                         best = Some(Ranked { outcome, settings, cost, acceptance: 0.0, speedup });
                     }
@@ -166,7 +166,7 @@ impl Context<'_> {
             acceptance: 0.0,
             speedup: 0.0,
         });
-        best.acceptance = self.prior(&outcome.choosing, best.settings.vocabulary, places).1;
+        best.acceptance = self.prior(&outcome.chains, best.settings.vocabulary, places).1;
         best
     }
 
@@ -227,7 +227,9 @@ impl Context<'_> {
             false => None,
         };
         let cost = cost::measure_draft(runner, pool, &ranked.outcome.candidate, head.as_ref())?;
-        let judging = &ranked.outcome.judging;
+        // What chose the plan flatters it.
+        let judging =
+            &self.evaluator.evaluate(runner, &ranked.outcome.candidate, &self.evaluator.judging())?;
         let bridges = gaps.iter().filter_map(|gap| {
             let weights = gap.bridge.clone()?;
             Some(ProfileBridge { first: gap.span.start, end: gap.span.end, weights })

@@ -133,7 +133,8 @@ impl Calibration {
         let kept = self.kept_moments();
         let spans = trace::Spans { runner: &mut runner, pool: &pool, sequences: &fitted, kept: &kept };
         let outcomes = search::candidates(spans, &evaluator, &relevance, progress)?;
-        let context = frontier::Context { costs: &costs, order: &order, threads: self.threads };
+        let context =
+            frontier::Context { evaluator: &evaluator, costs: &costs, order: &order, threads: self.threads };
         let frontier = context.choose(&mut runner, &pool, outcomes, progress)?;
         Ok(Profile {
             model: ProfiledModel {

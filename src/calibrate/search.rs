@@ -42,17 +42,14 @@ const RIDGE_RANK: usize = 64;
 /// Ridges; see [`BridgeFit::new`].
 const RIDGES: [f64; 4] = [1.0, 0.3, 0.1, 0.03];
 
-/// A candidate with its chains.
+/// A candidate with its chains at [`Evaluator::choosing`] starts.
 pub(super) struct Outcome {
     pub(super) candidate: Candidate,
-    /// At [`Evaluator::choosing`] starts.
-    pub(super) choosing: Vec<Chain>,
-    /// At [`Evaluator::judging`] starts.
-    pub(super) judging: Vec<Chain>,
+    pub(super) chains: Vec<Chain>,
 }
 
 /// What a candidate that is not one run of layers skips.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Shape {
     Attention,
     Mlp,
@@ -104,8 +101,7 @@ pub(super) fn candidates(
     search.learn_biases(progress)?;
     let best = search.best_runs(progress)?;
     let shapes = search.other_shapes(&best);
-    let mut found: Vec<Candidate> = search.bridged_shapes(&shapes, progress)?;
-    found.extend(shapes.into_iter().map(|(_, shape)| shape));
+    let mut found: Vec<Candidate> = search.bridged_shapes(shapes, progress)?;
     for run in &best {
         let name = run_name(run);
         found.push(Candidate::new(format!("{name}, identity"), vec![run.clone()], |_| None));
@@ -265,30 +261,31 @@ impl Search<'_, '_> {
         found
     }
 
-    /// Of each kind of shape the one that does best with bias bridges, with bridges of several ranks.
+    /// Of each kind of shape the one that does best with bias bridges, also with bridges of several ranks; and those with too many runs for that.
     fn bridged_shapes(
         &mut self,
-        shapes: &[(Shape, Candidate)],
+        shapes: Vec<(Shape, Candidate)>,
         progress: &dyn CalibrationProgress,
     ) -> Result<Vec<Candidate>, CalibrationError> {
         progress.stage("other shapes", shapes.len());
-        let mut best: HashMap<Shape, (f64, usize)> = HashMap::new();
-        for (index, (shape, candidate)) in shapes.iter().enumerate() {
-            if candidate.gaps.len() <= SHAPE_BRIDGES {
-                let starts = rough(self.evaluator);
-                let found = score(&self.evaluator.evaluate(self.spans.runner, candidate, &starts)?);
-                let most = best.entry(*shape).or_insert((found, index));
-                if found > most.0 {
-                    *most = (found, index);
-                }
-            }
-            progress.done(index + 1);
-        }
-        let mut best: Vec<usize> = best.into_values().map(|(_, index)| index).collect();
-        best.sort_unstable();
         let mut found = Vec::new();
+        let mut best: Vec<(Shape, f64, Candidate)> = Vec::new();
+        for (index, (kind, candidate)) in shapes.into_iter().enumerate() {
+            progress.done(index + 1);
+            if candidate.gaps.len() > SHAPE_BRIDGES {
+                found.push(candidate);
+                continue;
+            }
+            let starts = rough(self.evaluator);
+            let reached = score(&self.evaluator.evaluate(self.spans.runner, &candidate, &starts)?);
+            match best.iter_mut().find(|(other, ..)| *other == kind) {
+                Some(most) if reached > most.1 => *most = (kind, reached, candidate),
+                Some(_) => {}
+                None => best.push((kind, reached, candidate)),
+            }
+        }
         // One at a time: moments take much memory.
-        for (_, shape) in best.into_iter().filter_map(|index| shapes.get(index)) {
+        for (_, _, shape) in best {
             let runs: Vec<Range<usize>> = shape.gaps.iter().map(|gap| gap.span.clone()).collect();
             let moments = self.spans.moments(&runs, SHAPE_TOKENS, progress)?;
             progress.stage("bridges of another shape", runs.len());
@@ -303,13 +300,14 @@ impl Search<'_, '_> {
                 let bridge = |run: &Range<usize>| fits.get(run).map(|fit| fit.bridge(rank));
                 found.push(Candidate::new(name, runs.clone(), bridge));
             }
+            found.push(shape);
         }
         Ok(found)
     }
 
     /// Bridges of several ranks over a run, with the ridge that does best.
     fn bridged(&mut self, run: &Range<usize>, moments: &Moments) -> Result<Vec<Candidate>, CalibrationError> {
-        let starts = self.evaluator.choosing();
+        let starts: Vec<usize> = self.evaluator.choosing().into_iter().step_by(2).collect();
         let candidate = |fit: &BridgeFit, rank: usize| {
             let bridge = fit.bridge(rank);
             let name = format!("{}, rank {}", run_name(run), bridge.rank());
@@ -335,14 +333,11 @@ impl Search<'_, '_> {
         progress: &dyn CalibrationProgress,
     ) -> Result<Vec<Outcome>, CalibrationError> {
         progress.stage("acceptance on held-back text", candidates.len());
-        let (choosing, judging) = (self.evaluator.choosing(), self.evaluator.judging());
+        let starts = self.evaluator.choosing();
         let mut outcomes = Vec::with_capacity(candidates.len());
         for candidate in candidates {
-            outcomes.push(Outcome {
-                choosing: self.evaluator.evaluate(self.spans.runner, &candidate, &choosing)?,
-                judging: self.evaluator.evaluate(self.spans.runner, &candidate, &judging)?,
-                candidate,
-            });
+            let chains = self.evaluator.evaluate(self.spans.runner, &candidate, &starts)?;
+            outcomes.push(Outcome { candidate, chains });
             progress.done(outcomes.len());
         }
         Ok(outcomes)

@@ -6,17 +6,22 @@ use crate::adapt::Costs;
 use crate::kernels::PAGE_POSITIONS;
 use crate::model::{LogitsWanted, PageLease, PagePool, RowGroup, RowInput, Runner, TokenId};
 
-/// How much one pass moves the machine's pace, which changes from moment to moment: what all passes have in common.
+/// How much one pass moves the machine's pace, which changes from moment to moment: what all passes have in common. The first plain steps move it
+/// more, since the measurement at start may have met a better or worse moment.
 const PACE_WEIGHT: f64 = 0.1;
 
 /// How far passes of several rows move the pace until a plain step has confirmed it, as a share either way: they can't tell it from an error of the curve.
 const UNCONFIRMED: f64 = 0.15;
 
-/// Passes of several rows after which a stream takes a plain step to confirm the pace: a thousandth of the time at most.
-const UNCONFIRMED_PASSES: u32 = 256;
+/// Passes of several rows after which a stream takes a plain step to confirm the pace: at first, doubled each time, and at most. Where the pace
+/// turns out to have changed by more than [`UNCONFIRMED`] it starts over.
+const CONFIRMED_EVERY: (u32, u32) = (4, 256);
 
 /// How much one pass moves what its number of rows costs, which hardly changes, once many have.
 const CURVE_WEIGHT: f64 = 0.01;
+
+/// Passes after a plain step that may do so: those that come before the first, or later, may show that the pace is another.
+const CURVE_PASSES: u32 = 64;
 
 /// Passes that the measurement at start counts for.
 const MEASURED: f64 = 4.0;
@@ -53,6 +58,12 @@ pub struct PlainStep {
     /// Passes of several rows since then.
     #[serde(skip)]
     unconfirmed: u32,
+    /// The number of them at which a plain step is due.
+    #[serde(skip, default = "first_due")]
+    due_at: u32,
+    /// Plain steps that moved the pace.
+    #[serde(skip)]
+    plain_steps: u32,
 }
 
 // === impl PlainStep ===
@@ -68,6 +79,8 @@ impl PlainStep {
             moved: [0; ROWS.len()],
             confirmed: 0.0,
             unconfirmed: 0,
+            due_at: first_due(),
+            plain_steps: 0,
         };
         let room = pages.total() * PAGE_POSITIONS;
         let long = LONG_CONTEXT.min(runner.model().config().context_length).min(room);
@@ -161,29 +174,36 @@ impl PlainStep {
         if !(off.is_finite() && off < 2.0) {
             return None;
         }
-        self.unconfirmed = if rows > 1 { self.unconfirmed + 1 } else { 0 };
         let off = off.clamp(-MOST_OFF, MOST_OFF);
-        let mut factor = 1.0 + PACE_WEIGHT * off;
-        let mut tells = true;
-        if rows > 1 {
-            let (low, high) = (self.confirmed * (1.0 - UNCONFIRMED), self.confirmed * (1.0 + UNCONFIRMED));
-            let moved = (self.base * factor).clamp(low, high);
-            tells = moved == self.base * factor;
-            factor = moved / self.base;
+        if rows == 1 {
+            self.plain_steps += 1;
+            self.move_pace(1.0 + off * f64::from(1 + self.plain_steps).recip().max(PACE_WEIGHT));
+            (self.confirmed, self.unconfirmed) = (self.base, 0);
+            if off.abs() > UNCONFIRMED {
+                self.due_at = CONFIRMED_EVERY.0;
+            }
+            return Some(off);
         }
+        self.unconfirmed += 1;
+        let (low, high) = (self.confirmed * (1.0 - UNCONFIRMED), self.confirmed * (1.0 + UNCONFIRMED));
+        let wanted = self.base * (1.0 + PACE_WEIGHT * off);
+        let moved = wanted.clamp(low, high);
+        self.move_pace(moved / self.base);
+        let is_confirmed = self.plain_steps > 0 && self.unconfirmed <= CURVE_PASSES;
+        (moved == wanted && is_confirmed).then_some(off)
+    }
+
+    fn move_pace(&mut self, factor: f64) {
         self.base *= factor;
         self.slope *= factor;
-        if rows == 1 {
-            self.confirmed = self.base;
-        }
-        tells.then_some(off)
     }
 
     /// Whether a plain step is due, since passes of several rows can't confirm the pace. Asks once.
     pub(super) fn takes_due(&mut self) -> bool {
-        let is_due = self.unconfirmed >= UNCONFIRMED_PASSES;
+        let is_due = self.unconfirmed >= self.due_at;
         if is_due {
             self.unconfirmed = 0;
+            self.due_at = (2 * self.due_at).min(CONFIRMED_EVERY.1);
         }
         is_due
     }
@@ -199,6 +219,10 @@ impl PlainStep {
             && self.curve[0] == 1.0
             && self.curve[ROWS.len() - 1].is_finite()
     }
+}
+
+const fn first_due() -> u32 {
+    CONFIRMED_EVERY.0
 }
 
 /// Makes what was measured of more and more rows ascend from 1. What disturbs a pass makes it slower, so where fewer rows seem to cost more, it is
@@ -232,7 +256,7 @@ fn seconds(runner: &mut Runner, lease: &PageLease, position: usize, rows: usize)
 
 #[cfg(test)]
 pub(super) mod testing {
-    use super::PlainStep;
+    use super::{PlainStep, first_due};
 
     pub(in crate::engine) const STEP: PlainStep = PlainStep {
         base: 0.010,
@@ -241,12 +265,14 @@ pub(super) mod testing {
         moved: [0; 12],
         confirmed: 0.010,
         unconfirmed: 0,
+        due_at: first_due(),
+        plain_steps: 0,
     };
 }
 
 #[cfg(test)]
 mod tests {
-    use super::UNCONFIRMED_PASSES;
+    use super::CONFIRMED_EVERY;
     use super::testing::STEP;
 
     #[test]
@@ -328,19 +354,38 @@ mod tests {
     }
 
     #[test]
-    fn a_plain_step_is_due_after_many_verify_passes_and_asked_for_once() {
+    fn plain_steps_confirm_the_pace_less_and_less_often_until_it_changes() {
         let mut step = STEP;
-        let mut due = Vec::new();
-        for pass in 1..=3 * UNCONFIRMED_PASSES {
-            step.observe(2, 100, 0.0132);
-            if step.takes_due() {
-                due.push(pass);
+        let mut due = |passes: usize, plain: f64| {
+            let mut due = Vec::new();
+            let mut since = 0;
+            for _ in 0..passes {
+                step.observe(2, 100, 0.0132);
+                since += 1;
+                if step.takes_due() {
+                    due.push(since);
+                    since = 0;
+                    step.observe(1, 100, plain);
+                }
             }
-            if pass == 3 * UNCONFIRMED_PASSES / 2 {
-                step.observe(1, 100, 0.011);
+            due
+        };
+        assert_eq!(due(1000, 0.011), [4, 8, 16, 32, 64, 128, 256, 256]);
+        let changed = due(300, 0.022);
+        assert_eq!(changed[..2], [CONFIRMED_EVERY.1 - 236, CONFIRMED_EVERY.0], "{changed:?}");
+    }
+
+    #[test]
+    fn the_first_plain_steps_correct_what_was_measured_at_a_better_moment() {
+        let mut step = STEP;
+        for _ in 0..60 {
+            step.observe(2, 100, 0.0138 * 1.2);
+            if step.takes_due() {
+                step.observe(1, 100, 0.0138);
             }
         }
-        assert_eq!(due, [UNCONFIRMED_PASSES, 5 * UNCONFIRMED_PASSES / 2]);
+        assert!((step.seconds(100, 1) / 0.0138 - 1.0).abs() < 0.06, "{step:?}");
+        assert!((step.rows(2) / 1.2 - 1.0).abs() < 0.1, "{step:?}");
     }
 
     #[test]
