@@ -222,7 +222,6 @@ impl<E: KvElement> AttendSegment<'_, E> {
     /// `C` registers of dimensions, from the `start`-th on, of the first `count` positions of a page; returns `C`. With three heads three registers
     /// fit the sixteen of AVX2; of four, compilers keep some sums in memory.
     #[inline(always)]
-    #[expect(clippy::too_many_arguments, reason = "a part of `page_mix`")]
     fn mix<L: Lanes, const H: usize, const C: usize>(
         &mut self,
         lanes: L,
