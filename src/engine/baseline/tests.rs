@@ -1,0 +1,136 @@
+//! The measured plain step against made-up machines.
+
+use super::CONFIRMED_EVERY;
+use super::testing::STEP;
+
+#[test]
+fn a_disturbed_measurement_does_not_make_more_rows_dear() {
+    let mut curve = [1.0, 1.6, 1.2, 1.3, 0.9, 2.0, 1.9];
+    super::straighten(&mut curve);
+    assert_eq!(curve, [1.0, 1.0, 1.0, 1.0, 1.0, 1.9, 1.9]);
+    super::straighten(&mut []);
+}
+
+#[test]
+fn rows_follow_what_passes_take() {
+    let mut step = STEP;
+    let mut observe = |factor: f64| {
+        for _ in 0..200 {
+            step.observe(1, 100, 0.011);
+            step.observe(4, 100, 0.011 * factor);
+        }
+        assert!(step.is_plausible(), "{step:?}");
+        step
+    };
+    let found = observe(1.7);
+    assert!((found.rows(4) - 1.7).abs() < 0.01, "{found:?}");
+    let found = observe(2.5);
+    assert_eq!(found.rows(4), found.rows(5), "more rows never cost less");
+    let mut after = found;
+    after.observe(4, 100, 1.0);
+    assert_eq!(after, found, "an interruption says nothing about rows");
+}
+
+#[test]
+fn a_point_gives_way_to_one_that_more_passes_have_moved() {
+    let mut step = STEP;
+    let mut observe = |rows: usize, passes: usize, factor: f64| {
+        (0..passes).for_each(|_| {
+            step.observe(1, 100, 0.011);
+            step.observe(rows, 100, 0.011 * factor);
+        });
+        assert!(step.is_plausible(), "{step:?}");
+        [step.rows(2), step.rows(3)]
+    };
+    let [two, three] = observe(2, 300, 1.8);
+    assert!((two - 1.8).abs() < 0.05 && three >= two, "takes along what nothing has moved: {two} {three}");
+    let [two, three] = observe(3, 100, 1.5);
+    assert!(two > 1.7 && three == two, "stops there: {two} {three}");
+    let [two, three] = observe(3, 900, 1.5);
+    assert!((three - 1.5).abs() < 0.02 && two <= three, "by now there is more to it: {two} {three}");
+}
+
+#[test]
+fn a_machine_that_slows_down_does_not_make_rows_dearer() {
+    let mut step = STEP;
+    (0..300).for_each(|_| step.observe(2, 100, 0.011 * 1.2));
+    for index in 0..300 {
+        // Only verify passes tell that everything takes twice as long.
+        step.observe(2, 100, 0.022 * 1.2);
+        assert!(step.rows(2) < 1.2 * 1.5, "pass {index}: {step:?}");
+    }
+    (0..50).for_each(|_| step.observe(1, 100, 0.022));
+    (0..50).for_each(|_| {
+        step.observe(1, 100, 0.022);
+        step.observe(2, 100, 0.022 * 1.2);
+    });
+    assert!((step.rows(2) / 1.2 - 1.0).abs() < 0.05, "{step:?}");
+    assert!((step.seconds(100, 1) / 0.022 - 1.0).abs() < 0.05, "{step:?}");
+}
+
+#[test]
+fn verify_passes_alone_hardly_move_what_a_plain_step_is_taken_to_last() {
+    for factor in [0.5, 1.1, 2.0] {
+        let mut step = STEP;
+        (0..1000).for_each(|_| step.observe(2, 100, 0.011 * 1.2 * factor));
+        let found = step.seconds(100, 1) / 0.011;
+        assert!((0.84..1.16).contains(&found), "rows {factor} as dear: {found}");
+    }
+}
+
+#[test]
+fn plain_steps_confirm_the_pace_less_and_less_often_until_it_changes() {
+    let mut step = STEP;
+    let mut due = |passes: usize, plain: f64| {
+        let mut due = Vec::new();
+        let mut since = 0;
+        for _ in 0..passes {
+            step.observe(2, 100, 0.0132);
+            since += 1;
+            if step.takes_due() {
+                due.push(since);
+                since = 0;
+                step.observe(1, 100, plain);
+            }
+        }
+        due
+    };
+    assert_eq!(due(1000, 0.011), [4, 8, 16, 32, 64, 128, 256, 256]);
+    let changed = due(300, 0.022);
+    assert_eq!(changed[..2], [CONFIRMED_EVERY.1 - 236, CONFIRMED_EVERY.0], "{changed:?}");
+}
+
+#[test]
+fn the_first_plain_steps_correct_what_was_measured_at_a_better_moment() {
+    let mut step = STEP;
+    for _ in 0..60 {
+        step.observe(2, 100, 0.0138 * 1.2);
+        if step.takes_due() {
+            step.observe(1, 100, 0.0138);
+        }
+    }
+    assert!((step.seconds(100, 1) / 0.0138 - 1.0).abs() < 0.06, "{step:?}");
+    assert!((step.rows(2) / 1.2 - 1.0).abs() < 0.1, "{step:?}");
+}
+
+#[test]
+fn follows_steps_and_ignores_interruptions() {
+    let mut step = STEP;
+    for _ in 0..100 {
+        step.observe(1, 100, 0.0132);
+    }
+    assert!((step.seconds(100, 1) - 0.0132).abs() < 1e-5, "{step:?}");
+    let before = step;
+    step.observe(1, 100, 1.0);
+    assert_eq!(step, before);
+}
+
+#[test]
+fn a_stream_in_a_batch_is_measured_against_that_batch() {
+    for (streams, expected) in
+        [(0, 0.010), (1, 0.010), (2, 0.006), (3, 0.014 / 3.0), (8, 0.003), (128, 0.0025)]
+    {
+        let found = STEP.seconds(0, streams);
+        assert!((found - expected).abs() < 1e-9, "{streams} streams: {found}, expected {expected}");
+    }
+}
