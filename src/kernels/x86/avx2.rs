@@ -304,7 +304,7 @@ impl Registers for Ymm {
                 let low_weights = Self::and(weights, Self::splat8(15));
                 let high_weights = Self::and(Self::shift_right::<4>(weights), Self::splat8(15));
                 for r in 0..R {
-                    let input = four(codes[r].add(4 * v));
+                    let input = broadcast::<Ymm, 0>(codes[r].add(4 * v));
                     low[r] = add16(low[r], maddubs(low_weights, input));
                     if !is_split {
                         high[r] = add16(high[r], maddubs(high_weights, input));
@@ -315,7 +315,7 @@ impl Registers for Ymm {
                 let weights = Self::shift_right::<4>(Self::load(planes.add(VECTOR * v)));
                 let weights = Self::and(weights, Self::splat8(15));
                 for r in 0..R {
-                    high[r] = add16(high[r], maddubs(weights, four(codes[r].add(4 * v))));
+                    high[r] = add16(high[r], maddubs(weights, broadcast::<Ymm, 0>(codes[r].add(4 * v))));
                 }
             }
             let sixteen = [_mm256_set1_epi16(16); 2];
@@ -379,8 +379,8 @@ unsafe fn nibble_sums<const R: usize>(planes: *const u8, codes: [*const i8; R]) 
             let low = Ymm::and(weights, Ymm::splat8(15));
             let high = Ymm::and(Ymm::shift_right::<4>(weights), Ymm::splat8(15));
             for r in 0..R {
-                sums[r] = add16(sums[r], maddubs(low, four(codes[r].add(4 * v))));
-                sums[r] = add16(sums[r], maddubs(high, four(codes[r].add(4 * v + 16))));
+                sums[r] = add16(sums[r], maddubs(low, broadcast::<Ymm, 0>(codes[r].add(4 * v))));
+                sums[r] = add16(sums[r], maddubs(high, broadcast::<Ymm, 0>(codes[r].add(4 * v + 16))));
             }
         }
         sums
@@ -398,16 +398,6 @@ fn rolled<const R: usize>(mut count: usize) -> usize {
         }
     }
     count
-}
-
-/// Four activations in every lane.
-///
-/// # Safety
-/// The CPU has AVX2; `codes` has four readable bytes.
-#[inline(always)]
-unsafe fn four(codes: *const i8) -> Pair<__m256i> {
-    // SAFETY: as the caller vouches.
-    unsafe { Ymm::splat32(codes.cast::<i32>().read_unaligned()) }
 }
 
 /// Unsigned bytes of `a` times signed bytes of `b`, neighbours added in 16 bits.
