@@ -1,6 +1,6 @@
 # The recipes people use; each calls what continuous integration calls. `just --list` shows them.
 
-# Every check: format, lints, interface lint, tests
+# Every check that the installed tools allow
 test *arguments:
     scripts/test {{arguments}}
 

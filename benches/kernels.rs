@@ -66,7 +66,7 @@ impl Multiplication {
         let inputs = self.inputs(isa);
         let mut out = vec![0.0; inputs.rows() * OUTPUTS];
         let product = Product::all(&self.matrix, inputs.rows(), &mut out);
-        multiply(&mut ThreadPool::new(1), isa, &inputs, [product]);
+        multiply(&mut ThreadPool::new(1), isa, &inputs, [product], None);
         out
     }
 }
@@ -88,7 +88,7 @@ fn products(criterion: &mut Criterion) {
                     });
                     bencher.iter(|| {
                         let product = Product::all(&multiplication.matrix, rows, black_box(out));
-                        multiply(pool, isa, black_box(inputs), [product]);
+                        multiply(pool, isa, black_box(inputs), [product], None);
                     });
                 });
             }

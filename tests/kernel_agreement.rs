@@ -18,7 +18,7 @@ fn product(isa: Isa, threads: usize, matrix: &PackedMatrix, rows: &[f32]) -> Vec
     inputs.quantize(&mut pool, isa, FormatSet::default().with(matrix.kind().activation_format()));
     let mut out = vec![f32::NAN; inputs.rows() * matrix.outputs()];
     let rows = inputs.rows();
-    multiply(&mut pool, isa, &inputs, [Product::all(matrix, rows, &mut out)]);
+    multiply(&mut pool, isa, &inputs, [Product::all(matrix, rows, &mut out)], None);
     out
 }
 

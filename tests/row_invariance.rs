@@ -20,7 +20,7 @@ fn multiply_rows(isa: Isa, threads: usize, matrix: &PackedMatrix, rows: &[f32]) 
     inputs.quantize(&mut pool, isa, FormatSet::default().with(matrix.kind().activation_format()));
     let mut out = vec![0.0; inputs.rows() * matrix.outputs()];
     let rows = inputs.rows();
-    multiply(&mut pool, isa, &inputs, [Product::all(matrix, rows, &mut out)]);
+    multiply(&mut pool, isa, &inputs, [Product::all(matrix, rows, &mut out)], None);
     out
 }
 

@@ -19,8 +19,8 @@ What a client should know:
   service stops working on the request when it passes. The call then ends with DEADLINE_EXCEEDED.
 * Retries. examples/grpc-service-config.json makes the channel try again after UNAVAILABLE (a replica went away or is about
   to) and RESOURCE_EXHAUSTED (the queue is full; the service says how long to wait). gRPC does this by itself until the first
-  message has come, and stays within the deadline. Later failures reach the caller. A greedy request, or one that names its
-  seed, can then be sent again and gives the same text.
+  message has come, and stays within the deadline. Later failures reach the caller. A greedy request can then be
+  sent again and gives the same text; a seeded one does with drafting off or static.
 * Sessions. `--session` sends the metadata key x-session-id. A load balancer keeps a session on one replica, which is then
   quicker at guessing its text. The answer is the same everywhere.
 * Request ids. The id in `started` is also in the service's log and in the load balancer's. Quote it when something went

@@ -4,7 +4,10 @@
 //! time in the long run. Against a given rate a step is worth its expected tokens minus the rate times its cost, so that one rule
 //! decides everything: whether to draft at all, by which plan, and whether to add one more token (an optimal stopping rule).
 
-use super::acceptance::{BINS, confidence_bin};
+mod forecast;
+
+use self::forecast::PlanOdds;
+use super::acceptance::confidence_bin;
 use super::bet::{Allowed, Bet, Chain, Match, Odds, OffReason};
 use super::fold::{Bank, Fold};
 use super::knowledge::{Knowledge, StreamOffsets, ngram_bin};
@@ -37,31 +40,6 @@ pub struct Controller {
     turn: usize,
     /// What each plan is forecast to yield in this cycle.
     rates: Vec<f64>,
-}
-
-/// What a cycle is expected to bring.
-#[derive(Clone, Copy, Debug)]
-struct Forecast {
-    tokens: f64,
-    cost: f64,
-}
-
-/// What one more draft step is expected to bring.
-struct Step {
-    /// Of its token, beyond the cost of the token's row.
-    value: f64,
-    /// How likely its token is kept.
-    kept: f64,
-    /// How likely a kept token is accepted.
-    accepted: f64,
-}
-
-// === impl Forecast ===
-
-impl Forecast {
-    fn rate(self) -> f64 {
-        self.tokens / self.cost
-    }
 }
 
 // === impl Controller ===
@@ -159,7 +137,7 @@ impl Controller {
 
     /// Whether one more draft step of `plan` is worth its time.
     pub fn goes_on(&self, odds: Odds<'_>, plan: usize, chain: Chain) -> bool {
-        let step = self.step(odds, plan, chain, self.rate);
+        let step = self.drafter(odds, plan).step(chain, self.rate);
         self.allowed.always || step.value > self.rate * odds.plan_cost(plan)
     }
 
@@ -214,49 +192,24 @@ impl Controller {
         let mut rates = std::mem::take(&mut self.rates);
         rates.clear();
         rates.extend((0..odds.knowledge.plans()).map(|plan| {
+            let drafter = self.drafter(odds, plan);
             // The rate that is sought also decides when to stop: two rounds from 1 come close.
-            let first = self.forecast(odds, plan, chain, 1.0).rate().max(1.0);
-            self.forecast(odds, plan, chain, first).rate()
+            let first = drafter.forecast(chain, 1.0).rate().max(1.0);
+            drafter.forecast(chain, first).rate()
         }));
         self.rates = rates;
         let all = self.rates.iter().copied().enumerate();
         all.max_by(|a, b| a.1.total_cmp(&b.1)).unwrap_or((0, 0.0))
     }
 
-    /// A cycle of `plan`, stopped against `rate`.
-    fn forecast(&self, odds: Odds<'_>, plan: usize, mut chain: Chain, rate: f64) -> Forecast {
-        let step_cost = odds.plan_cost(plan);
-        // The chain is still being drafted with this probability.
-        let mut reached = 1.0;
-        let mut forecast = Forecast { tokens: 1.0, cost: odds.costs.rows[1] };
-        while chain.drafted < chain.limit {
-            let step = self.step(odds, plan, chain, rate);
-            if chain.drafted > 0 && step.value <= rate * step_cost {
-                break;
-            }
-            forecast.cost += reached * (step_cost + step.kept * odds.costs.of_row(chain.drafted));
-            reached *= step.kept;
-            chain.survival *= step.accepted;
-            forecast.tokens += reached * chain.survival;
-            chain.drafted += 1;
+    /// What is known of a plan's drafts on this stream.
+    fn drafter<'a>(&self, odds: Odds<'a>, plan: usize) -> PlanOdds<'a> {
+        PlanOdds {
+            confidences: &odds.knowledge.plan(plan).confidences,
+            acceptances: std::array::from_fn(|bin| self.acceptance(odds.knowledge, plan, bin)),
+            cost: odds.plan_cost(plan),
+            costs: odds.costs,
         }
-        forecast
-    }
-
-    fn step(&self, odds: Odds<'_>, plan: usize, chain: Chain, rate: f64) -> Step {
-        let row = odds.costs.of_row(chain.drafted);
-        let (mut value, mut kept, mut accepted) = (0.0, 0.0, 0.0);
-        for bin in 0..BINS {
-            let share = odds.knowledge.plan(plan).confidences[bin];
-            let acceptance = self.acceptance(odds.knowledge, plan, bin);
-            let gain = chain.survival * acceptance - rate * row;
-            if gain > 0.0 {
-                value += share * gain;
-                kept += share;
-                accepted += share * acceptance;
-            }
-        }
-        Step { value, kept, accepted: if kept > 0.0 { accepted / kept } else { 0.0 } }
     }
 
     /// The best number of tokens of a match at the end of a chain, and their value.

@@ -27,6 +27,9 @@ const MAX_STATE_BYTES: usize = 512 << 20;
 /// Starts at most: half of them judge, which puts the error of an acceptance near one point and a half.
 const MAX_STARTS: usize = 640;
 
+/// Starts of a first look; each stands for a chain.
+const ROUGH_STARTS: usize = 64;
+
 /// Rows of one pass: enough to read the weights once for many, few enough for their logits to stay small.
 const ROWS_PER_PASS: usize = 16 * CHAIN;
 
@@ -154,6 +157,13 @@ impl Evaluator {
     /// Starts that choices are made by: every other one.
     pub(super) fn choosing(&self) -> Vec<usize> {
         (0..self.len()).step_by(2).collect()
+    }
+
+    /// A few of these: enough to tell a good candidate from a bad one.
+    pub(super) fn rough(&self) -> Vec<usize> {
+        let choosing = self.choosing();
+        let step = choosing.len().div_ceil(ROUGH_STARTS).max(1);
+        choosing.into_iter().step_by(step).collect()
     }
 
     /// Starts that nothing is chosen by.

@@ -6,10 +6,10 @@ use std::sync::Arc;
 use super::candidate::Candidate;
 use super::cost::{self, CostModel};
 use super::evaluate::{CHAIN, Chain, Evaluator};
-use super::search::Outcome;
 use super::{CalibrationError, CalibrationProgress};
 use crate::adapt::{
-    AcceptanceCount, AcceptancePrior, BINS, Measurement, ProfileBridge, ProfilePlan, confidence_bin,
+    AcceptanceCount, AcceptancePrior, BINS, BridgeKind, Measurement, ProfileBridge, ProfilePlan,
+    confidence_bin,
 };
 use crate::model::{DraftVocabulary, PagePool, Runner, TokenId};
 
@@ -43,6 +43,14 @@ pub(super) struct Context<'a> {
 pub(super) struct Frontier {
     pub(super) plans: Vec<ProfilePlan>,
     pub(super) measurements: Vec<Measurement>,
+}
+
+/// A candidate with its chains.
+struct Outcome {
+    candidate: Candidate,
+    chains: Vec<Chain>,
+    /// At all of [`Evaluator::choosing`], not only at [`Evaluator::rough`].
+    is_close: bool,
 }
 
 /// How to draft with a candidate.
@@ -81,12 +89,11 @@ impl Context<'_> {
         &self,
         runner: &mut Runner,
         pool: &PagePool,
-        outcomes: Vec<Outcome>,
+        candidates: Vec<Candidate>,
         progress: &dyn CalibrationProgress,
     ) -> Result<Frontier, CalibrationError> {
-        let config = runner.model().config();
-        let vocabulary = config.vocabulary;
-        let places = self.places(vocabulary);
+        let places = self.places(runner.model().config().vocabulary);
+        let outcomes = self.look(runner, candidates, &places, progress)?;
         let rank = |parts: &[usize]| -> Vec<Ranked<'_>> {
             outcomes.iter().map(|outcome| self.rank(outcome, parts, &places)).collect()
         };
@@ -103,6 +110,7 @@ impl Context<'_> {
                 acceptance: ranked.acceptance,
             })
             .collect();
+        ranked.retain(|ranked| ranked.outcome.is_close);
         ranked.sort_by(|a, b| a.cost.total_cmp(&b.cost).then(b.acceptance.total_cmp(&a.acceptance)));
         let mut most = LEAST_ACCEPTANCE;
         ranked.retain(|candidate| accepts_more(candidate.acceptance, &mut most));
@@ -128,6 +136,47 @@ impl Context<'_> {
         let mut most = 0.0;
         plans.retain(|plan| accepts_more(plan.acceptance(), &mut most));
         Ok(Frontier { plans, measurements })
+    }
+
+    /// What the candidates draft: all at a few starts, the half that replays best there at all starts (successive halving: Jamieson and Talwalkar,
+    /// 2016), and those without bridges too, which the others are compared with.
+    fn look(
+        &self,
+        runner: &mut Runner,
+        candidates: Vec<Candidate>,
+        places: &[usize],
+        progress: &dyn CalibrationProgress,
+    ) -> Result<Vec<Outcome>, CalibrationError> {
+        progress.stage("a first look at the candidates", candidates.len());
+        let rough = self.evaluator.rough();
+        let mut outcomes = Vec::with_capacity(candidates.len());
+        for candidate in candidates {
+            let chains = self.evaluator.evaluate(runner, &candidate, &rough)?;
+            outcomes.push(Outcome { candidate, chains, is_close: false });
+            progress.done(outcomes.len());
+        }
+        let speedup = |outcome: &Outcome| self.rank(outcome, &VOCABULARY_PARTS, places).speedup;
+        let mut by_speedup: Vec<(f64, Outcome)> =
+            outcomes.into_iter().map(|outcome| (speedup(&outcome), outcome)).collect();
+        by_speedup.sort_by(|a, b| b.0.total_cmp(&a.0));
+        let mut outcomes: Vec<Outcome> = by_speedup.into_iter().map(|(_, outcome)| outcome).collect();
+        let half = outcomes.len().div_ceil(2);
+        for (place, outcome) in outcomes.iter_mut().enumerate() {
+            outcome.is_close = place < half || outcome.candidate.kind() == BridgeKind::Identity;
+        }
+        let rest: Vec<usize> = self
+            .evaluator
+            .choosing()
+            .into_iter()
+            .filter(|start| rough.binary_search(start).is_err())
+            .collect();
+        let close = || outcomes.iter().filter(|outcome| outcome.is_close).count();
+        progress.stage("acceptance on held-back text", close());
+        for (index, outcome) in outcomes.iter_mut().filter(|outcome| outcome.is_close).enumerate() {
+            outcome.chains.append(&mut self.evaluator.evaluate(runner, &outcome.candidate, &rest)?);
+            progress.done(index + 1);
+        }
+        Ok(outcomes)
     }
 
     /// The place of each token in the draft vocabulary's order.

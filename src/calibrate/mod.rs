@@ -132,10 +132,10 @@ impl Calibration {
         partial.save(&self.partial)?;
         let kept = self.kept_moments();
         let spans = trace::Spans { runner: &mut runner, pool: &pool, sequences: &fitted, kept: &kept };
-        let outcomes = search::candidates(spans, &evaluator, &relevance, progress)?;
+        let candidates = search::candidates(spans, &evaluator, &relevance, progress)?;
         let context =
             frontier::Context { evaluator: &evaluator, costs: &costs, order: &order, threads: self.threads };
-        let frontier = context.choose(&mut runner, &pool, outcomes, progress)?;
+        let frontier = context.choose(&mut runner, &pool, candidates, progress)?;
         Ok(Profile {
             model: ProfiledModel {
                 name: self.name.clone(),

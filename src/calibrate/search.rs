@@ -11,9 +11,6 @@ use crate::adapt::{BridgeFit, BridgeWeights, Moments};
 use crate::drafting::run_name;
 use crate::model::Runner;
 
-/// Starts that sublayers and runs are compared by; each stands for a chain. Enough to tell a good run from a bad one.
-const ROUGH_STARTS: usize = 64;
-
 /// Lengths of runs, as shares of the inner layers.
 const LENGTHS: [f64; 7] = [0.14, 0.21, 0.28, 0.36, 0.43, 0.5, 0.57];
 
@@ -32,8 +29,8 @@ const SHAPE_RANKS: [usize; 2] = [64, 128];
 /// Bridges of such a plan at most: each has moments of its own.
 const SHAPE_BRIDGES: usize = 8;
 
-/// Tokens that its bridges are fitted to, as many as the higher rank needs, and the ridge for so many.
-const SHAPE_TOKENS: usize = 8192;
+/// Tokens that its bridges are fitted to, and the ridge for so many.
+const SHAPE_TOKENS: usize = 4096;
 const SHAPE_RIDGE: f64 = 0.1;
 
 /// The rank that ridges are compared at.
@@ -41,12 +38,6 @@ const RIDGE_RANK: usize = 64;
 
 /// Ridges; see [`BridgeFit::new`].
 const RIDGES: [f64; 4] = [1.0, 0.3, 0.1, 0.03];
-
-/// A candidate with its chains at [`Evaluator::choosing`] starts.
-pub(super) struct Outcome {
-    pub(super) candidate: Candidate,
-    pub(super) chains: Vec<Chain>,
-}
 
 /// What a candidate that is not one run of layers skips.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -75,7 +66,7 @@ pub(super) fn relevance(
 ) -> Result<Vec<Option<f32>>, CalibrationError> {
     let sublayers = runner.model().config().sublayers();
     let inner = 2..sublayers.saturating_sub(2);
-    let starts = rough(evaluator);
+    let starts = evaluator.rough();
     progress.stage("relevance of each sublayer", inner.len());
     let mut relevance = vec![None; sublayers];
     for sublayer in inner {
@@ -89,13 +80,13 @@ pub(super) fn relevance(
     Ok(relevance)
 }
 
-/// Tries candidates; all that deserve a closer look, with their chains.
+/// Searches for candidates that deserve a closer look.
 pub(super) fn candidates(
     spans: Spans<'_>,
     evaluator: &Evaluator,
     relevance: &[Option<f32>],
     progress: &dyn CalibrationProgress,
-) -> Result<Vec<Outcome>, CalibrationError> {
+) -> Result<Vec<Candidate>, CalibrationError> {
     let layers = relevance.len() / 2;
     let mut search = Search { spans, evaluator, relevance, biases: HashMap::new(), layers };
     search.learn_biases(progress)?;
@@ -108,18 +99,25 @@ pub(super) fn candidates(
         found.push(search.biased(format!("{name}, bias"), vec![run.clone()]));
     }
     let moments = search.spans.moments(&best, usize::MAX, progress)?;
-    progress.stage("bridges", best.len() * (RIDGES.len() + RANKS.len()));
-    for (index, (run, moments)) in best.iter().zip(&moments).enumerate() {
-        found.extend(search.bridged(run, moments)?);
-        progress.done((index + 1) * (RIDGES.len() + RANKS.len()));
+    let bridged: Vec<(&Range<usize>, &Moments)> = best.iter().zip(&moments).collect();
+    if let Some(&middle) = bridged.get(bridged.len() / 2) {
+        let ridge = search.ridge(middle, progress)?;
+        progress.stage("bridges", bridged.len());
+        for (index, (run, moments)) in bridged.into_iter().enumerate() {
+            let fit = BridgeFit::new(moments, ridge)?;
+            let ranks = RANKS.iter().filter(|&&rank| rank <= moments.hidden() / 2);
+            found.extend(ranks.map(|&rank| over_run(run, &fit, rank)));
+            progress.done(index + 1);
+        }
     }
-    search.outcomes(found, progress)
+    Ok(found)
 }
 
-fn rough(evaluator: &Evaluator) -> Vec<usize> {
-    let choosing = evaluator.choosing();
-    let step = choosing.len().div_ceil(ROUGH_STARTS).max(1);
-    choosing.into_iter().step_by(step).collect()
+/// The candidate with a bridge of this rank over a run.
+fn over_run(run: &Range<usize>, fit: &BridgeFit, rank: usize) -> Candidate {
+    let bridge = fit.bridge(rank);
+    let name = format!("{}, rank {}", run_name(run), bridge.rank());
+    Candidate::new(name, vec![run.clone()], |_| Some(bridge.clone()))
 }
 
 /// Committed tokens of a cycle that drafts whole chains, on average.
@@ -202,7 +200,7 @@ impl Search<'_, '_> {
 
     fn rough_score(&mut self, run: &Range<usize>) -> Result<f64, CalibrationError> {
         let candidate = self.biased(String::new(), vec![run.clone()]);
-        Ok(score(&self.evaluator.evaluate(self.spans.runner, &candidate, &rough(self.evaluator))?))
+        Ok(score(&self.evaluator.evaluate(self.spans.runner, &candidate, &self.evaluator.rough())?))
     }
 
     fn biased(&self, name: String, runs: Vec<Range<usize>>) -> Candidate {
@@ -276,7 +274,7 @@ impl Search<'_, '_> {
                 found.push(candidate);
                 continue;
             }
-            let starts = rough(self.evaluator);
+            let starts = self.evaluator.rough();
             let reached = score(&self.evaluator.evaluate(self.spans.runner, &candidate, &starts)?);
             match best.iter_mut().find(|(other, ..)| *other == kind) {
                 Some(most) if reached > most.1 => *most = (kind, reached, candidate),
@@ -305,42 +303,24 @@ impl Search<'_, '_> {
         Ok(found)
     }
 
-    /// Bridges of several ranks over a run, with the ridge that does best.
-    fn bridged(&mut self, run: &Range<usize>, moments: &Moments) -> Result<Vec<Candidate>, CalibrationError> {
-        let starts: Vec<usize> = self.evaluator.choosing().into_iter().step_by(2).collect();
-        let candidate = |fit: &BridgeFit, rank: usize| {
-            let bridge = fit.bridge(rank);
-            let name = format!("{}, rank {}", run_name(run), bridge.rank());
-            Candidate::new(name, vec![run.clone()], |_| Some(bridge.clone()))
-        };
-        let mut best: Option<(f64, BridgeFit)> = None;
-        for ridge in RIDGES {
-            let fit = BridgeFit::new(moments, ridge)?;
-            let chains = self.evaluator.evaluate(self.spans.runner, &candidate(&fit, RIDGE_RANK), &starts)?;
-            let found = score(&chains);
-            if best.as_ref().is_none_or(|(most, _)| found > *most) {
-                best = Some((found, fit));
-            }
-        }
-        let hidden = moments.hidden();
-        let ranks = RANKS.iter().filter(|&&rank| rank <= hidden / 2);
-        Ok(best.map(|(_, fit)| ranks.map(|&rank| candidate(&fit, rank)).collect()).unwrap_or_default())
-    }
-
-    fn outcomes(
+    /// The ridge that does best. It depends on how much text there is more than on the run, so one run stands for all.
+    fn ridge(
         &mut self,
-        candidates: Vec<Candidate>,
+        (run, moments): (&Range<usize>, &Moments),
         progress: &dyn CalibrationProgress,
-    ) -> Result<Vec<Outcome>, CalibrationError> {
-        progress.stage("acceptance on held-back text", candidates.len());
+    ) -> Result<f64, CalibrationError> {
+        progress.stage("ridge", RIDGES.len());
         let starts = self.evaluator.choosing();
-        let mut outcomes = Vec::with_capacity(candidates.len());
-        for candidate in candidates {
-            let chains = self.evaluator.evaluate(self.spans.runner, &candidate, &starts)?;
-            outcomes.push(Outcome { candidate, chains });
-            progress.done(outcomes.len());
+        let mut best = (0.0, RIDGES[0]);
+        for (index, ridge) in RIDGES.into_iter().enumerate() {
+            let candidate = over_run(run, &BridgeFit::new(moments, ridge)?, RIDGE_RANK);
+            let found = score(&self.evaluator.evaluate(self.spans.runner, &candidate, &starts)?);
+            if found > best.0 {
+                best = (found, ridge);
+            }
+            progress.done(index + 1);
         }
-        Ok(outcomes)
+        Ok(best.1)
     }
 }
 

@@ -85,20 +85,15 @@ impl Spans<'_> {
             return Ok(kept);
         }
         let mut moments = vec![Moments::new(hidden); spans.len()];
-        let (mut inputs, mut after) = (Vec::new(), Vec::new());
+        let share = spans.len().div_ceil(self.runner.threads()).max(1);
         self.trace("second moments", spans, tokens, progress, |trace| {
-            let Trace { output, .. } = trace;
-            for (span, moments) in spans.iter().zip(&mut moments) {
-                let Some((first, last)) = trace.ends(span) else { continue };
-                inputs.clear();
-                after.clear();
-                for row in trace.rows.clone() {
-                    let position = trace.position + row;
-                    output.append_bridge_input((0, first, row), trace.pages, position, &mut inputs);
-                    after.extend_from_slice(output.saved(0, last, row));
+            std::thread::scope(|scope| {
+                for (spans, moments) in spans.chunks(share).zip(moments.chunks_mut(share)) {
+                    scope.spawn(|| {
+                        spans.iter().zip(moments).for_each(|(span, moments)| trace.teach(span, moments));
+                    });
                 }
-                moments.observe(&inputs, &after);
-            }
+            });
         })?;
         spans.iter().zip(&moments).try_for_each(|(span, moments)| self.kept.write(span, tokens, moments))?;
         Ok(moments)
@@ -173,6 +168,18 @@ impl MeanChange {
 // === impl Trace ===
 
 impl Trace<'_> {
+    /// Adds what the chunk says of a run.
+    fn teach(&self, span: &Range<usize>, moments: &mut Moments) {
+        let Some((first, last)) = self.ends(span) else { return };
+        let (mut inputs, mut after) = (Vec::new(), Vec::new());
+        for row in self.rows.clone() {
+            let place = (0, first, row);
+            self.output.append_bridge_input(place, self.pages, self.position + row, &mut inputs);
+            after.extend_from_slice(self.output.saved(0, last, row));
+        }
+        moments.observe(&inputs, &after);
+    }
+
     /// The places of the states before and after a run.
     fn ends(&self, span: &Range<usize>) -> Option<(usize, usize)> {
         let place = |sublayer: usize| self.places.binary_search(&sublayer).ok();

@@ -161,14 +161,17 @@ impl Drafter {
     fn add_extra_tile(&mut self, token: TokenId) {
         let vocabulary = self.plan.as_ref().and_then(|current| current.plan.vocabulary());
         let Some(tile) = vocabulary.and_then(|vocabulary| vocabulary.extra_tile(token)) else { return };
-        if self.extra_tiles.contains(&tile) {
-            return;
+        // What was said long ago makes room for what is said now.
+        let place = self.extra_tiles.iter().position(|&other| other == tile);
+        match place {
+            Some(place) => self.extra_tiles[place..].rotate_left(1),
+            None => {
+                if self.extra_tiles.len() == MAX_EXTRA_TILES {
+                    self.extra_tiles.remove(0);
+                }
+                self.extra_tiles.push(tile);
+            }
         }
-        // What came long ago makes room for what comes now.
-        if self.extra_tiles.len() == MAX_EXTRA_TILES {
-            self.extra_tiles.remove(0);
-        }
-        self.extra_tiles.push(tile);
     }
 
     /// The plan that drafts now.

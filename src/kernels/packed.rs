@@ -15,6 +15,15 @@ pub struct PackedMatrix {
     start: usize,
 }
 
+/// One tile, and where what is read after it lies.
+#[derive(Clone, Copy)]
+pub(super) struct Tile<'a> {
+    matrix: &'a PackedMatrix,
+    weights: &'a [u8],
+    /// Bytes from its end to the tile that is read next, modulo the size of the address space.
+    gap: usize,
+}
+
 /// Tiles begin at a cache line, so that no register is loaded across two.
 const ALIGNMENT: usize = 64;
 
@@ -123,6 +132,32 @@ impl PackedMatrix {
     /// One tile.
     pub(super) fn tile(&self, index: usize) -> &[u8] {
         &self.data[self.start + index * self.tile_bytes..][..self.tile_bytes]
+    }
+}
+
+// === impl Tile ===
+
+impl<'a> Tile<'a> {
+    /// Tile `index`, after which `next` is read.
+    pub(super) fn new(matrix: &'a PackedMatrix, index: usize, next: Option<&[u8]>) -> Self {
+        let weights = matrix.tile(index);
+        let next = next.unwrap_or(weights);
+        Self { matrix, weights, gap: next.as_ptr().addr().wrapping_sub(weights.as_ptr_range().end.addr()) }
+    }
+
+    pub(super) fn matrix(self) -> &'a PackedMatrix {
+        self.matrix
+    }
+
+    pub(super) fn weights(self) -> &'a [u8] {
+        self.weights
+    }
+
+    /// The address so many bytes after `offset`, were the next tile right behind this one. To be prefetched only.
+    #[inline(always)]
+    pub(super) fn ahead(self, offset: usize, bytes: usize) -> *const u8 {
+        let gap = if offset + bytes < self.weights.len() { 0 } else { self.gap };
+        self.weights.as_ptr().wrapping_add(offset + bytes).wrapping_add(gap)
     }
 }
 

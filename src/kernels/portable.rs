@@ -4,19 +4,14 @@ use half::{bf16, f16};
 
 use super::activations::Activations;
 use super::layout::{COLUMNS, Layout, SUB_SCALES, VECTOR, for_layout};
-use super::packed::PackedMatrix;
+use super::packed::Tile;
 use super::weight_type::WeightType;
 
 /// The outputs of tile `tile` for activation row `row`.
-pub(super) fn tile_row(
-    matrix: &PackedMatrix,
-    tile: usize,
-    inputs: &Activations,
-    row: usize,
-) -> [f32; COLUMNS] {
-    let bytes = matrix.tile(tile);
-    for_layout!(matrix.kind(), floats(matrix.kind(), bytes, inputs.row(row)), |L| {
-        match matrix.kind().block_len() {
+pub(super) fn tile_row(tile: Tile<'_>, inputs: &Activations, row: usize) -> [f32; COLUMNS] {
+    let (kind, bytes) = (tile.matrix().kind(), tile.weights());
+    for_layout!(kind, floats(kind, bytes, inputs.row(row)), |L| {
+        match kind.block_len() {
             32 => blocks32::<L>(bytes, inputs, row),
             _ => blocks256::<L>(bytes, inputs, row),
         }

@@ -6,7 +6,7 @@ use super::activations::Activations;
 use super::disjoint::Disjoint;
 use super::isa::{Isa, Level};
 use super::layout::COLUMNS;
-use super::packed::PackedMatrix;
+use super::packed::{PackedMatrix, Tile};
 use super::pool::ThreadPool;
 use super::portable;
 
@@ -84,6 +84,8 @@ impl<'a> Product<'a> {
 /// Runs the products, which share an input, in one fork-join. Row `i` of a result has the same bits whatever other rows and
 /// products take part, on any number of threads and any instruction set.
 ///
+/// `then` is the matrix that will be read next: its first weights are asked for before they are needed.
+///
 /// `inputs` must hold the integer forms that the matrices need ([`Activations::quantize`]).
 ///
 /// # Panics
@@ -93,7 +95,9 @@ pub fn multiply<const N: usize>(
     isa: Isa,
     inputs: &Activations,
     products: [Product<'_>; N],
+    then: Option<&PackedMatrix>,
 ) {
+    let then = then.map(|matrix| matrix.tile(0));
     let mut total = 0;
     let jobs = products.map(|product| {
         product.check(inputs);
@@ -109,13 +113,16 @@ pub fn multiply<const N: usize>(
         Job { matrix, tiles: chosen, rows, bias, out: Disjoint::new(out), add_to, columns, first_tile }
     });
     let jobs = &jobs;
+    // The last that starts here or before; one without tiles starts where its successor does.
+    let find = |tile: usize| jobs.iter().rfind(|job| job.first_tile <= tile).filter(|_| tile < total);
     pool.run_ranges(total, 1, &|range| {
         let mut block = [[0.0; COLUMNS]; ROW_BLOCK];
         for tile in range {
-            // The last that starts here or before; one without tiles starts where its successor does.
-            if let Some(job) = jobs.iter().rfind(|job| job.first_tile <= tile) {
-                job.run(isa, inputs, tile - job.first_tile, &mut block);
-            }
+            let Some(job) = find(tile) else { return };
+            let index = tile - job.first_tile;
+            let next = find(tile + 1).map(|job| job.matrix.tile(job.tile(tile + 1 - job.first_tile)));
+            let tile = Tile::new(job.matrix, job.tile(index), next.or(then));
+            job.run(isa, inputs, index, tile, &mut block);
         }
     });
 }
@@ -123,15 +130,26 @@ pub fn multiply<const N: usize>(
 // === impl Job ===
 
 impl Job<'_> {
-    /// Computes the columns of the `index`-th tile, by way of `block`.
-    fn run(&self, isa: Isa, inputs: &Activations, index: usize, block: &mut [[f32; COLUMNS]; ROW_BLOCK]) {
-        let tile = self.tiles.map_or(index, |tiles| tiles[index] as usize);
+    /// The `index`-th tile, by its place in the matrix.
+    fn tile(&self, index: usize) -> usize {
+        self.tiles.map_or(index, |tiles| tiles[index] as usize)
+    }
+
+    /// Computes the columns of the `index`-th tile, which is `tile`, by way of `block`.
+    fn run(
+        &self,
+        isa: Isa,
+        inputs: &Activations,
+        index: usize,
+        tile: Tile<'_>,
+        block: &mut [[f32; COLUMNS]; ROW_BLOCK],
+    ) {
         let column = index * COLUMNS;
         let columns = COLUMNS.min(self.columns - column);
         let bias = self.bias.map(|bias| &bias[column..][..columns]);
         for start in self.rows.clone().step_by(ROW_BLOCK) {
             let block = &mut block[..ROW_BLOCK.min(self.rows.end - start)];
-            tile_rows(isa, self.matrix, tile, inputs, start, block);
+            tile_rows(isa, tile, inputs, start, block);
             for (offset, values) in block.iter_mut().enumerate() {
                 if let Some(bias) = bias {
                     values.iter_mut().zip(bias).for_each(|(value, bias)| *value += bias);
@@ -150,23 +168,16 @@ impl Job<'_> {
     }
 }
 
-fn tile_rows(
-    isa: Isa,
-    matrix: &PackedMatrix,
-    tile: usize,
-    inputs: &Activations,
-    row: usize,
-    out: &mut [[f32; COLUMNS]],
-) {
+fn tile_rows(isa: Isa, tile: Tile<'_>, inputs: &Activations, row: usize, out: &mut [[f32; COLUMNS]]) {
     match isa.level() {
         Level::Portable => {
             for (index, values) in out.iter_mut().enumerate() {
-                *values = portable::tile_row(matrix, tile, inputs, row + index);
+                *values = portable::tile_row(tile, inputs, row + index);
             }
         }
         #[cfg(target_arch = "x86_64")]
-        Level::Avx2(token) => token.tile_rows(matrix, tile, inputs, row, out),
+        Level::Avx2(token) => token.tile_rows(tile, inputs, row, out),
         #[cfg(target_arch = "x86_64")]
-        Level::Avx512Vnni(token) => token.tile_rows(matrix, tile, inputs, row, out),
+        Level::Avx512Vnni(token) => token.tile_rows(tile, inputs, row, out),
     }
 }

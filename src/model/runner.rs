@@ -68,6 +68,11 @@ impl Runner {
         self.features.copy_page(from, to);
     }
 
+    /// Threads that compute.
+    pub fn threads(&self) -> usize {
+        self.compute.pool.threads()
+    }
+
     /// The model.
     pub fn model(&self) -> &Arc<Model> {
         &self.model
@@ -151,7 +156,7 @@ impl Runner {
             weights.key.product(count, key),
             weights.value.product(count, value),
         ];
-        kernels::multiply(pool, *isa, inputs, products);
+        kernels::multiply(pool, *isa, inputs, products, Some(&weights.output.matrix));
         let angles = |row: usize| angles.of(row, config.rope.pairs, config.rope.dimensions / 2);
         let slot = |index: usize| {
             let Row { group, position, .. } = rows[active[index]];
@@ -166,7 +171,7 @@ impl Runner {
         inner.reset(count, query_width);
         store.attend(pool, *isa, layer, attending, query, inner.values_mut());
         inner.quantize(pool, *isa, weights.output.formats());
-        kernels::multiply(pool, *isa, inner, [weights.output.product_added(hidden, active)]);
+        kernels::multiply(pool, *isa, inner, [weights.output.product_added(hidden, active)], None);
     }
 
     fn mlp(&mut self, config: &ModelConfig, weights: &Mlp) {
@@ -179,13 +184,13 @@ impl Runner {
         gate.resize(count * width, 0.0);
         up.resize(count * width, 0.0);
         let products = [weights.gate.product(count, gate), weights.up.product(count, up)];
-        kernels::multiply(pool, isa, inputs, products);
+        kernels::multiply(pool, isa, inputs, products, Some(&weights.down.matrix));
         inner.reset(count, width);
         inner.fill(pool, isa, weights.down.formats(), |row, out| {
             let part = row * width..(row + 1) * width;
             kernels::swiglu(isa, &gate[part.clone()], &up[part], out);
         });
-        kernels::multiply(pool, isa, inner, [weights.down.product_added(hidden, active)]);
+        kernels::multiply(pool, isa, inner, [weights.down.product_added(hidden, active)], None);
     }
 
     /// Applies the bridges that begin at `sublayer`, each once for all groups that take it.
@@ -230,11 +235,17 @@ impl Runner {
                 features.read_before(groups[group].pages, position, feature);
             });
             inner.reset(active.len(), down.outputs());
-            kernels::multiply(pool, *isa, inputs, [Product::all(down, active.len(), inner.values_mut())]);
+            kernels::multiply(
+                pool,
+                *isa,
+                inputs,
+                [Product::all(down, active.len(), inner.values_mut())],
+                Some(up),
+            );
             let out = Out::Add { target: hidden, rows: active };
             let bias = Some(bridge.bias());
             let up = Product { matrix: up, tiles: None, rows: 0..active.len(), bias, out };
-            kernels::multiply(pool, *isa, inner, [up]);
+            kernels::multiply(pool, *isa, inner, [up], None);
         }
     }
 
@@ -248,8 +259,10 @@ impl Runner {
         let formats = FormatSet::default().with(weights.head.kind().activation_format());
         scratch.norm_active(pool, *isa, config, &weights.output_norm, formats);
         let Scratch { inputs, logits, logit_rows, .. } = scratch;
-        let (full, _) = logits.split_at_mut(full_rows * config.vocabulary);
-        kernels::multiply(pool, *isa, inputs, [Product::all(&weights.head, full_rows, full)]);
+        if full_rows > 0 {
+            let full = &mut logits[..full_rows * config.vocabulary];
+            kernels::multiply(pool, *isa, inputs, [Product::all(&weights.head, full_rows, full)], None);
+        }
         let mut row = full_rows;
         for (group, &LogitRows { start, .. }) in groups.iter().zip(logit_rows.iter()) {
             let LogitsWanted::Draft(head) = group.logits else { continue };
@@ -268,7 +281,7 @@ impl Runner {
                 product(head.vocabulary.matrix(), None, shared),
                 product(&weights.head, Some(head.extra_tiles), extra),
             ];
-            kernels::multiply(pool, *isa, inputs, products);
+            kernels::multiply(pool, *isa, inputs, products, None);
             head.mask(&mut logits[start..][head.vocabulary.tokens().len()..head.width()]);
         }
     }

@@ -22,6 +22,7 @@ pub(super) struct Scratch {
     pub(super) gate: Vec<f32>,
     pub(super) up: Vec<f32>,
     pub(super) angles: Angles,
+    /// As long as the most that a pass wanted.
     pub(super) logits: Vec<f32>,
     pub(super) logit_rows: Vec<LogitRows>,
     pub(super) saved: Vec<f32>,
@@ -129,7 +130,10 @@ impl Scratch {
                 start += head.width();
             }
         }
-        self.logits.resize(start, 0.0);
+        // Passes that want many alternate with passes that want few: what is there is overwritten, not cleared.
+        if self.logits.len() < start {
+            self.logits.resize(start, 0.0);
+        }
         full_rows
     }
 

@@ -35,8 +35,7 @@ impl RandomStream {
 
 /// The random number of `stream` at `counter`, evenly from [0, 1) in steps of 2^-53.
 ///
-/// The counter is the position of the token in its stream. A position whose draft was thrown away may be drafted
-/// again with the same number, because nothing that was committed depended on it.
+/// The counter is the position of the token in its stream; of drafts, which may meet a position twice, the number of draws before.
 pub fn uniform(seed: u64, stream: RandomStream, counter: u64) -> f64 {
     let mut key = [0; 32];
     key[..8].copy_from_slice(&seed.to_le_bytes());

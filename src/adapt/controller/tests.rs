@@ -1,5 +1,6 @@
 //! The controller against made-up machines, plans and texts.
 
+use super::super::acceptance::BINS;
 use super::*;
 use crate::adapt::{Costs, PlanKnowledge, is_accepted};
 

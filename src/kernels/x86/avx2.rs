@@ -5,7 +5,7 @@ use std::arch::x86_64::*;
 use super::super::activations::Activations;
 use super::super::lanes::{Kernel, Lanes};
 use super::super::layout::{COLUMNS, Layout, VECTOR};
-use super::super::packed::PackedMatrix;
+use super::super::packed::Tile;
 use super::blocks::{broadcast, for_vectors, vector};
 use super::{Registers, TileKernel};
 
@@ -37,25 +37,18 @@ impl Avx2 {
     /// Outputs of one tile for `out.len()` rows from `row` on.
     pub(in super::super) fn tile_rows(
         self,
-        matrix: &PackedMatrix,
-        tile: usize,
+        tile: Tile<'_>,
         inputs: &Activations,
         row: usize,
         out: &mut [[f32; COLUMNS]],
     ) {
         #[target_feature(enable = "avx2,fma,f16c")]
-        fn inner(
-            matrix: &PackedMatrix,
-            tile: usize,
-            inputs: &Activations,
-            row: usize,
-            out: &mut [[f32; COLUMNS]],
-        ) {
+        fn inner(tile: Tile<'_>, inputs: &Activations, row: usize, out: &mut [[f32; COLUMNS]]) {
             // SAFETY: this function is compiled with, and called only where the CPU has, the features.
-            unsafe { super::tile_rows::<Ymm>(matrix, tile, inputs, row, out) }
+            unsafe { super::tile_rows::<Ymm>(tile, inputs, row, out) }
         }
         // SAFETY: `self` proves that the CPU has the features.
-        unsafe { inner(matrix, tile, inputs, row, out) }
+        unsafe { inner(tile, inputs, row, out) }
     }
 }
 

@@ -5,7 +5,7 @@ use std::arch::x86_64::*;
 use super::super::activations::Activations;
 use super::super::lanes::Kernel;
 use super::super::layout::{COLUMNS, Layout};
-use super::super::packed::PackedMatrix;
+use super::super::packed::Tile;
 use super::avx2::Avx2;
 use super::blocks::{broadcast, for_vectors, vector};
 use super::{Registers, TileKernel, instructions};
@@ -39,29 +39,22 @@ impl Avx512Vnni {
     /// Outputs of one tile for `out.len()` rows from `row` on.
     pub(in super::super) fn tile_rows(
         self,
-        matrix: &PackedMatrix,
-        tile: usize,
+        tile: Tile<'_>,
         inputs: &Activations,
         row: usize,
         out: &mut [[f32; COLUMNS]],
     ) {
         #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vnni")]
-        fn inner(
-            matrix: &PackedMatrix,
-            tile: usize,
-            inputs: &Activations,
-            row: usize,
-            out: &mut [[f32; COLUMNS]],
-        ) {
+        fn inner(tile: Tile<'_>, inputs: &Activations, row: usize, out: &mut [[f32; COLUMNS]]) {
             // SAFETY: this function is compiled with, and called only where the CPU has, the features.
-            unsafe { super::tile_rows::<Zmm>(matrix, tile, inputs, row, out) }
+            unsafe { super::tile_rows::<Zmm>(tile, inputs, row, out) }
         }
         // A single row waits for memory, and measured a few percent faster with narrower loads.
         if out.len() == 1 {
-            return self.0.tile_rows(matrix, tile, inputs, row, out);
+            return self.0.tile_rows(tile, inputs, row, out);
         }
         // SAFETY: `self` proves that the CPU has the features.
-        unsafe { inner(matrix, tile, inputs, row, out) }
+        unsafe { inner(tile, inputs, row, out) }
     }
 }
 

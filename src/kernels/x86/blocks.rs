@@ -2,6 +2,7 @@
 
 use super::super::activations::Quantized;
 use super::super::layout::{COLUMNS, Layout, SUB_SCALES, VECTOR};
+use super::super::packed::Tile;
 use super::{Registers, prefetch};
 
 /// Vector `V` of a group's codes: byte `4 * column + i` is input `4 * V + i`.
@@ -77,14 +78,14 @@ pub(super) use for_vectors;
 /// `out` holds `R` rows.
 #[inline(always)]
 pub(super) unsafe fn blocks32<V: Registers, L: Layout, const R: usize>(
-    tile: &[u8],
+    tile: Tile<'_>,
     inputs: &Quantized,
     row: usize,
     width: usize,
     out: &mut [[f32; COLUMNS]],
 ) {
     let groups = width / 32;
-    debug_assert_eq!(tile.len(), groups * (L::HEAD + L::PLANES));
+    debug_assert_eq!(tile.weights().len(), groups * (L::HEAD + L::PLANES));
     debug_assert!(inputs.codes.len() >= (row + R) * width);
     // SAFETY: group `group < groups` of the tile and of rows `row..row + R` lies inside them, by the caller's promise.
     unsafe {
@@ -95,8 +96,9 @@ pub(super) unsafe fn blocks32<V: Registers, L: Layout, const R: usize>(
         }
         let first = row * groups;
         for group in 0..groups {
-            let block = tile.as_ptr().add(group * (L::HEAD + L::PLANES));
-            prefetch::<R>(block, L::HEAD + L::PLANES);
+            let offset = group * (L::HEAD + L::PLANES);
+            prefetch::<R>(tile, offset, L::HEAD + L::PLANES);
+            let block = tile.weights().as_ptr().add(offset);
             let scales = V::load_half(block);
             let totals = V::sums::<L, R>(block.add(L::HEAD), codes);
             for r in 0..R {
@@ -124,7 +126,7 @@ pub(super) unsafe fn blocks32<V: Registers, L: Layout, const R: usize>(
 /// As [`blocks32`].
 #[inline(always)]
 pub(super) unsafe fn blocks256<V: Registers, L: Layout, const R: usize>(
-    tile: &[u8],
+    tile: Tile<'_>,
     inputs: &Quantized,
     row: usize,
     width: usize,
@@ -132,20 +134,22 @@ pub(super) unsafe fn blocks256<V: Registers, L: Layout, const R: usize>(
 ) {
     let blocks = width / 256;
     let block_bytes = L::HEAD + SUB_SCALES + 8 * L::PLANES;
-    debug_assert_eq!(tile.len(), blocks * block_bytes);
+    debug_assert_eq!(tile.weights().len(), blocks * block_bytes);
     debug_assert!(inputs.codes.len() >= (row + R) * width);
     // SAFETY: as in `blocks32`.
     unsafe {
         let mut sums = [V::splat(0.0); R];
         for index in 0..blocks {
-            let block = tile.as_ptr().add(index * block_bytes);
-            prefetch::<R>(block, L::HEAD + SUB_SCALES);
+            let offset = index * block_bytes;
+            prefetch::<R>(tile, offset, L::HEAD + SUB_SCALES);
+            let block = tile.weights().as_ptr().add(offset);
             let sub = block.add(L::HEAD);
             let mut totals = [V::splat32(0); R];
             let mut corrections = [V::splat32(0); R];
             for group in 0..8 {
-                let planes = sub.add(SUB_SCALES + group * L::PLANES);
-                prefetch::<R>(planes, L::PLANES);
+                let offset = offset + L::HEAD + SUB_SCALES + group * L::PLANES;
+                prefetch::<R>(tile, offset, L::PLANES);
+                let planes = tile.weights().as_ptr().add(offset);
                 let scales = if L::MINIMA {
                     // One scale for the group: the low or the high half of a pair.
                     let pair = V::load_pairs(sub.add(group / 2 * 2 * COLUMNS));

@@ -12,7 +12,7 @@ mod floats;
 
 use super::activations::{Activations, Quantized};
 use super::layout::{COLUMNS, Layout, for_layout};
-use super::packed::PackedMatrix;
+use super::packed::Tile;
 use super::weight_type::WeightType;
 use blocks::{blocks32, blocks256};
 use floats::{Brain, Float, Half, Single, floats};
@@ -95,7 +95,7 @@ trait TileKernel<V: Registers> {
 
 /// [`blocks32`] or [`blocks256`], by the block length, with its arguments.
 struct Blocks<'a, L, const LENGTH: usize, const R: usize>(
-    &'a [u8],
+    Tile<'a>,
     &'a Quantized,
     usize,
     usize,
@@ -104,7 +104,7 @@ struct Blocks<'a, L, const LENGTH: usize, const R: usize>(
 );
 
 /// [`floats`] with its arguments.
-struct Floats<'a, F, const R: usize>(&'a [u8], &'a [f32], usize, &'a mut [[f32; COLUMNS]], PhantomData<F>);
+struct Floats<'a, F, const R: usize>(Tile<'a>, &'a [f32], usize, &'a mut [[f32; COLUMNS]], PhantomData<F>);
 
 impl<V: Registers, L: Layout, const LENGTH: usize, const R: usize> TileKernel<V>
     for Blocks<'_, L, LENGTH, R>
@@ -126,27 +126,25 @@ impl<V: Registers, F: Float, const R: usize> TileKernel<V> for Floats<'_, F, R> 
     #[inline(always)]
     unsafe fn run(self) {
         // SAFETY: as the caller vouches.
-        unsafe { floats::<V, F, R>(self.0, self.1, self.2, self.3) }
+        unsafe { floats::<V, F, R>(self.0.weights(), self.1, self.2, self.3) }
     }
 }
 
-/// Outputs of tile `tile` for the activation rows `row..row + out.len()`.
+/// Outputs of a tile for the activation rows `row..row + out.len()`.
 ///
 /// # Safety
 /// The CPU has what `V` needs.
 #[inline(always)]
 unsafe fn tile_rows<V: Registers>(
-    matrix: &PackedMatrix,
-    tile: usize,
+    tile: Tile<'_>,
     inputs: &Activations,
     row: usize,
     out: &mut [[f32; COLUMNS]],
 ) {
-    assert!(row + out.len() <= inputs.rows() && inputs.width() == matrix.width());
-    let tile = matrix.tile(tile);
+    assert!(row + out.len() <= inputs.rows() && inputs.width() == tile.matrix().width());
     for (index, out) in out.chunks_mut(V::ROWS).enumerate() {
         // SAFETY: as the caller vouches; the rows lie inside `inputs`.
-        unsafe { row_block::<V>(matrix.kind(), tile, inputs, row + index * V::ROWS, out) };
+        unsafe { row_block::<V>(tile.matrix().kind(), tile, inputs, row + index * V::ROWS, out) };
     }
 }
 
@@ -155,7 +153,7 @@ unsafe fn tile_rows<V: Registers>(
 #[inline(always)]
 unsafe fn row_block<V: Registers>(
     kind: WeightType,
-    tile: &[u8],
+    tile: Tile<'_>,
     inputs: &Activations,
     row: usize,
     out: &mut [[f32; COLUMNS]],
@@ -212,16 +210,17 @@ macro_rules! instructions {
 }
 use instructions;
 
-/// Asks for the `bytes` that lie [`FAR`] bytes after `at`, in this tile or the next, on behalf of `R` rows.
+/// Asks for the `bytes` that lie [`FAR`] bytes after `offset`, in this tile or the next, on behalf of `R` rows.
 #[inline(always)]
-fn prefetch<const R: usize>(at: *const u8, bytes: usize) {
+fn prefetch<const R: usize>(tile: Tile<'_>, offset: usize, bytes: usize) {
     use std::arch::x86_64::{_MM_HINT_T0, _MM_HINT_T1, _mm_prefetch};
+    let (far, near) = (tile.ahead(offset, FAR), tile.ahead(offset, NEAR));
     for line in 0..bytes.div_ceil(64) {
         // SAFETY: every x86-64 CPU can prefetch, and a prefetch never faults, wherever it points.
         unsafe {
-            _mm_prefetch::<_MM_HINT_T1>(at.wrapping_add(FAR + 64 * line).cast());
+            _mm_prefetch::<_MM_HINT_T1>(far.wrapping_add(64 * line).cast());
             if R == 1 {
-                _mm_prefetch::<_MM_HINT_T0>(at.wrapping_add(NEAR + 64 * line).cast());
+                _mm_prefetch::<_MM_HINT_T0>(near.wrapping_add(64 * line).cast());
             }
         }
     }
