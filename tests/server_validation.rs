@@ -4,7 +4,7 @@
 mod server_fixture;
 
 use axum::http::uri::PathAndQuery;
-use server_fixture::{CONTEXT, Fixture, LAYERS, MODEL, spec};
+use server_fixture::{CONTEXT, Fixture, LAYERS, MODEL, options, spec};
 use skipstone::server::wire::generation_spec::Input;
 use skipstone::server::{ERROR_DOMAIN, wire};
 use tonic::{Code, Request};
@@ -287,4 +287,18 @@ async fn unset_fields_take_the_servers_defaults() {
     assert_eq!(request.sampling.settings().temperature, 0.0);
     assert_eq!(request.deadline, None);
     assert_eq!(request.speculation, skipstone::engine::Speculation::adaptive(None));
+}
+
+#[tokio::test]
+async fn text_of_tokens_that_the_model_lacks_is_refused() {
+    let fixture = Fixture::with_vocabulary(options(), 1).await;
+    let mut spec = spec(&[0]);
+    spec.input = Some(Input::Text("ab".to_owned()));
+    let status =
+        fixture.client().await.generate(wire::GenerateRequest { spec: Some(spec) }).await.unwrap_err();
+    assert_eq!(status.code(), Code::InvalidArgument, "{status:?}");
+    for part in ["the tokenizer", "its vocabulary ends at 1", "its own tokenizer"] {
+        assert!(status.message().contains(part), "{status:?}");
+    }
+    assert!(fixture.engine.requests().is_empty());
 }

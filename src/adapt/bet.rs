@@ -76,7 +76,7 @@ pub struct Chain {
 impl Odds<'_> {
     /// A draft step of a plan now, in plain steps.
     pub(super) fn plan_cost(&self, plan: usize) -> f64 {
-        self.knowledge.plan(plan).cost(self.costs.context)
+        self.costs.of_draft(self.knowledge.plan(plan).cost(self.costs.context))
     }
 }
 

@@ -7,6 +7,9 @@
 /// about one step by chance, so less would fold on bad luck.
 const STAKE: f64 = 4.0;
 
+/// What one cycle may lose: an interruption looks like a loss of any size.
+const MOST_LOST: f64 = STAKE;
+
 /// What a probe may lose.
 const PROBE_STAKE: f64 = 1.5;
 
@@ -109,7 +112,7 @@ impl Fold {
     pub fn observe(&mut self, tokens: usize, spent: f64, bank: &mut Bank) {
         match &mut self.state {
             State::Betting { left, enough } => {
-                let won = tokens as f64 - spent;
+                let won = (tokens as f64 - spent).max(-MOST_LOST);
                 bank.settle(won);
                 let stake = bank.stake();
                 *left = (left.min(stake) + won).min(stake);
@@ -214,5 +217,13 @@ mod tests {
         assert!(!fold.drafts(), "a win forgives: the next rest is the first again");
         fold.observe(1, 1.0, &mut bank);
         assert!(fold.drafts());
+    }
+
+    #[test]
+    fn an_interruption_of_any_length_takes_one_stake() {
+        let (mut fold, mut bank) = (Fold::default(), Bank::default());
+        (0..100).for_each(|_| fold.observe(2, 1.5, &mut bank));
+        fold.observe(1, 500.0, &mut bank);
+        assert!(fold.drafts(), "what was won before backs it");
     }
 }

@@ -119,20 +119,17 @@ impl Knowledge {
         plan.cost = (plan.cost + plain_steps) / 2.0;
     }
 
-    /// Takes `pool` for all that streams have learned.
-    pub fn set_pool(&mut self, pool: &Learned) {
+    /// Takes `pool` for all that streams have learned, but for what these streams still keep to themselves. Plans that the pool does not know stay
+    /// as they are: one that took a seat has what is known of its predecessor.
+    pub fn set_pool<'a>(&mut self, pool: &Learned, own: impl Iterator<Item = &'a Learned> + Clone) {
         for plan in &mut self.plans {
-            plan.acceptance.set_counts(pool.plans().get(&plan.identity).copied().unwrap_or_default());
+            let Some(counts) = pool.plans().get(&plan.identity) else { continue };
+            plan.acceptance.set_counts(*counts);
+            let own = own.clone().filter_map(|taught| taught.plans().get(&plan.identity));
+            own.for_each(|counts| plan.acceptance.add(counts));
         }
         self.ngram.set_counts(*pool.ngram());
-    }
-
-    /// Takes in what the pool of [`Knowledge::set_pool`] lacks.
-    pub fn add(&mut self, taught: &Learned) {
-        for plan in &mut self.plans {
-            taught.plans().get(&plan.identity).into_iter().for_each(|counts| plan.acceptance.add(counts));
-        }
-        self.ngram.add(taught.ngram());
+        own.for_each(|taught| self.ngram.add(taught.ngram()));
     }
 
     /// Plan `index` is another one now, as [`Knowledge::identify`] says, whose draft step costs `plain_steps` more: of its acceptance, that of its
@@ -278,5 +275,25 @@ mod tests {
         let bins: Vec<usize> = [1, 2, 3, 4, 5, 6, 7, 9, 10, 99].map(|length| ngram_bin(length, 0)).to_vec();
         assert_eq!(bins, [0, 1, 2, 3, 4, 4, 5, 5, 6, 6]);
         assert_eq!(ngram_bin(99, 3), NGRAM_BINS - 1);
+    }
+
+    #[test]
+    fn a_pool_says_nothing_of_plans_that_it_does_not_know() {
+        let mut knowledge = Knowledge::new(vec![PlanKnowledge::unknown(0.5); 2]);
+        let (known, unknown) = (PlanIdentity([1; 16]), PlanIdentity([2; 16]));
+        knowledge.identify(0, known, 1.0);
+        knowledge.identify(1, unknown, 1.0);
+        let mut own = knowledge.stream(None);
+        for plan in [0, 1] {
+            (0..10).for_each(|_| knowledge.observe_drafted(&mut own, plan, 0.95, true));
+        }
+        let mut pool = Learned::default();
+        (0..100).for_each(|_| pool.observe_plan(known, 9, false));
+        for _ in 0..2 {
+            knowledge.set_pool(&pool, [own.taught()].into_iter());
+            let judged = |plan: usize| knowledge.plans[plan].acceptance.judged();
+            assert!(judged(0) > 100.0 && judged(0) <= 110.0, "{}", judged(0));
+            assert!(judged(1) > 9.0 && judged(1) <= 10.0, "{}", judged(1));
+        }
     }
 }

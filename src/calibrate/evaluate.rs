@@ -171,7 +171,8 @@ impl Evaluator {
         (1..self.len()).step_by(2).collect()
     }
 
-    /// Drafts a chain from each of `starts`.
+    /// Drafts a chain from each of `starts`. Where rows go one at a time a chain ends with the first that disagrees: what comes after would be of no
+    /// use, and the steps left get that row's confidence.
     pub(super) fn evaluate(
         &self,
         runner: &mut Runner,
@@ -192,14 +193,20 @@ impl Evaluator {
                     first,
                     state: self.state(start, first, row),
                 };
-                let rows: Vec<Vec<RowInput<'_>>> = part
+                let goes_on = |place: &usize| drafted[*place].steps[..from].iter().all(|step| step.agrees);
+                let open: Vec<usize> = (0..part.len()).filter(|place| width > 1 || goes_on(place)).collect();
+                if open.is_empty() {
+                    break;
+                }
+                let rows: Vec<Vec<RowInput<'_>>> = open
                     .iter()
-                    .map(|&start| (from..from + width).map(|row| input(start, row)).collect())
+                    .map(|&place| (from..from + width).map(|row| input(part[place], row)).collect())
                     .collect();
-                let groups: Vec<RowGroup<'_>> = part
+                let groups: Vec<RowGroup<'_>> = open
                     .iter()
+                    .map(|&place| part[place])
                     .zip(&rows)
-                    .map(|(&start, rows)| RowGroup {
+                    .map(|(start, rows)| RowGroup {
                         pages: &self.starts[start].pages,
                         position: self.starts[start].position + from,
                         rows,
@@ -210,13 +217,14 @@ impl Evaluator {
                     })
                     .collect();
                 let output = runner.run(&groups);
-                for (group, (&start, chain)) in part.iter().zip(&mut drafted).enumerate() {
-                    let Start { targets, seen, .. } = &self.starts[start];
+                for (group, &place) in open.iter().enumerate() {
+                    let Start { targets, seen, .. } = &self.starts[part[place]];
                     for row in from..from + width {
                         let (token, confidence) = top_probability(output.logits(group, row - from));
-                        let target = targets[row];
-                        chain.steps[row] =
-                            Step { agrees: token == target, confidence, target, seen: seen[row] };
+                        let (target, seen) = (targets[row], seen[row]);
+                        let step = Step { agrees: token == target, confidence, target, seen };
+                        let last = if step.agrees || width > 1 { row + 1 } else { CHAIN };
+                        drafted[place].steps[row..last].fill(step);
                     }
                 }
             }

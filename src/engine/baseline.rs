@@ -26,6 +26,9 @@ const CURVE_PASSES: u32 = 64;
 /// Passes that the measurement at start counts for.
 const MEASURED: f64 = 4.0;
 
+/// Plain steps in a row that look interrupted after which they are believed: the machine has slowed down for good.
+const LASTING: u32 = 8;
+
 /// How far one pass is believed to be off, either way: interruptions make a few much slower.
 const MOST_OFF: f64 = 0.4;
 
@@ -64,6 +67,9 @@ pub struct PlainStep {
     /// Plain steps that moved the pace.
     #[serde(skip)]
     plain_steps: u32,
+    /// The last plain steps, as far as they look interrupted.
+    #[serde(skip)]
+    interrupted: u32,
 }
 
 // === impl PlainStep ===
@@ -81,6 +87,7 @@ impl PlainStep {
             unconfirmed: 0,
             due_at: first_due(),
             plain_steps: 0,
+            interrupted: 0,
         };
         let room = pages.total() * PAGE_POSITIONS;
         let long = LONG_CONTEXT.min(runner.model().config().context_length).min(room);
@@ -132,7 +139,7 @@ impl PlainStep {
         let share = |rows: usize| self.rows(others + rows) * rows as f64 / (others + rows) as f64;
         let unit = share(1);
         let rows = std::array::from_fn(|rows| if rows == 0 { 0.0 } else { share(rows) / unit });
-        Costs { rows, context: 0.0 }
+        Costs { rows, others, context: 0.0 }
     }
 
     /// What a context of so many positions adds to a plain step, as a share of one without.
@@ -171,7 +178,11 @@ impl PlainStep {
     fn follow(&mut self, rows: usize, context: usize, seconds: f64) -> Option<f64> {
         let off = seconds / (self.seconds(context, 1) * self.rows(rows)) - 1.0;
         // A pass that took several times as long was interrupted and says nothing about the model.
-        if !(off.is_finite() && off < 2.0) {
+        let is_interrupted = off >= 2.0;
+        if rows == 1 {
+            self.interrupted = if is_interrupted { self.interrupted + 1 } else { 0 };
+        }
+        if !off.is_finite() || is_interrupted && (rows > 1 || self.interrupted < LASTING) {
             return None;
         }
         let off = off.clamp(-MOST_OFF, MOST_OFF);
@@ -267,6 +278,7 @@ pub(super) mod testing {
         unconfirmed: 0,
         due_at: first_due(),
         plain_steps: 0,
+        interrupted: 0,
     };
 }
 

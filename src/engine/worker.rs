@@ -152,10 +152,7 @@ impl Worker {
     /// Takes what all replicas have learned. It comes without what the running streams have not handed on yet.
     fn take_pool(&mut self) {
         let Some(pool) = self.options.profiles.as_ref().and_then(ProfileLink::take_pool) else { return };
-        self.betting.knowledge.set_pool(&pool);
-        for lessons in self.running.iter().filter_map(Stream::lessons) {
-            self.betting.knowledge.add(lessons);
-        }
+        self.betting.knowledge.set_pool(&pool, self.running.iter().filter_map(Stream::lessons));
     }
 
     /// Drops what has ended, was cancelled, is too late or is not read.

@@ -1,8 +1,8 @@
-//! Passes over a row of logits: its maximum, and the sum behind its softmax.
+//! Passes over a row of logits: its maximum, its softmax and the sum behind it.
 
 use super::elementwise::{exp, exp_of};
 use super::isa::Isa;
-use super::lanes::{Kernel, Lanes, add, eights};
+use super::lanes::{Kernel, Lanes, add, eights, eights_mut};
 
 /// What one look at a row tells.
 #[derive(Clone, Copy, PartialEq, Debug)]
@@ -22,6 +22,12 @@ pub fn scan_logits(isa: Isa, logits: &[f32]) -> LogitScan {
 /// Entries more than 87 below the peak count as e^-87.
 pub fn exp_total(isa: Isa, logits: &[f32], peak: f32) -> f64 {
     isa.run(ExpTotal { logits, peak })
+}
+
+/// Replaces each logit of a row by `exp((logit - peak) / temperature)`, relative error below 3e-7, or by 0 where that is below e^-87; returns the
+/// sum, added in a fixed order. `peak` is the row's maximum, finite, so that it becomes 1; `temperature` is above 0, and no logit is NaN.
+pub fn softmax_weights(isa: Isa, row: &mut [f32], peak: f32, temperature: f32) -> f64 {
+    isa.run(Weights { row, peak, temperature })
 }
 
 struct Scan<'a>(&'a [f32]);
@@ -76,6 +82,49 @@ impl Kernel for ExpTotal<'_> {
     }
 }
 
+struct Weights<'a> {
+    row: &'a mut [f32],
+    peak: f32,
+    temperature: f32,
+}
+
+impl Weights<'_> {
+    #[inline(always)]
+    fn weigh<L: Lanes>(&self, lanes: L, logits: &mut [f32; 8], sums: &mut [f64; 8]) {
+        // So that no weight is subnormal.
+        const LOWEST: f32 = -87.0;
+        let shifted = add(lanes, lanes.load(logits), lanes.splat(-self.peak));
+        let exponents = lanes.div(shifted, lanes.splat(self.temperature));
+        let (mut below, mut weights) = ([0.0; 8], [0.0; 8]);
+        lanes.store(exponents, &mut below);
+        lanes.store(exp(lanes, exponents), &mut weights);
+        for lane in 0..8 {
+            logits[lane] = if below[lane] < LOWEST { 0.0 } else { weights[lane] };
+            sums[lane] += f64::from(logits[lane]);
+        }
+    }
+}
+
+impl Kernel for Weights<'_> {
+    type Output = f64;
+
+    #[inline(always)]
+    fn run<L: Lanes>(mut self, lanes: L) -> f64 {
+        let row = std::mem::take(&mut self.row);
+        let whole = row.len() / 8 * 8;
+        let (whole, rest) = row.split_at_mut(whole);
+        let mut sums = [0.0; 8];
+        for logits in eights_mut(whole) {
+            self.weigh(lanes, logits, &mut sums);
+        }
+        let mut last = [f32::NEG_INFINITY; 8];
+        last[..rest.len()].copy_from_slice(rest);
+        self.weigh(lanes, &mut last, &mut sums);
+        rest.copy_from_slice(&last[..rest.len()]);
+        sums.iter().sum()
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -96,6 +145,38 @@ mod tests {
             let mut broken = logits.clone();
             broken[length / 2] = f32::NAN;
             assert!(Isa::available().into_iter().all(|isa| scan_logits(isa, &broken).has_nan));
+        }
+    }
+
+    #[test]
+    fn weights_are_those_of_the_formula_and_the_same_bits_everywhere() {
+        for length in [1, 7, 8, 9, 5000] {
+            for temperature in [0.3_f32, 1.0, 7.0] {
+                let logits: Vec<f32> = (0..length)
+                    .map(|index| match index % 11 {
+                        10 => f32::NEG_INFINITY,
+                        _ => ((index * 7919) % 1000) as f32 / 20.0 - 9.0,
+                    })
+                    .collect();
+                let peak = logits.iter().copied().fold(f32::MIN, f32::max);
+                let weigh = |isa| {
+                    let mut row = logits.clone();
+                    let total = softmax_weights(isa, &mut row, peak, temperature);
+                    (row, total)
+                };
+                let (row, total) = weigh(Isa::portable());
+                let mut sum = 0.0;
+                for (&weight, &logit) in row.iter().zip(&logits) {
+                    let exponent = f64::from((logit - peak) / temperature);
+                    let expected = if exponent < -87.0 { 0.0 } else { exponent.exp() };
+                    assert!((f64::from(weight) - expected).abs() <= 3e-7 * expected, "{logit}: {weight}");
+                    sum += f64::from(weight);
+                }
+                assert!((total - sum).abs() < 1e-12 * sum && row.contains(&1.0));
+                for isa in Isa::available() {
+                    assert_eq!(weigh(isa), (row.clone(), total), "{}", isa.name());
+                }
+            }
         }
     }
 }

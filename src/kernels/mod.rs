@@ -33,7 +33,7 @@ pub use elementwise::{RopeAngles, RopePairs, rms_norm, swiglu};
 pub use isa::Isa;
 pub use kv::{KvPrecision, KvShape, KvSlot, KvStore, PAGE_POSITIONS};
 pub use layout::COLUMNS;
-pub use logits::{LogitScan, exp_total, scan_logits};
+pub use logits::{LogitScan, exp_total, scan_logits, softmax_weights};
 pub use mapping::MappedFile;
 pub use packed::{PackError, PackedMatrix};
 pub use pool::ThreadPool;

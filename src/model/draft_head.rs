@@ -45,6 +45,9 @@ impl DraftVocabulary {
     }
 
     /// The tile of the whole head that has the row of `token`, if the vocabulary lacks it.
+    ///
+    /// # Panics
+    /// If the model has no such token.
     pub fn extra_tile(&self, token: TokenId) -> Option<u32> {
         (!self.holds[token.index()]).then_some((token.index() / COLUMNS) as u32)
     }

@@ -50,16 +50,10 @@ pub fn acceptance_probability(target: &Distribution, proposal: &Proposal<'_>) ->
 
 /// The distribution of the token that replaces `proposal` once it is rejected; `None` if it can't be rejected.
 pub fn residual(target: &Distribution, proposal: &Proposal<'_>) -> Option<Distribution> {
-    let Some(source) = drawn_from(proposal) else {
-        return Distribution::from_weights(target.iter().filter(|&(token, _)| token != proposal.token));
-    };
-    // Both sides ascend, so they are walked together.
-    let mut drafted = source.iter().peekable();
-    Distribution::from_weights(target.iter().map(|(token, wanted)| {
-        while drafted.next_if(|&(other, _)| other < token).is_some() {}
-        let offered = drafted.next_if(|&(other, _)| other == token).map_or(0.0, |(_, share)| share);
-        (token, (wanted - offered).max(0.0))
-    }))
+    match drawn_from(proposal) {
+        Some(source) => target.above(source),
+        None => target.without(proposal.token),
+    }
 }
 
 /// Applies the rule with two random numbers from [0, 1) that are independent of each other and of the draft's own;

@@ -2,8 +2,11 @@
 
 use crate::model::TokenId;
 
-/// Probabilities of tokens. Only those above 0 are stored, in ascending order of the ids, which is also the order in
-/// which [`Distribution::quantile`] adds them up; one token with all of it takes no allocation.
+/// Weights of all tokens that are summed up together.
+const CHUNK: usize = 512;
+
+/// Probabilities of tokens, in ascending order of the ids, which is also the order in which [`Distribution::quantile`] adds them up. One token with
+/// all of it takes no allocation.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Distribution {
     support: Support,
@@ -12,6 +15,7 @@ pub struct Distribution {
 #[derive(Clone, Debug, PartialEq)]
 enum Support {
     One(TokenId),
+    /// Of some tokens; of the others it is 0.
     Many {
         tokens: Vec<TokenId>,
         /// Above 0, not normalised.
@@ -20,6 +24,13 @@ enum Support {
         total: f64,
         /// The place of the highest weight, the first among equals.
         top: usize,
+    },
+    /// Of every token, by id: what no filter has touched. Half the size, and nothing is searched for.
+    All {
+        /// At least 0, two or more of them above, not normalised.
+        weights: Vec<f32>,
+        /// The sum of the sums of chunks.
+        total: f64,
     },
 }
 
@@ -61,12 +72,66 @@ impl Distribution {
         }
     }
 
+    /// Probabilities in proportion to weights by token. `None` unless no weight is negative, NaN or infinite, and one is above 0.
+    pub fn dense(weights: Vec<f32>) -> Option<Self> {
+        let total: f64 = weights.chunks(CHUNK).map(sum_of).sum();
+        let is_weight = |weight: &f32| (0.0..f32::INFINITY).contains(weight);
+        let are_weights = weights.iter().fold(true, |all, weight| all & is_weight(weight));
+        if !are_weights || total <= 0.0 {
+            return None;
+        }
+        let likely = weights.iter().map(|&weight| u32::from(weight > 0.0)).sum::<u32>();
+        let first = weights.iter().position(|&weight| weight > 0.0).filter(|_| likely == 1);
+        Some(first.map_or(Self { support: Support::All { weights, total } }, |only| Self::one_hot(id(only))))
+    }
+
+    /// The token that has all of it, if one has.
+    pub fn only(&self) -> Option<TokenId> {
+        match &self.support {
+            Support::One(only) => Some(*only),
+            Support::Many { .. } | Support::All { .. } => None,
+        }
+    }
+
+    /// What is left without one token; `None` if that is nothing.
+    pub(super) fn without(&self, token: TokenId) -> Option<Self> {
+        let Support::All { weights, .. } = &self.support else {
+            return Self::from_weights(self.iter().filter(|&(other, _)| other != token));
+        };
+        let mut weights = weights.clone();
+        weights.get_mut(token.index()).into_iter().for_each(|weight| *weight = 0.0);
+        Self::dense(weights)
+    }
+
+    /// What it has above `other`; `None` if that is nothing.
+    pub(super) fn above(&self, other: &Self) -> Option<Self> {
+        if let (Support::All { weights, total }, Support::All { weights: others, total: of_others }) =
+            (&self.support, &other.support)
+            && weights.len() == others.len()
+        {
+            let excess = |(&weight, &other): (&f32, &f32)| {
+                (f64::from(weight) / total - f64::from(other) / of_others).max(0.0) as f32
+            };
+            return Self::dense(weights.iter().zip(others).map(excess).collect());
+        }
+        // Both sides ascend, so they are walked together.
+        let mut offers = other.iter().peekable();
+        Self::from_weights(self.iter().map(|(token, wanted)| {
+            while offers.next_if(|&(other, _)| other < token).is_some() {}
+            let offered = offers.next_if(|&(other, _)| other == token).map_or(0.0, |(_, share)| share);
+            (token, (wanted - offered).max(0.0))
+        }))
+    }
+
     /// The probability of one token; 0 if it is not stored.
     pub fn probability_of(&self, token: TokenId) -> f64 {
         match &self.support {
             Support::One(only) => f64::from(u8::from(*only == token)),
             Support::Many { tokens, weights, total, .. } => {
                 tokens.binary_search(&token).map_or(0.0, |place| weights[place] / total)
+            }
+            Support::All { weights, total } => {
+                weights.get(token.index()).map_or(0.0, |&weight| f64::from(weight) / total)
             }
         }
     }
@@ -76,6 +141,15 @@ impl Distribution {
         match &self.support {
             Support::One(only) => (*only, 1.0),
             Support::Many { tokens, weights, total, top } => (tokens[*top], (weights[*top] / total) as f32),
+            Support::All { weights, total } => {
+                let (mut top, mut highest) = (0, 0.0);
+                for (token, &weight) in weights.iter().enumerate() {
+                    if weight > highest {
+                        (top, highest) = (token, weight);
+                    }
+                }
+                (id(top), (f64::from(highest) / total) as f32)
+            }
         }
     }
 
@@ -85,16 +159,24 @@ impl Distribution {
         match &self.support {
             Support::One(_) => 1,
             Support::Many { tokens, .. } => tokens.len(),
+            Support::All { weights, .. } => weights.iter().filter(|&&weight| weight > 0.0).count(),
         }
     }
 
     /// The tokens with their probabilities, in ascending order of the ids.
     pub fn iter(&self) -> impl Iterator<Item = (TokenId, f64)> {
-        let (tokens, weights, total) = match &self.support {
-            Support::One(only) => (std::slice::from_ref(only), [1.0].as_slice(), 1.0),
-            Support::Many { tokens, weights, total, .. } => (tokens.as_slice(), weights.as_slice(), *total),
+        let none: &[f32] = &[];
+        let (tokens, weights, all, total) = match &self.support {
+            Support::One(only) => (std::slice::from_ref(only), [1.0].as_slice(), none, 1.0),
+            Support::Many { tokens, weights, total, .. } => {
+                (tokens.as_slice(), weights.as_slice(), none, *total)
+            }
+            Support::All { weights, total } => ([].as_slice(), [].as_slice(), weights.as_slice(), *total),
         };
-        tokens.iter().zip(weights).map(move |(&token, &weight)| (token, weight / total))
+        let some = tokens.iter().copied().zip(weights.iter().copied());
+        let all = all.iter().enumerate().map(|(token, &weight)| (id(token), f64::from(weight)));
+        some.chain(all.filter(|&(_, weight)| weight > 0.0))
+            .map(move |(token, weight)| (token, weight / total))
     }
 
     /// The first token at which the probabilities, added in ascending order of the ids, exceed `share`; the last one
@@ -111,8 +193,46 @@ impl Distribution {
                 });
                 tokens[place.unwrap_or(tokens.len() - 1)]
             }
+            Support::All { weights, total } => {
+                let goal = share * total;
+                // Never above the goal where a chunk begins, so no token without weight is taken.
+                let mut sum = 0.0;
+                for (index, chunk) in weights.chunks(CHUNK).enumerate() {
+                    let after = sum + sum_of(chunk);
+                    if after > goal {
+                        let exceeds = |&weight: &f32| {
+                            sum += f64::from(weight);
+                            sum > goal
+                        };
+                        // Added one by one they may come out a little less.
+                        let place = chunk.iter().position(exceeds).or_else(|| last_of(chunk));
+                        return id(index * CHUNK + place.unwrap_or_default());
+                    }
+                    sum = after;
+                }
+                id(last_of(weights).unwrap_or_default())
+            }
         }
     }
+}
+
+fn id(place: usize) -> TokenId {
+    TokenId(place as u32)
+}
+
+/// The last place with a weight above 0.
+fn last_of(weights: &[f32]) -> Option<usize> {
+    weights.iter().rposition(|&weight| weight > 0.0)
+}
+
+/// The sum in a fixed order, eight at a time.
+fn sum_of(weights: &[f32]) -> f64 {
+    let (blocks, rest) = weights.as_chunks::<8>();
+    let mut sums = [0.0; 8];
+    for block in blocks {
+        sums.iter_mut().zip(block).for_each(|(sum, &weight)| *sum += f64::from(weight));
+    }
+    sums.iter().sum::<f64>() + rest.iter().map(|&weight| f64::from(weight)).sum::<f64>()
 }
 
 #[cfg(test)]
@@ -134,6 +254,45 @@ mod tests {
         }
         assert_eq!(of(&[(1, 0.0), (4, 0.2)]), Some(Distribution::one_hot(TokenId(4))));
         assert_eq!(Distribution::one_hot(TokenId(4)).iter().collect::<Vec<_>>(), [(TokenId(4), 1.0)]);
+    }
+
+    #[test]
+    fn weights_of_all_tokens_give_what_weights_of_some_give() {
+        let weights: Vec<f32> = (0..1500).map(|token| ((token * 37) % 11) as f32).collect();
+        let other: Vec<f32> = (0..1500).map(|token| ((token * 41) % 13) as f32).collect();
+        let sparse = |weights: &[f32]| {
+            let weighted = weights.iter().enumerate().map(|(token, &weight)| (id(token), f64::from(weight)));
+            Distribution::from_weights(weighted).unwrap()
+        };
+        let dense = |weights: &[f32]| Distribution::dense(weights.to_vec()).unwrap();
+        let same = |one: &Distribution, two: &Distribution| {
+            let close = |(a, b): ((TokenId, f64), (TokenId, f64))| a.0 == b.0 && (a.1 - b.1).abs() < 1e-9;
+            assert!(one.len() == two.len() && one.iter().zip(two.iter()).all(close));
+            assert_eq!((one.top(), one.only()), (two.top(), two.only()));
+            for share in (0..400).map(|step| (f64::from(step) + 0.37) / 400.0) {
+                assert_eq!(one.quantile(share), two.quantile(share), "share {share}");
+            }
+            let tokens = (0..1501).map(TokenId);
+            tokens.for_each(|token| assert_eq!(one.probability_of(token), two.probability_of(token)));
+        };
+        let (all, some) = (dense(&weights), sparse(&weights));
+        same(&all, &some);
+        same(&all.without(TokenId(4)).unwrap(), &some.without(TokenId(4)).unwrap());
+        let (excess, expected) = (all.above(&dense(&other)).unwrap(), some.above(&sparse(&other)).unwrap());
+        assert_eq!(excess.len(), expected.len());
+        for (found, expected) in excess.iter().zip(expected.iter()) {
+            assert!(found.0 == expected.0 && (found.1 - expected.1).abs() < 1e-7);
+        }
+        assert_eq!(all.above(&all), None);
+        assert_eq!(all.above(&sparse(&weights)), None, "the two kinds mix");
+        let mut one = vec![0.0; 9];
+        one[5] = 0.1;
+        assert_eq!(Distribution::dense(one), Some(Distribution::one_hot(TokenId(5))));
+        for refused in
+            [vec![], vec![0.0; 3], vec![1.0, -1.0, 3.0], vec![1.0, f32::NAN], vec![f32::INFINITY, 1.0]]
+        {
+            assert_eq!(Distribution::dense(refused.clone()), None, "{refused:?}");
+        }
     }
 
     #[test]

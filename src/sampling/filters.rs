@@ -2,11 +2,11 @@
 
 use std::cmp::Ordering;
 
-use super::exponential::Scale;
 use super::params::SamplingSettings;
+use crate::kernels::{Isa, softmax_weights};
 
 /// Probabilities this close, in relation to each other, count as equal where a filter compares them: weights are
-/// exact to 2e-7 and settings to half a unit of `f32`, so a token that the caller's decimals put exactly on the
+/// exact to 3e-7 and settings to half a unit of `f32`, so a token that the caller's decimals put exactly on the
 /// border is kept.
 const RESOLUTION: f64 = 1e-6;
 /// Below this many candidates sorting beats dividing.
@@ -29,6 +29,15 @@ pub(super) struct Candidate {
     pub(super) weight: f32,
 }
 
+/// How logits of a row become weights: e^((logit - peak) / temperature), from 0 to 1.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Scale {
+    /// The highest logit of the row, finite.
+    pub(super) peak: f32,
+    /// Above 0.
+    pub(super) temperature: f32,
+}
+
 /// Space that is used again for each row.
 #[derive(Clone, Default, Debug)]
 pub(super) struct Workspace {
@@ -42,6 +51,21 @@ pub(super) fn release<T>(buffer: &mut Vec<T>) {
     if buffer.capacity() * size_of::<T>() > KEPT_BYTES {
         *buffer = Vec::new();
     }
+}
+
+// === impl Scale ===
+
+impl Scale {
+    /// Replaces logits by their weights, of which none is above the peak, nor NaN; returns their sum.
+    pub(super) fn weigh(self, logits: &mut [f32]) -> f64 {
+        softmax_weights(Isa::detect(), logits, self.peak, self.temperature)
+    }
+}
+
+/// Whether the settings leave every token that can be chosen at all.
+pub(super) fn keeps_all(settings: &SamplingSettings, entries: usize) -> bool {
+    let top_k = settings.top_k as usize;
+    !(1..entries).contains(&top_k) && settings.top_p >= 1.0 && settings.min_p <= 0.0
 }
 
 // === impl Candidate ===
@@ -68,7 +92,9 @@ impl Workspace {
             self.keep_best(row, scale, top_k);
             self.candidates.iter().map(|candidate| f64::from(candidate.weight)).sum()
         } else {
-            let total = scale.fill(row, &mut self.weights);
+            self.weights.clear();
+            self.weights.extend_from_slice(row);
+            let total = scale.weigh(&mut self.weights);
             // All that is below 1/n of what top-p may cut off has together less than that, so the border is above
             // it; half of it leaves room for rounding. Where min-p cuts more, top-p need not look below it.
             let tail = if top_p < 1.0 { 0.5 * (1.0 - top_p) * total / row.len() as f64 } else { 0.0 };
@@ -111,8 +137,11 @@ impl Workspace {
         if candidates.len() > count {
             prune(candidates);
         }
-        for candidate in candidates.iter_mut() {
-            candidate.weight = scale.weight(candidate.logit);
+        self.weights.clear();
+        self.weights.extend(candidates.iter().map(|candidate| candidate.logit));
+        scale.weigh(&mut self.weights);
+        for (candidate, &weight) in candidates.iter_mut().zip(&self.weights) {
+            candidate.weight = weight;
         }
         candidates.sort_unstable_by_key(|candidate| candidate.entry);
     }

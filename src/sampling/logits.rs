@@ -30,20 +30,6 @@ pub enum SamplingError {
         /// The row's length.
         entries: usize,
     },
-    /// The row and the list of the tokens that it speaks of don't match.
-    #[error("{logits} logits for {tokens} tokens; pass one logit for each token of the draft vocabulary")]
-    LengthMismatch {
-        /// The row's length.
-        logits: usize,
-        /// The list's length.
-        tokens: usize,
-    },
-    /// The list of the tokens that a row speaks of is out of order.
-    #[error("the draft vocabulary is out of order at entry {entry}; pass ids in ascending order, each once")]
-    UnorderedTokens {
-        /// The first entry that is not above the one before it.
-        entry: usize,
-    },
 }
 
 /// The highest logit of a usable row: no NaN, no +inf, at least one finite entry.

@@ -2,7 +2,7 @@
 
 use std::cmp::Ordering;
 
-use super::exponential::Scale;
+use crate::kernels::{Isa, exp_total};
 use crate::model::TokenId;
 
 /// Natural logarithms of softmax probabilities of one row.
@@ -21,7 +21,7 @@ pub fn log_probabilities(logits: &[f32], token: TokenId, top: usize) -> TokenLog
     let Ok(peak) = super::logits::peak(logits) else {
         return TokenLogprobs { logprob: f32::NAN, top: Vec::new() };
     };
-    let log_total = Scale { peak, temperature: 1.0 }.total(logits).ln();
+    let log_total = exp_total(Isa::detect(), logits, peak).ln();
     let logprob = |logit: f32| (f64::from(logit) - f64::from(peak) - log_total) as f32;
     let top = best(logits, top).into_iter().map(|(token, logit)| (token, logprob(logit))).collect();
     TokenLogprobs {

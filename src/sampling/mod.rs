@@ -19,7 +19,6 @@
 
 mod acceptance;
 mod distribution;
-mod exponential;
 mod filters;
 mod history;
 mod logits;

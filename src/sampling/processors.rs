@@ -1,54 +1,7 @@
 //! What changes single logits before the temperature: penalties, then bias.
 
 use super::history::TokenHistory;
-use super::logits::SamplingError;
 use super::params::SamplingSettings;
-use crate::model::TokenId;
-
-/// A row of logits and the tokens that its entries belong to.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Row<'a> {
-    logits: &'a [f32],
-    /// In ascending order; `None` where entry i is token i.
-    tokens: Option<&'a [TokenId]>,
-}
-
-// === impl Row ===
-
-impl<'a> Row<'a> {
-    /// A row over the whole vocabulary.
-    pub(super) fn full(logits: &'a [f32]) -> Self {
-        Self { logits, tokens: None }
-    }
-
-    /// A row over some tokens, as many as logits and in ascending order.
-    pub(super) fn over(tokens: &'a [TokenId], logits: &'a [f32]) -> Result<Self, SamplingError> {
-        if tokens.len() != logits.len() {
-            return Err(SamplingError::LengthMismatch { logits: logits.len(), tokens: tokens.len() });
-        }
-        match tokens.windows(2).position(|pair| pair[0] >= pair[1]) {
-            Some(before) => Err(SamplingError::UnorderedTokens { entry: before + 1 }),
-            None => Ok(Self { logits, tokens: Some(tokens) }),
-        }
-    }
-
-    /// The logits as the model gave them.
-    pub(super) fn logits(self) -> &'a [f32] {
-        self.logits
-    }
-
-    /// The token of an entry.
-    pub(super) fn token(self, entry: usize) -> TokenId {
-        self.tokens.and_then(|tokens| tokens.get(entry).copied()).unwrap_or(TokenId(entry as u32))
-    }
-
-    fn entry(self, token: TokenId) -> Option<usize> {
-        match self.tokens {
-            Some(tokens) => tokens.binary_search(&token).ok(),
-            None => (token.index() < self.logits.len()).then_some(token.index()),
-        }
-    }
-}
 
 /// Whether the settings change any logit.
 pub(super) fn changes_logits(settings: &SamplingSettings) -> bool {
@@ -61,11 +14,10 @@ fn is_penalised(settings: &SamplingSettings) -> bool {
         || settings.frequency_penalty != 0.0
 }
 
-/// Writes the row with penalties and bias into `adjusted`; returns `false`, and writes nothing, if there are none.
-///
-/// Tokens outside the row are left out: a draft vocabulary need not know all that the history or the bias names.
+/// Writes the row with penalties and bias into `adjusted`; returns `false`, and writes nothing, if there are none. Tokens outside the row are
+/// left out.
 pub(super) fn adjust(
-    row: Row<'_>,
+    logits: &[f32],
     settings: &SamplingSettings,
     history: &TokenHistory,
     adjusted: &mut Vec<f32>,
@@ -75,11 +27,10 @@ pub(super) fn adjust(
     }
     let SamplingSettings { repetition_penalty, presence_penalty, frequency_penalty, .. } = *settings;
     adjusted.clear();
-    adjusted.extend_from_slice(row.logits);
+    adjusted.extend_from_slice(logits);
     if is_penalised(settings) {
         for (token, generated) in history.occurrences() {
-            let Some(entry) = row.entry(token) else { continue };
-            let logit = &mut adjusted[entry];
+            let Some(logit) = adjusted.get_mut(token.index()) else { continue };
             // Away from the other tokens on either side of zero; a plain division would favour negative logits.
             *logit = if *logit > 0.0 { *logit / repetition_penalty } else { *logit * repetition_penalty };
             if generated > 0 {
@@ -88,9 +39,7 @@ pub(super) fn adjust(
         }
     }
     for &(token, bias) in &settings.logit_bias {
-        if let Some(entry) = row.entry(token) {
-            adjusted[entry] += bias;
-        }
+        adjusted.get_mut(token.index()).into_iter().for_each(|logit| *logit += bias);
     }
     true
 }
@@ -98,6 +47,7 @@ pub(super) fn adjust(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::TokenId;
 
     /// Logits 2, -2, 0, 1, -inf; the prompt is 0 1 4, the output 3 3 0.
     fn adjusted(change: impl FnOnce(&mut SamplingSettings)) -> Vec<f32> {
@@ -109,7 +59,7 @@ mod tests {
         }
         let logits = [2.0, -2.0, 0.0, 1.0, f32::NEG_INFINITY];
         let mut adjusted = Vec::new();
-        let changed = adjust(Row::full(&logits), &settings, &history, &mut adjusted);
+        let changed = adjust(&logits, &settings, &history, &mut adjusted);
         if changed { adjusted } else { logits.to_vec() }
     }
 

@@ -2,12 +2,11 @@
 
 use super::acceptance::{Proposal, Verdict, decide};
 use super::distribution::Distribution;
-use super::exponential::Scale;
-use super::filters::{Workspace, release};
+use super::filters::{Scale, Workspace, keeps_all, release};
 use super::history::TokenHistory;
 use super::logits::{SamplingError, first_at, peak};
 use super::params::SamplingParams;
-use super::processors::{Row, adjust, changes_logits};
+use super::processors::{adjust, changes_logits};
 use super::random::{RandomStream, uniform};
 use crate::model::TokenId;
 
@@ -47,58 +46,40 @@ impl Sampler {
         logits: &[f32],
         history: &TokenHistory,
     ) -> Result<Distribution, SamplingError> {
-        self.process_and_release(Row::full(logits), history)
-    }
-
-    /// The same for a head that covers only `tokens`, in ascending order, with one logit each: a draft vocabulary.
-    ///
-    /// # Errors
-    /// As [`Self::distribution`], and tokens that don't ascend or are not as many as the logits.
-    pub fn distribution_over(
-        &mut self,
-        tokens: &[TokenId],
-        logits: &[f32],
-        history: &TokenHistory,
-    ) -> Result<Distribution, SamplingError> {
-        self.process_and_release(Row::over(tokens, logits)?, history)
-    }
-
-    fn process_and_release(
-        &mut self,
-        row: Row<'_>,
-        history: &TokenHistory,
-    ) -> Result<Distribution, SamplingError> {
-        let distribution = self.process(row, history);
+        let distribution = self.process(logits, history);
         release(&mut self.adjusted);
         self.workspace.release();
         distribution
     }
 
-    fn process(&mut self, row: Row<'_>, history: &TokenHistory) -> Result<Distribution, SamplingError> {
+    fn process(&mut self, logits: &[f32], history: &TokenHistory) -> Result<Distribution, SamplingError> {
         let settings = self.params.settings();
-        let mut logits = row.logits();
+        let mut logits = logits;
         let mut highest = peak(logits)?;
-        if adjust(row, settings, history, &mut self.adjusted) {
+        if adjust(logits, settings, history, &mut self.adjusted) {
             logits = &self.adjusted;
             highest = peak(logits)?;
         }
         let no_token = SamplingError::NoFiniteLogit { entries: logits.len() };
+        let token = |entry: usize| TokenId(entry as u32);
         if settings.temperature == 0.0 {
-            let best = first_at(logits, highest).ok_or(no_token)?;
-            return Ok(Distribution::one_hot(row.token(best)));
+            return first_at(logits, highest).map(|best| Distribution::one_hot(token(best))).ok_or(no_token);
         }
         let scale = Scale { peak: highest, temperature: settings.temperature };
+        if keeps_all(settings, logits.len()) {
+            let mut weights = logits.to_vec();
+            scale.weigh(&mut weights);
+            return Distribution::dense(weights).ok_or(no_token);
+        }
         let survivors = self.workspace.filter(logits, scale, settings).iter();
-        Distribution::from_weights(
-            survivors.map(|candidate| (row.token(candidate.entry as usize), f64::from(candidate.weight))),
-        )
-        .ok_or(no_token)
+        let weighted = survivors.map(|survivor| (token(survivor.entry as usize), f64::from(survivor.weight)));
+        Distribution::from_weights(weighted).ok_or(no_token)
     }
 
     /// Draws a token with the random number of `stream` at `counter`: the token's position in its stream.
     pub fn draw(&self, distribution: &Distribution, stream: RandomStream, counter: u64) -> TokenId {
-        if distribution.len() == 1 {
-            return distribution.top().0;
+        if let Some(token) = distribution.only() {
+            return token;
         }
         distribution.quantile(uniform(self.params.settings().seed, stream, counter))
     }
@@ -107,8 +88,7 @@ impl Sampler {
     /// there, given all tokens before it, those drafted and already accepted included.
     pub fn verify(&self, target: &Distribution, proposal: &Proposal<'_>, counter: u64) -> Verdict {
         let seed = self.params.settings().seed;
-        if target.len() == 1 {
-            let token = target.top().0;
+        if let Some(token) = target.only() {
             return if token == proposal.token { Verdict::Accepted } else { Verdict::Replaced(token) };
         }
         let accept = uniform(seed, RandomStream::Accept, counter);
@@ -204,25 +184,22 @@ mod tests {
     }
 
     #[test]
-    fn a_draft_vocabulary_gives_what_a_mask_gives() {
-        let logits = [1.0, 3.0, 2.5, 0.5, -1.0, 0.0, 0.3, 2.0];
-        let tokens = [1, 2, 3, 7].map(TokenId);
-        let mut masked = [f32::NEG_INFINITY; 8];
-        for token in tokens {
-            masked[token.index()] = logits[token.index()];
-        }
-        let partial = tokens.map(|token| logits[token.index()]);
-        let history = TokenHistory::new(&[TokenId(0), TokenId(2)]);
-        for temperature in [0.0, 0.8] {
-            let mut sampler = sampler(|s| {
-                (s.temperature, s.repetition_penalty, s.top_k, s.top_p) = (temperature, 1.2, 3, 0.9);
-                s.logit_bias = vec![(TokenId(6), 9.0), (TokenId(7), 0.5)];
-            });
-            let expected = {
-                masked[6] = f32::NEG_INFINITY;
-                sampler.distribution(&masked, &history).unwrap()
-            };
-            assert_eq!(sampler.distribution_over(&tokens, &partial, &history), Ok(expected));
+    fn a_filter_that_leaves_all_gives_what_no_filter_gives() {
+        let mut logits: Vec<f32> = (0..3000).map(|token| ((token * 7919) % 1000) as f32 / 100.0).collect();
+        logits.iter_mut().step_by(7).for_each(|logit| *logit = f32::NEG_INFINITY);
+        let of = |min_p| {
+            let settings = SamplingSettings { temperature: 0.8, min_p, ..SamplingSettings::default() };
+            let mut sampler = Sampler::new(SamplingParams::new(settings, logits.len()).unwrap());
+            sampler.distribution(&logits, &TokenHistory::default()).unwrap()
+        };
+        let (dense, filtered) = (of(0.0), of(1e-30));
+        assert_eq!((dense.len(), dense.top()), (filtered.len(), filtered.top()));
+        let alike = |(one, other): ((TokenId, f64), (TokenId, f64))| {
+            one.0 == other.0 && (one.1 - other.1).abs() < 1e-12
+        };
+        assert!(dense.iter().zip(filtered.iter()).all(alike));
+        for share in (0..1000).map(|step| f64::from(step) / 1000.0) {
+            assert_eq!(dense.quantile(share), filtered.quantile(share), "share {share}");
         }
     }
 

@@ -68,6 +68,14 @@ impl Input {
         if tokens.is_empty() {
             return Err(Violation::new(field, "the input is empty; send at least one token").into());
         }
+        let vocabulary = model.vocabulary;
+        if let Some(token) = tokens.iter().find(|token| token.index() >= vocabulary) {
+            let message = format!(
+                "the tokenizer turns it into the token {token}, which the model does not have: its vocabulary ends at {vocabulary}. The operator \
+                 should serve the model with its own tokenizer; other inputs may do"
+            );
+            return Err(Violation::new(field, message).into());
+        }
         Ok(tokens)
     }
 }

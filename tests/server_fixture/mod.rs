@@ -198,6 +198,11 @@ impl Fixture {
     }
 
     pub async fn with(options: ServerOptions) -> Self {
+        Self::with_vocabulary(options, text::model().vocabulary_size()).await
+    }
+
+    /// A model of so many tokens, whatever its tokenizer knows.
+    pub async fn with_vocabulary(options: ServerOptions, vocabulary: usize) -> Self {
         let grpc = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let http = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let (address, openai) = (grpc.local_addr().unwrap(), http.local_addr().unwrap());
@@ -206,7 +211,7 @@ impl Fixture {
         let text = Arc::new(text::model());
         let model = ServedModel {
             name: MODEL.to_owned(),
-            vocabulary: text.vocabulary_size(),
+            vocabulary,
             text,
             layer_count: LAYERS,
             context_length: CONTEXT,

@@ -8,6 +8,7 @@ use crate::adapt::{Costs, PlanKnowledge, is_accepted};
 fn costs(row: f64) -> Costs {
     Costs {
         rows: std::array::from_fn(|rows| if rows == 0 { 0.0 } else { 1.0 + row * (rows - 1) as f64 }),
+        others: 0,
         context: 0.0,
     }
 }

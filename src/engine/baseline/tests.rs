@@ -134,3 +134,17 @@ fn a_stream_in_a_batch_is_measured_against_that_batch() {
         assert!((found - expected).abs() < 1e-9, "{streams} streams: {found}, expected {expected}");
     }
 }
+
+#[test]
+fn a_machine_that_slows_down_for_good_is_believed_in_the_end() {
+    let mut step = STEP;
+    for _ in 0..7 {
+        step.observe(1, 100, 0.044);
+        step.observe(1, 100, 0.011);
+    }
+    assert!((step.seconds(100, 1) - 0.011).abs() < 1e-4, "interruptions: {step:?}");
+    (0..7).for_each(|_| step.observe(1, 100, 0.044));
+    assert!((step.seconds(100, 1) - 0.011).abs() < 1e-4, "perhaps an interruption: {step:?}");
+    (0..100).for_each(|_| step.observe(1, 100, 0.044));
+    assert!((step.seconds(100, 1) - 0.044).abs() < 2e-3, "for good: {step:?}");
+}
