@@ -102,8 +102,11 @@ fn the_rule_commits_the_target_for_ten_thousand_pairs() {
             // The same through the processors: 32-bit logits, masks, cut tails.
             let top_k = (case % 7) as u32;
             let min_p = if case % 3 == 0 { 0.1 } else { 0.0 };
-            let settings =
-                SamplingSettings { temperature: 0.9, top_k, top_p: 0.95, min_p, ..Default::default() };
+            let filters = match case % 4 {
+                1 => SamplingSettings { top_k, top_p: 0.95, min_p, ..Default::default() },
+                _ => SamplingSettings::default(),
+            };
+            let settings = SamplingSettings { temperature: 0.9, ..filters };
             let mut sampler = sampler(settings);
             let mut processed = |raw: &Distribution| {
                 let logit = |token| raw.probability_of(TokenId(token as u32)).ln() as f32;

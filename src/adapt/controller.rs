@@ -137,8 +137,8 @@ impl Controller {
 
     /// Whether one more draft step of `plan` is worth its time.
     pub fn goes_on(&self, odds: Odds<'_>, plan: usize, chain: Chain) -> bool {
-        let step = self.drafter(odds, plan).step(chain, self.rate);
-        self.allowed.always || step.value > self.rate * odds.plan_cost(plan)
+        let plan = self.plan_odds(odds, plan);
+        self.allowed.always || plan.step(chain, self.rate).value > self.rate * plan.cost
     }
 
     /// How many tokens of an n-gram match are worth their rows at the end of a chain.
@@ -192,10 +192,10 @@ impl Controller {
         let mut rates = std::mem::take(&mut self.rates);
         rates.clear();
         rates.extend((0..odds.knowledge.plans()).map(|plan| {
-            let drafter = self.drafter(odds, plan);
+            let plan = self.plan_odds(odds, plan);
             // The rate that is sought also decides when to stop: two rounds from 1 come close.
-            let first = drafter.forecast(chain, 1.0).rate().max(1.0);
-            drafter.forecast(chain, first).rate()
+            let first = plan.forecast(chain, 1.0).rate().max(1.0);
+            plan.forecast(chain, first).rate()
         }));
         self.rates = rates;
         let all = self.rates.iter().copied().enumerate();
@@ -203,7 +203,7 @@ impl Controller {
     }
 
     /// What is known of a plan's drafts on this stream.
-    fn drafter<'a>(&self, odds: Odds<'a>, plan: usize) -> PlanOdds<'a> {
+    fn plan_odds<'a>(&self, odds: Odds<'a>, plan: usize) -> PlanOdds<'a> {
         PlanOdds {
             confidences: &odds.knowledge.plan(plan).confidences,
             acceptances: std::array::from_fn(|bin| self.acceptance(odds.knowledge, plan, bin)),

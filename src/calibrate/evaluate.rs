@@ -171,8 +171,8 @@ impl Evaluator {
         (1..self.len()).step_by(2).collect()
     }
 
-    /// Drafts a chain from each of `starts`. Where rows go one at a time a chain ends with the first that disagrees: what comes after would be of no
-    /// use, and the steps left get that row's confidence.
+    /// Drafts a chain from each of `starts`. Where rows go one at a time a chain ends with the first that disagrees: what would come after is no draft
+    /// that anyone makes.
     pub(super) fn evaluate(
         &self,
         runner: &mut Runner,
@@ -222,9 +222,8 @@ impl Evaluator {
                     for row in from..from + width {
                         let (token, confidence) = top_probability(output.logits(group, row - from));
                         let (target, seen) = (targets[row], seen[row]);
-                        let step = Step { agrees: token == target, confidence, target, seen };
-                        let last = if step.agrees || width > 1 { row + 1 } else { CHAIN };
-                        drafted[place].steps[row..last].fill(step);
+                        drafted[place].steps[row] =
+                            Step { agrees: token == target, confidence, target, seen };
                     }
                 }
             }

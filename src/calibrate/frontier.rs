@@ -45,12 +45,10 @@ pub(super) struct Frontier {
     pub(super) measurements: Vec<Measurement>,
 }
 
-/// A candidate with its chains.
+/// A candidate with its chains at [`Evaluator::choosing`] starts.
 struct Outcome {
     candidate: Candidate,
     chains: Vec<Chain>,
-    /// At all of [`Evaluator::choosing`], not only at [`Evaluator::rough`].
-    is_close: bool,
 }
 
 /// How to draft with a candidate.
@@ -110,7 +108,6 @@ impl Context<'_> {
                 acceptance: ranked.acceptance,
             })
             .collect();
-        ranked.retain(|ranked| ranked.outcome.is_close);
         ranked.sort_by(|a, b| a.cost.total_cmp(&b.cost).then(b.acceptance.total_cmp(&a.acceptance)));
         let mut most = LEAST_ACCEPTANCE;
         ranked.retain(|candidate| accepts_more(candidate.acceptance, &mut most));
@@ -138,8 +135,8 @@ impl Context<'_> {
         Ok(Frontier { plans, measurements })
     }
 
-    /// What the candidates draft: all at a few starts, the half that replays best there at all starts (successive halving: Jamieson and Talwalkar,
-    /// 2016), and those without bridges too, which the others are compared with.
+    /// Looks at all candidates at a few starts, and closely at the half that replays best there (successive halving: Jamieson and Talwalkar, 2016) and
+    /// at those without bridges, which the others are compared with. Returns these.
     fn look(
         &self,
         runner: &mut Runner,
@@ -149,31 +146,30 @@ impl Context<'_> {
     ) -> Result<Vec<Outcome>, CalibrationError> {
         progress.stage("a first look at the candidates", candidates.len());
         let rough = self.evaluator.rough();
-        let mut outcomes = Vec::with_capacity(candidates.len());
+        let mut looked: Vec<(f64, Outcome)> = Vec::with_capacity(candidates.len());
         for candidate in candidates {
             let chains = self.evaluator.evaluate(runner, &candidate, &rough)?;
-            outcomes.push(Outcome { candidate, chains, is_close: false });
-            progress.done(outcomes.len());
+            let outcome = Outcome { candidate, chains };
+            looked.push((self.rank(&outcome, &VOCABULARY_PARTS, places).speedup, outcome));
+            progress.done(looked.len());
         }
-        let speedup = |outcome: &Outcome| self.rank(outcome, &VOCABULARY_PARTS, places).speedup;
-        let mut by_speedup: Vec<(f64, Outcome)> =
-            outcomes.into_iter().map(|outcome| (speedup(&outcome), outcome)).collect();
-        by_speedup.sort_by(|a, b| b.0.total_cmp(&a.0));
-        let mut outcomes: Vec<Outcome> = by_speedup.into_iter().map(|(_, outcome)| outcome).collect();
-        let half = outcomes.len().div_ceil(2);
-        for (place, outcome) in outcomes.iter_mut().enumerate() {
-            outcome.is_close = place < half || outcome.candidate.kind() == BridgeKind::Identity;
-        }
+        looked.sort_by(|a, b| b.0.total_cmp(&a.0));
+        let half = looked.len().div_ceil(2);
+        let is_close = |(place, outcome): &(usize, Outcome)| {
+            *place < half || outcome.candidate.kind() == BridgeKind::Identity
+        };
+        let close = looked.into_iter().map(|(_, outcome)| outcome).enumerate().filter(is_close);
+        let mut outcomes: Vec<Outcome> = close.map(|(_, outcome)| outcome).collect();
         let rest: Vec<usize> = self
             .evaluator
             .choosing()
             .into_iter()
             .filter(|start| rough.binary_search(start).is_err())
             .collect();
-        let close = || outcomes.iter().filter(|outcome| outcome.is_close).count();
-        progress.stage("acceptance on held-back text", close());
-        for (index, outcome) in outcomes.iter_mut().filter(|outcome| outcome.is_close).enumerate() {
+        progress.stage("acceptance on held-back text", outcomes.len());
+        for (index, outcome) in outcomes.iter_mut().enumerate() {
             outcome.chains.append(&mut self.evaluator.evaluate(runner, &outcome.candidate, &rest)?);
+            debug_assert_eq!(outcome.chains.len(), self.evaluator.choosing().len());
             progress.done(index + 1);
         }
         Ok(outcomes)
@@ -224,12 +220,17 @@ impl Context<'_> {
         let (mut committed, mut spent) = (0.0, 0.0);
         for chain in chains {
             let (mut drafted, mut accepted, mut alive) = (0, 0, true);
+            // What a draft makes of its own mistake isn't known: it is taken to be as sure as it was of that.
+            let mut mistaken = None;
             for step in &chain.steps[..settings.limit] {
                 spent += cost;
-                if step.confidence < settings.threshold {
+                if mistaken.unwrap_or(step.confidence) < settings.threshold {
                     break;
                 }
                 drafted += 1;
+                if !step.agrees {
+                    mistaken.get_or_insert(step.confidence);
+                }
                 alive &= step.agrees && (step.seen || places[step.target.index()] < settings.vocabulary);
                 accepted += usize::from(alive);
             }

@@ -6,8 +6,9 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 
 use super::candidate::{Candidate, runs};
+use super::evaluate::Chain;
 use super::*;
-use crate::adapt::BridgeKind;
+use crate::adapt::{BridgeKind, BridgeWeights};
 use crate::gguf::{GgufBuilder, GgufFile, TensorType};
 
 const LAYERS: u32 = 6;
@@ -77,8 +78,8 @@ fn calibration(folder: &Path) -> Calibration {
         fingerprint: "ab".repeat(32),
         seeds: seeds.collect(),
         ends: Vec::new(),
-        tokens: 3000,
-        threads: 1,
+        tokens: 9000,
+        threads: 2,
         partial: folder.join("partial"),
     }
 }
@@ -130,6 +131,37 @@ fn a_chain_that_skips_nothing_agrees_everywhere() {
 }
 
 #[test]
+fn a_bridge_of_zeros_drafts_what_the_identity_drafts_until_it_is_wrong() {
+    let folder = tempfile::tempdir().unwrap();
+    let (model, calibration) = (model(0.3), calibration(folder.path()));
+    let sequences = corpus::Writer::new(&model, &calibration).unwrap().next(0).unwrap();
+    let sequences: Vec<&Sequence> = sequences.iter().collect();
+    let config = model.config();
+    let starts = Evaluator::starts(&sequences, config.sublayers() * config.hidden);
+    let pages = Evaluator::pages(&sequences, &starts);
+    let mut runner = Runner::new(Arc::clone(&model), pages, 1);
+    let evaluator =
+        Evaluator::new(&mut runner, &PagePool::new(pages), &sequences, &starts, &Watcher::default()).unwrap();
+    let zeros =
+        BridgeWeights { bias: vec![0.0; HIDDEN], down: vec![0.0; 2 * HIDDEN], up: vec![0.0; HIDDEN] };
+    let mut chains = |bridge: Option<BridgeWeights>| {
+        let candidate = Candidate::new(String::new(), vec![4..8], |_| bridge.clone());
+        evaluator.evaluate(&mut runner, &candidate, &evaluator.choosing()).unwrap()
+    };
+    let (identity, bridged) = (chains(None), chains(Some(zeros)));
+    let mut lengths = std::collections::BTreeSet::new();
+    for (one, other) in identity.iter().zip(&bridged) {
+        let judged = (one.length() + 1).min(one.steps.len());
+        let said = |chain: &Chain| {
+            chain.steps[..judged].iter().map(|step| (step.agrees, step.confidence)).collect::<Vec<_>>()
+        };
+        assert_eq!(said(one), said(other));
+        lengths.insert(judged);
+    }
+    assert!(lengths.len() > 2, "{lengths:?}");
+}
+
+#[test]
 fn calibration_finds_plans_and_goes_on_where_it_broke_off() {
     let folder = tempfile::tempdir().unwrap();
     let (model, calibration) = (model(0.15), calibration(folder.path()));
@@ -141,7 +173,7 @@ fn calibration_finds_plans_and_goes_on_where_it_broke_off() {
     let resumed = calibration.run(&model, &watcher).unwrap();
     let stages = watcher.stages.into_inner();
     assert!(
-        matches!(&stages[0], (name, Some(done)) if name == "the model writes text" && *done >= 3000),
+        matches!(&stages[0], (name, Some(done)) if name == "the model writes text" && *done >= 9000),
         "{stages:?}"
     );
     for kept in ["relevance of each sublayer", "second moments"] {

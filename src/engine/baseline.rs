@@ -179,8 +179,10 @@ impl PlainStep {
         let off = seconds / (self.seconds(context, 1) * self.rows(rows)) - 1.0;
         // A pass that took several times as long was interrupted and says nothing about the model.
         let is_interrupted = off >= 2.0;
-        if rows == 1 {
-            self.interrupted = if is_interrupted { self.interrupted + 1 } else { 0 };
+        match rows {
+            1 => self.interrupted = if is_interrupted { self.interrupted + 1 } else { 0 },
+            _ if is_interrupted => self.unconfirmed += 1,
+            _ => {}
         }
         if !off.is_finite() || is_interrupted && (rows > 1 || self.interrupted < LASTING) {
             return None;
@@ -214,7 +216,10 @@ impl PlainStep {
         let is_due = self.unconfirmed >= self.due_at;
         if is_due {
             self.unconfirmed = 0;
-            self.due_at = (2 * self.due_at).min(CONFIRMED_EVERY.1);
+            // As long as plain steps don't agree, more of them are needed soon.
+            if self.interrupted == 0 {
+                self.due_at = (2 * self.due_at).min(CONFIRMED_EVERY.1);
+            }
         }
         is_due
     }

@@ -24,6 +24,8 @@ pub struct Activations {
     values: Vec<f32>,
     block32: Quantized,
     block256: Quantized,
+    /// The integer forms that all rows have.
+    formats: FormatSet,
 }
 
 /// Rows as integers: value = `scale * code`, one scale for each group.
@@ -145,7 +147,7 @@ impl FormatSet {
 impl Activations {
     /// Makes room for `rows` rows of `width` floats; their contents are undefined until written.
     pub fn reset(&mut self, rows: usize, width: usize) {
-        (self.rows, self.width) = (rows, width);
+        (self.rows, self.width, self.formats) = (rows, width, FormatSet::default());
         self.values.resize(rows * width, 0.0);
     }
 
@@ -189,6 +191,7 @@ impl Activations {
         write: impl Fn(usize, &mut [f32]) + Sync,
     ) {
         let (rows, width) = (self.rows, self.width);
+        self.formats = formats;
         let values = Disjoint::new(&mut self.values);
         let block32 = formats.block32.then(|| self.block32.resize(rows, width, 32));
         let block256 = formats.block256.then(|| self.block256.resize(rows, width, 256));
@@ -218,6 +221,11 @@ impl Activations {
     /// Derives the integer forms in `formats` from floats that are in place.
     pub fn quantize(&mut self, pool: &mut ThreadPool, isa: Isa, formats: FormatSet) {
         self.fill(pool, isa, formats, |_, _| {});
+    }
+
+    /// Whether its rows are there in this form.
+    pub(super) fn has(&self, format: ActivationFormat) -> bool {
+        self.formats.with(format) == self.formats
     }
 
     pub(super) fn block32(&self) -> &Quantized {

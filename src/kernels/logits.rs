@@ -24,7 +24,7 @@ pub fn exp_total(isa: Isa, logits: &[f32], peak: f32) -> f64 {
     isa.run(ExpTotal { logits, peak })
 }
 
-/// Replaces each logit of a row by `exp((logit - peak) / temperature)`, relative error below 3e-7, or by 0 where that is below e^-87; returns the
+/// Replaces each logit of a row by the exponential of the quotient `(logit - peak) / temperature`, relative error below 3e-7, or by 0 where that is below e^-87; returns the
 /// sum, added in a fixed order. `peak` is the row's maximum, finite, so that it becomes 1; `temperature` is above 0, and no logit is NaN.
 pub fn softmax_weights(isa: Isa, row: &mut [f32], peak: f32, temperature: f32) -> f64 {
     isa.run(Weights { row, peak, temperature })

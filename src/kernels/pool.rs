@@ -24,14 +24,12 @@ pub struct ThreadPool {
 
 struct Shared {
     /// Odd while a job is open, even otherwise; every change wakes the spinners.
-    generation: AtomicU64,
+    generation: Line<AtomicU64>,
     job: UnsafeCell<Option<Job>>,
     /// Next item to claim.
-    next: AtomicUsize,
-    /// Items finished.
-    done: AtomicUsize,
-    /// Workers that look at `job` right now.
-    inside: AtomicUsize,
+    next: Line<AtomicUsize>,
+    /// Workers that look at `job` right now, or run what they have claimed of it.
+    inside: Line<AtomicUsize>,
     /// Workers that parked or are about to.
     parked: AtomicUsize,
     /// Workers that have started.
@@ -40,6 +38,11 @@ struct Shared {
     panicked: AtomicBool,
     stop: AtomicBool,
 }
+
+/// A word with cache lines of its own, two since they are fetched in pairs: who waits for it does not slow down who changes another.
+#[repr(align(128))]
+#[derive(Default)]
+struct Line<T>(T);
 
 #[derive(Clone, Copy)]
 struct Job {
@@ -64,17 +67,26 @@ unsafe impl Sync for Shared {}
 // SAFETY: the pointer in `job` refers to a `Sync` closure that outlives the job, so any thread may call it.
 unsafe impl Send for Shared {}
 
+// === impl Line ===
+
+impl<T> std::ops::Deref for Line<T> {
+    type Target = T;
+
+    fn deref(&self) -> &T {
+        &self.0
+    }
+}
+
 // === impl ThreadPool ===
 
 impl ThreadPool {
     /// Starts `threads - 1` workers; the caller of [`ThreadPool::run`] is the last one. `threads` is at least 1.
     pub fn new(threads: usize) -> Self {
         let shared = Arc::new(Shared {
-            generation: AtomicU64::new(0),
+            generation: Line::default(),
             job: UnsafeCell::new(None),
-            next: AtomicUsize::new(0),
-            done: AtomicUsize::new(0),
-            inside: AtomicUsize::new(0),
+            next: Line::default(),
+            inside: Line::default(),
             parked: AtomicUsize::new(0),
             started: AtomicUsize::new(0),
             panicked: AtomicBool::new(false),
@@ -136,14 +148,13 @@ impl ThreadPool {
         }
         let shared = &*self.shared;
         // SAFETY: only the lifetime is erased. The pointer is dereferenced by workers inside the job only, and
-        // `close` below waits until none is, before `body` can go out of scope, even when an item panics.
+        // closing it below waits until none is, before `body` can go out of scope, even when an item panics.
         let run: *const (dyn Fn(usize, Range<usize>) + Sync) =
             unsafe { std::mem::transmute(std::ptr::from_ref(body)) };
         // SAFETY: `&mut self` excludes another run; the last one left `generation` even and `inside` zero, and a
         // worker that enters late sees the even generation and leaves without looking at the job.
         unsafe { *shared.job.get() = Some(Job { run, share }) };
         shared.next.store(0, Ordering::Relaxed);
-        shared.done.store(0, Ordering::Relaxed);
         shared.panicked.store(false, Ordering::Relaxed);
         let job = OpenJob { shared };
         shared.generation.fetch_add(1, Ordering::SeqCst);
@@ -151,9 +162,7 @@ impl ThreadPool {
             self.threads.iter().for_each(Thread::unpark);
         }
         claim_ranges(shared, share, |range| body(0, range));
-        while shared.done.load(Ordering::Acquire) < items && !shared.panicked.load(Ordering::Relaxed) {
-            std::hint::spin_loop();
-        }
+        // All is claimed, and who has claimed what is not finished is inside.
         drop(job);
         if shared.panicked.swap(false, Ordering::SeqCst) {
             panic!("a kernel panicked on a worker thread");
@@ -172,7 +181,7 @@ impl Drop for ThreadPool {
     }
 }
 
-/// Closes the job when dropped: after that no worker holds the closure.
+/// Closes the job when dropped: after that all that workers claimed is finished, and none holds the closure.
 struct OpenJob<'a> {
     shared: &'a Shared,
 }
@@ -205,9 +214,7 @@ fn claim_ranges(shared: &Shared, share: Share, body: impl Fn(Range<usize>)) {
     let claim = |start| share.range(start).map(|range| range.end);
     while let Ok(start) = shared.next.fetch_update(Ordering::Relaxed, Ordering::Relaxed, claim) {
         let Some(range) = share.range(start) else { return };
-        let items = range.len();
         body(range);
-        shared.done.fetch_add(items, Ordering::Release);
     }
 }
 
@@ -239,7 +246,7 @@ fn work(shared: &Shared, number: usize) {
 fn enter(shared: &Shared, generation: u64, number: usize) {
     shared.inside.fetch_add(1, Ordering::SeqCst);
     if shared.generation.load(Ordering::SeqCst) == generation {
-        // SAFETY: this thread counted itself in and then saw the job still open, so `close` has yet to pass its wait for
+        // SAFETY: this thread counted itself in and then saw the job still open, so whoever closes it has yet to pass the wait for
         // `inside`: the job and its closure stay alive and unchanged until we count ourselves out.
         let job = unsafe { *shared.job.get() };
         if let Some(job) = job {

@@ -69,6 +69,8 @@ impl<'a> Product<'a> {
     fn check(&self, inputs: &Activations) {
         assert_eq!(self.matrix.width(), inputs.width(), "matrix and input widths differ");
         assert!(self.rows.start <= self.rows.end && self.rows.end <= inputs.rows(), "rows outside the input");
+        let format = self.matrix.kind().activation_format();
+        assert!(self.rows.is_empty() || inputs.has(format), "the input is not quantised for the matrix");
         let columns = self.columns();
         assert!(self.bias.is_none_or(|bias| bias.len() == columns), "bias length");
         match &self.out {
@@ -84,7 +86,7 @@ impl<'a> Product<'a> {
 /// Runs the products, which share an input, in one fork-join. Row `i` of a result has the same bits whatever other rows and
 /// products take part, on any number of threads and any instruction set.
 ///
-/// `then` is the matrix that will be read next: its first weights are asked for before they are needed.
+/// `then` is the matrix that will be read next: who computes the last tile asks for its first weights.
 ///
 /// `inputs` must hold the integer forms that the matrices need ([`Activations::quantize`]).
 ///

@@ -240,7 +240,7 @@ impl Runner {
                 *isa,
                 inputs,
                 [Product::all(down, active.len(), inner.values_mut())],
-                Some(up),
+                None,
             );
             let out = Out::Add { target: hidden, rows: active };
             let bias = Some(bridge.bias());

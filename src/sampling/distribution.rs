@@ -22,10 +22,8 @@ enum Support {
         weights: Vec<f64>,
         /// The sum of the weights, added in order.
         total: f64,
-        /// The place of the highest weight, the first among equals.
-        top: usize,
     },
-    /// Of every token, by id: what no filter has touched. Half the size, and nothing is searched for.
+    /// Of every token, by id: what no filter has touched.
     All {
         /// At least 0, two or more of them above, not normalised.
         weights: Vec<f32>,
@@ -48,7 +46,7 @@ impl Distribution {
         let weighted = weighted.into_iter();
         let capacity = weighted.size_hint().0;
         let (mut tokens, mut weights) = (Vec::with_capacity(capacity), Vec::with_capacity(capacity));
-        let (mut total, mut top) = (0.0, 0);
+        let mut total = 0.0;
         let mut last = None;
         for (token, weight) in weighted {
             if last.is_some_and(|last| last >= token) || !(0.0..f64::INFINITY).contains(&weight) {
@@ -56,9 +54,6 @@ impl Distribution {
             }
             last = Some(token);
             if weight > 0.0 {
-                if weights.get(top).is_some_and(|&highest| weight > highest) {
-                    top = weights.len();
-                }
                 tokens.push(token);
                 weights.push(weight);
                 total += weight;
@@ -67,13 +62,12 @@ impl Distribution {
         match tokens.as_slice() {
             [] => None,
             &[token] => Some(Self::one_hot(token)),
-            _ => f64::is_finite(total)
-                .then_some(Self { support: Support::Many { tokens, weights, total, top } }),
+            _ => f64::is_finite(total).then_some(Self { support: Support::Many { tokens, weights, total } }),
         }
     }
 
     /// Probabilities in proportion to weights by token. `None` unless no weight is negative, NaN or infinite, and one is above 0.
-    pub fn dense(weights: Vec<f32>) -> Option<Self> {
+    pub(super) fn dense(weights: Vec<f32>) -> Option<Self> {
         let total: f64 = weights.chunks(CHUNK).map(sum_of).sum();
         let is_weight = |weight: &f32| (0.0..f32::INFINITY).contains(weight);
         let are_weights = weights.iter().fold(true, |all, weight| all & is_weight(weight));
@@ -109,10 +103,10 @@ impl Distribution {
             (&self.support, &other.support)
             && weights.len() == others.len()
         {
-            let excess = |(&weight, &other): (&f32, &f32)| {
-                (f64::from(weight) / total - f64::from(other) / of_others).max(0.0) as f32
-            };
-            return Self::dense(weights.iter().zip(others).map(excess).collect());
+            let pairs = weights.iter().zip(others).enumerate();
+            return Self::from_weights(pairs.map(|(token, (&weight, &other))| {
+                (id(token), (f64::from(weight) / total - f64::from(other) / of_others).max(0.0))
+            }));
         }
         // Both sides ascend, so they are walked together.
         let mut offers = other.iter().peekable();
@@ -137,20 +131,14 @@ impl Distribution {
     }
 
     /// The most likely token, the lowest id among equals, and its probability.
-    pub fn top(&self) -> (TokenId, f32) {
-        match &self.support {
-            Support::One(only) => (*only, 1.0),
-            Support::Many { tokens, weights, total, top } => (tokens[*top], (weights[*top] / total) as f32),
-            Support::All { weights, total } => {
-                let (mut top, mut highest) = (0, 0.0);
-                for (token, &weight) in weights.iter().enumerate() {
-                    if weight > highest {
-                        (top, highest) = (token, weight);
-                    }
-                }
-                (id(top), (f64::from(highest) / total) as f32)
+    pub fn top(&self) -> (TokenId, f64) {
+        let mut top = (TokenId(0), 0.0);
+        for (token, probability) in self.iter() {
+            if probability > top.1 {
+                top = (token, probability);
             }
         }
+        top
     }
 
     /// The number of tokens with a probability above 0, at least 1.
@@ -248,7 +236,7 @@ mod tests {
         let found = of(&[(2, 1.0), (3, 0.0), (5, 4.0), (9, 3.0), (11, 4.0)]).unwrap();
         let expected = [(2, 1.0 / 12.0), (5, 4.0 / 12.0), (9, 3.0 / 12.0), (11, 4.0 / 12.0)];
         assert_eq!(found.iter().collect::<Vec<_>>(), expected.map(|(token, share)| (TokenId(token), share)));
-        assert_eq!((found.len(), found.top()), (4, (TokenId(5), 1.0_f32 / 3.0)));
+        assert_eq!((found.len(), found.top()), (4, (TokenId(5), 1.0 / 3.0)));
         for (token, share) in [(0, 0.0), (2, 1.0 / 12.0), (3, 0.0), (11, 4.0 / 12.0), (12, 0.0)] {
             assert_eq!(found.probability_of(TokenId(token)), share, "token {token}");
         }
@@ -281,7 +269,7 @@ mod tests {
         let (excess, expected) = (all.above(&dense(&other)).unwrap(), some.above(&sparse(&other)).unwrap());
         assert_eq!(excess.len(), expected.len());
         for (found, expected) in excess.iter().zip(expected.iter()) {
-            assert!(found.0 == expected.0 && (found.1 - expected.1).abs() < 1e-7);
+            assert!(found.0 == expected.0 && (found.1 - expected.1).abs() < 1e-12);
         }
         assert_eq!(all.above(&all), None);
         assert_eq!(all.above(&sparse(&weights)), None, "the two kinds mix");

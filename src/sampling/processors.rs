@@ -93,37 +93,4 @@ mod tests {
         });
         assert!(failures.is_empty(), "{failures:#?}");
     }
-
-    #[test]
-    fn a_subset_is_changed_like_the_whole_row() {
-        let settings = SamplingSettings {
-            repetition_penalty: 2.0,
-            presence_penalty: 0.5,
-            logit_bias: vec![(TokenId(5), -1.0), (TokenId(6), 7.0)],
-            ..Default::default()
-        };
-        let mut history = TokenHistory::new(&[TokenId(9), TokenId(2)]);
-        history.push(TokenId(5));
-        let whole: Vec<f32> = (0..10).map(|index| index as f32 - 4.0).collect();
-        let tokens = [TokenId(2), TokenId(5), TokenId(9)];
-        let logits = tokens.map(|token| whole[token.index()]);
-        let (mut from_whole, mut from_subset) = (Vec::new(), Vec::new());
-        assert!(adjust(Row::full(&whole), &settings, &history, &mut from_whole));
-        let row = Row::over(&tokens, &logits).unwrap();
-        assert!(adjust(row, &settings, &history, &mut from_subset));
-        assert_eq!(from_subset, tokens.map(|token| from_whole[token.index()]));
-        assert_eq!(row.token(2), TokenId(9));
-    }
-
-    #[test]
-    fn a_subset_must_be_in_order_and_fit_its_logits() {
-        let error = |tokens: &[u32], logits: &[f32]| {
-            let tokens: Vec<TokenId> = tokens.iter().copied().map(TokenId).collect();
-            Row::over(&tokens, logits).err()
-        };
-        assert_eq!(error(&[1, 2], &[0.0]), Some(SamplingError::LengthMismatch { logits: 1, tokens: 2 }));
-        assert_eq!(error(&[1, 3, 2], &[0.0; 3]), Some(SamplingError::UnorderedTokens { entry: 2 }));
-        assert_eq!(error(&[1, 1], &[0.0; 2]), Some(SamplingError::UnorderedTokens { entry: 1 }));
-        assert_eq!(error(&[], &[]), None);
-    }
 }

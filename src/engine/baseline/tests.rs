@@ -148,3 +148,14 @@ fn a_machine_that_slows_down_for_good_is_believed_in_the_end() {
     (0..100).for_each(|_| step.observe(1, 100, 0.044));
     assert!((step.seconds(100, 1) - 0.044).abs() < 2e-3, "for good: {step:?}");
 }
+
+#[test]
+fn where_drafting_always_wins_a_lasting_change_is_noticed_too() {
+    let mut step = STEP;
+    for _ in 0..600 {
+        let rows = if step.takes_due() { 1 } else { 4 };
+        let alone = STEP.seconds(100, 1) * STEP.rows(rows);
+        step.observe(rows, 100, 4.0 * alone);
+    }
+    assert!((step.seconds(100, 1) / STEP.seconds(100, 1) - 4.0).abs() < 0.2, "{step:?}");
+}

@@ -144,15 +144,14 @@ unsafe fn tile_rows<V: Registers>(
     assert!(row + out.len() <= inputs.rows() && inputs.width() == tile.matrix().width());
     for (index, out) in out.chunks_mut(V::ROWS).enumerate() {
         // SAFETY: as the caller vouches; the rows lie inside `inputs`.
-        unsafe { row_block::<V>(tile.matrix().kind(), tile, inputs, row + index * V::ROWS, out) };
+        unsafe { row_block::<V>(tile, inputs, row + index * V::ROWS, out) };
     }
 }
 
 /// # Safety
-/// The CPU has what `V` needs; `tile` was packed from `kind` with the width of `inputs`, which holds the rows `row..row + out.len()`.
+/// The CPU has what `V` needs; `inputs` is as wide as the tile's matrix and holds the rows `row..row + out.len()`.
 #[inline(always)]
 unsafe fn row_block<V: Registers>(
-    kind: WeightType,
     tile: Tile<'_>,
     inputs: &Activations,
     row: usize,
@@ -180,7 +179,7 @@ unsafe fn row_block<V: Registers>(
             }
         };
     }
-    let width = inputs.width();
+    let (kind, width) = (tile.matrix().kind(), inputs.width());
     let values = &inputs.values()[row * width..];
     for_layout!(
         kind,
