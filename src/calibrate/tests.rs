@@ -142,8 +142,7 @@ fn a_bridge_of_zeros_drafts_what_the_identity_drafts_until_it_is_wrong() {
     let mut runner = Runner::new(Arc::clone(&model), pages, 1);
     let evaluator =
         Evaluator::new(&mut runner, &PagePool::new(pages), &sequences, &starts, &Watcher::default()).unwrap();
-    let zeros =
-        BridgeWeights { bias: vec![0.0; HIDDEN], down: vec![0.0; 2 * HIDDEN], up: vec![0.0; HIDDEN] };
+    let zeros = BridgeWeights { bias: vec![0.0; HIDDEN], down: vec![0.0; 2 * HIDDEN], up: vec![0.0; HIDDEN] };
     let mut chains = |bridge: Option<BridgeWeights>| {
         let candidate = Candidate::new(String::new(), vec![4..8], |_| bridge.clone());
         evaluator.evaluate(&mut runner, &candidate, &evaluator.choosing()).unwrap()
