@@ -104,19 +104,24 @@ impl CalibrationProgress for Watcher {
     }
 }
 
-#[test]
-fn a_chain_that_skips_nothing_agrees_everywhere() {
+/// Starts on text of a model, and what runs it.
+fn evaluator(scale: f32) -> (Runner, Evaluator) {
     let folder = tempfile::tempdir().unwrap();
-    let (model, calibration) = (model(0.6), calibration(folder.path()));
-    let mut writer = corpus::Writer::new(&model, &calibration).unwrap();
-    let sequences = writer.next(0).unwrap();
+    let (model, calibration) = (model(scale), calibration(folder.path()));
+    let sequences = corpus::Writer::new(&model, &calibration).unwrap().next(0).unwrap();
     let sequences: Vec<&Sequence> = sequences.iter().collect();
     let config = model.config();
     let starts = Evaluator::starts(&sequences, config.sublayers() * config.hidden);
     let pages = Evaluator::pages(&sequences, &starts);
     let mut runner = Runner::new(Arc::clone(&model), pages, 1);
-    let evaluator =
-        Evaluator::new(&mut runner, &PagePool::new(pages), &sequences, &starts, &Watcher::default()).unwrap();
+    let pool = PagePool::new(pages);
+    let evaluator = Evaluator::new(&mut runner, &pool, &sequences, &starts, &Watcher::default()).unwrap();
+    (runner, evaluator)
+}
+
+#[test]
+fn a_chain_that_skips_nothing_agrees_everywhere() {
+    let (mut runner, evaluator) = evaluator(0.6);
     let all: Vec<usize> = (0..evaluator.len()).collect();
     let mut agreement = |skipped: Vec<usize>| {
         let candidate = Candidate::new(String::new(), runs(skipped), |_| None);
@@ -132,19 +137,10 @@ fn a_chain_that_skips_nothing_agrees_everywhere() {
 
 #[test]
 fn a_bridge_of_zeros_drafts_what_the_identity_drafts_until_it_is_wrong() {
-    let folder = tempfile::tempdir().unwrap();
-    let (model, calibration) = (model(0.3), calibration(folder.path()));
-    let sequences = corpus::Writer::new(&model, &calibration).unwrap().next(0).unwrap();
-    let sequences: Vec<&Sequence> = sequences.iter().collect();
-    let config = model.config();
-    let starts = Evaluator::starts(&sequences, config.sublayers() * config.hidden);
-    let pages = Evaluator::pages(&sequences, &starts);
-    let mut runner = Runner::new(Arc::clone(&model), pages, 1);
-    let evaluator =
-        Evaluator::new(&mut runner, &PagePool::new(pages), &sequences, &starts, &Watcher::default()).unwrap();
+    let (mut runner, evaluator) = evaluator(0.3);
     let zeros = BridgeWeights { bias: vec![0.0; HIDDEN], down: vec![0.0; 2 * HIDDEN], up: vec![0.0; HIDDEN] };
     let mut chains = |bridge: Option<BridgeWeights>| {
-        let candidate = Candidate::new(String::new(), vec![4..8], |_| bridge.clone());
+        let candidate = Candidate::new(String::new(), runs((4..8).collect()), |_| bridge.clone());
         evaluator.evaluate(&mut runner, &candidate, &evaluator.choosing()).unwrap()
     };
     let (identity, bridged) = (chains(None), chains(Some(zeros)));
