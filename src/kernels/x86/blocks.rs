@@ -3,7 +3,7 @@
 use super::super::activations::Quantized;
 use super::super::layout::{COLUMNS, Layout, SUB_SCALES, VECTOR};
 use super::super::packed::Tile;
-use super::{Registers, prefetch};
+use super::{Ahead, Registers};
 
 /// Vector `V` of a group's codes: byte `4 * column + i` is input `4 * V + i`.
 ///
@@ -97,7 +97,7 @@ pub(super) unsafe fn blocks32<V: Registers, L: Layout, const R: usize>(
         let first = row * groups;
         for group in 0..groups {
             let offset = group * (L::HEAD + L::PLANES);
-            prefetch::<R>(tile, offset, L::HEAD + L::PLANES);
+            Ahead::of(tile, offset).fetch::<R>(0, L::HEAD + L::PLANES);
             let block = tile.weights().as_ptr().add(offset);
             let scales = V::load_half(block);
             let totals = V::sums::<L, R>(block.add(L::HEAD), codes);
@@ -141,15 +141,15 @@ pub(super) unsafe fn blocks256<V: Registers, L: Layout, const R: usize>(
         let mut sums = [V::splat(0.0); R];
         for index in 0..blocks {
             let offset = index * block_bytes;
-            prefetch::<R>(tile, offset, L::HEAD + SUB_SCALES);
+            let ahead = Ahead::of(tile, offset);
+            ahead.fetch::<R>(0, L::HEAD + SUB_SCALES);
             let block = tile.weights().as_ptr().add(offset);
             let sub = block.add(L::HEAD);
             let mut totals = [V::splat32(0); R];
             let mut corrections = [V::splat32(0); R];
             for group in 0..8 {
-                let offset = offset + L::HEAD + SUB_SCALES + group * L::PLANES;
-                prefetch::<R>(tile, offset, L::PLANES);
-                let planes = tile.weights().as_ptr().add(offset);
+                let planes = sub.add(SUB_SCALES + group * L::PLANES);
+                ahead.fetch::<R>(L::HEAD + SUB_SCALES + group * L::PLANES, L::PLANES);
                 let scales = if L::MINIMA {
                     // One scale for the group: the low or the high half of a pair.
                     let pair = V::load_pairs(sub.add(group / 2 * 2 * COLUMNS));

@@ -209,17 +209,31 @@ macro_rules! instructions {
 }
 use instructions;
 
-/// Asks for the `bytes` that lie [`FAR`] bytes after `offset`, in this tile or the next, on behalf of `R` rows.
-#[inline(always)]
-fn prefetch<const R: usize>(tile: Tile<'_>, offset: usize, bytes: usize) {
-    use std::arch::x86_64::{_MM_HINT_T0, _MM_HINT_T1, _mm_prefetch};
-    let (far, near) = (tile.ahead(offset, FAR), tile.ahead(offset, NEAR));
-    for line in 0..bytes.div_ceil(64) {
-        // SAFETY: every x86-64 CPU can prefetch, and a prefetch never faults, wherever it points.
-        unsafe {
-            _mm_prefetch::<_MM_HINT_T1>(far.wrapping_add(64 * line).cast());
-            if R == 1 {
-                _mm_prefetch::<_MM_HINT_T0>(near.wrapping_add(64 * line).cast());
+/// Where the weights lie that are asked for while a block is read: worked out once a block, since several rows leave no time for it.
+#[derive(Clone, Copy)]
+struct Ahead {
+    far: *const u8,
+    near: *const u8,
+}
+
+impl Ahead {
+    /// Of the block at `offset` of a tile.
+    #[inline(always)]
+    fn of(tile: Tile<'_>, offset: usize) -> Self {
+        Self { far: tile.ahead(offset, FAR), near: tile.ahead(offset, NEAR) }
+    }
+
+    /// Asks for what lies [`FAR`] bytes after the `bytes` from `start` of the block on, in this tile or the next, on behalf of `R` rows.
+    #[inline(always)]
+    fn fetch<const R: usize>(self, start: usize, bytes: usize) {
+        use std::arch::x86_64::{_MM_HINT_T0, _MM_HINT_T1, _mm_prefetch};
+        for line in 0..bytes.div_ceil(64) {
+            // SAFETY: every x86-64 CPU can prefetch, and a prefetch never faults, wherever it points.
+            unsafe {
+                _mm_prefetch::<_MM_HINT_T1>(self.far.wrapping_add(start + 64 * line).cast());
+                if R == 1 {
+                    _mm_prefetch::<_MM_HINT_T0>(self.near.wrapping_add(start + 64 * line).cast());
+                }
             }
         }
     }
