@@ -91,7 +91,12 @@ pub fn frontier(
             None => plan,
         };
         let knowledge = knowledge(profiled);
-        Ok(FrontierPlan { name: profiled.name.clone(), plan: Arc::new(plan), knowledge })
+        Ok(FrontierPlan {
+            name: profiled.name.clone(),
+            plan: Arc::new(plan),
+            fitted_to: profile.tokens,
+            knowledge,
+        })
     };
     plans.into_iter().map(build).collect()
 }

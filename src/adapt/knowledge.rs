@@ -49,6 +49,8 @@ pub struct FrontierPlan {
     pub name: String,
     /// The plan.
     pub plan: Arc<DraftPlan>,
+    /// Tokens that its bridges were fitted to; 0 if there are none, or nobody knows.
+    pub fitted_to: usize,
     /// What is known at start.
     pub knowledge: PlanKnowledge,
 }

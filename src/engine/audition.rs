@@ -2,7 +2,7 @@
 //!
 //! Both draft the same committed tokens, one each at several places of a stream's last text, in one pass over spare pages: a paired
 //! comparison, which tells small differences apart many times sooner than drafting with both in turn. What counts is what a cycle of one
-//! drafted token yields for its time. All auditions together may take [`BUDGET`] of the engine's time.
+//! drafted token yields for its time. All auditions together may take [`BUDGET`] of the time of the streams that they are made on.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -10,7 +10,7 @@ use std::sync::Arc;
 use crate::drafting::DraftPlan;
 use crate::model::Bridge;
 
-/// Share of the engine's time that auditions may take. After each pass comes a pause, since what is saved up while nobody waits would slow down
+/// Share of the time of the streams they are made on that auditions may take. After each pass comes a pause, since what is saved up while nobody waits would slow down
 /// the streams of one moment.
 const BUDGET: f64 = 0.01;
 
@@ -36,7 +36,7 @@ const WAITING: usize = 4;
 #[derive(Default)]
 pub(super) struct Auditions {
     candidates: VecDeque<Candidate>,
-    /// Time of the engine's passes until the next audition.
+    /// Time of such streams until the next audition.
     pause_seconds: f64,
 }
 
@@ -134,7 +134,7 @@ impl Auditions {
         self.candidates.is_empty()
     }
 
-    /// Books a pass of the engine.
+    /// Books the time of streams that auditions may be made on.
     pub(super) fn observe_pass(&mut self, seconds: f64) {
         self.pause_seconds -= seconds;
     }

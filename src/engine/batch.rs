@@ -91,9 +91,14 @@ fn attempt(
     if let &[(index, work)] = jobs {
         learn_costs(betting, streams[index], work, rows_in_pass, output.seconds, &model);
     }
-    betting.auditions.observe_pass(output.seconds);
+    // Who pays for learning earns its budget, or the few that adapt would pay for the many that don't.
+    let time_of = |pays: fn(&Stream) -> bool| {
+        let weights = jobs.iter().zip(&weights).filter(|((index, _), _)| pays(&*streams[*index]));
+        output.seconds * weights.map(|(_, weight)| weight).sum::<f64>() / total
+    };
+    betting.auditions.observe_pass(time_of(Stream::may_audition));
     if let Some(learner) = &mut betting.learner {
-        learner.observe_pass(output.seconds);
+        learner.observe_pass(time_of(Stream::teaches));
     }
     let company = company(jobs.iter().map(|&(_, work)| work));
     let costs = betting.baseline.costs(company);

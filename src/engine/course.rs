@@ -7,9 +7,6 @@ use std::time::Duration;
 
 use crate::adapt::{BridgeFit, BridgeFitError, BridgeWeights, Moments};
 
-/// Pairs before the first fit: with fewer, a bridge from calibration is hardly ever worse.
-const FIRST_FIT: f64 = 4096.0;
-
 /// Pairs that are remembered, by decay, so that the bridges follow the traffic.
 const MEMORY: f64 = 131_072.0;
 
@@ -28,6 +25,8 @@ const FIT_MATRICES: usize = 8;
 pub(super) struct Course {
     /// The least rank of a bridge; 0 is the bias alone.
     pub(super) least_rank: usize,
+    /// Pairs before the first fit.
+    pub(super) first_fit: f64,
 }
 
 /// What a bridge over a run reads, and the states after the run; see [`Moments::observe`].
@@ -69,7 +68,7 @@ impl Pairs {
 impl Progress {
     fn new(course: &Arc<Course>, hidden: usize) -> Self {
         let moments = Moments::new(hidden);
-        Self { course: Arc::downgrade(course), moments, next_fit: FIRST_FIT, seen: 0.0 }
+        Self { course: Arc::downgrade(course), moments, next_fit: course.first_fit, seen: 0.0 }
     }
 }
 

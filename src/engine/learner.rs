@@ -22,8 +22,20 @@ use crate::adapt::{BridgeWeights, FrontierPlan, LEFT_OUT, Moments};
 use crate::drafting::{DraftPlan, RunSearch, SkipSet, run_name};
 use crate::model::{Bridge, Model, PassOutput};
 
-/// Share of the engine's time that learning may take, both threads' work together.
+/// Share of the time of the streams it learns from that learning may take, both threads' work together.
 const BUDGET: f64 = 0.01;
+
+/// Tokens, calibrated and served, beyond which the budget shrinks in proportion, since the next ones teach less...
+const WELL_KNOWN: f64 = 8192.0;
+
+/// ...down to this share of it.
+const LEAST_BUDGET: f64 = 0.1;
+
+/// Pairs before a run is fitted for the first time: with fewer, a bridge is hardly ever better than the bias...
+const FIRST_FIT: f64 = 4096.0;
+
+/// ...or than one from calibration, if they are less than this share of the tokens that that one was fitted to.
+const FIRST_FIT_SHARE: f64 = 0.25;
 
 /// Multiplications a second that learning is taken to reach beside the engine's own work.
 const PACE: f64 = 1e10;
@@ -60,8 +72,11 @@ pub(super) struct Learner {
     fits: Receiver<Fit>,
     /// Nanoseconds that the background thread computed.
     busy: Arc<AtomicU64>,
+    /// Tokens that the plans' bridges were fitted to, and pairs seen since.
+    known: f64,
     spent_seconds: f64,
-    pass_seconds: f64,
+    /// What may be spent.
+    earned_seconds: f64,
 }
 
 /// A run of sublayers that is learned, and pairs not handed on yet.
@@ -89,9 +104,9 @@ pub(super) struct CommittedRows {
 // === impl Span ===
 
 impl Span {
-    /// Begins to learn bridges of at least this rank over a run.
-    fn new(range: Range<usize>, least_rank: usize, seat: Option<usize>) -> Self {
-        let course = Arc::new(Course { least_rank });
+    /// Begins to learn bridges over a run.
+    fn new(range: Range<usize>, course: Course, seat: Option<usize>) -> Self {
+        let course = Arc::new(course);
         Self { range, pairs: Pairs::new(&course), course, seat }
     }
 
@@ -105,21 +120,20 @@ impl Span {
 impl Learner {
     /// Starts to learn the bridges of `plans` for `model`, the best first. Without bridges there is nothing to learn. With `searches` it also
     /// tries runs next to those of the plans.
-    pub(super) fn start<'a>(
-        plans: impl Iterator<Item = &'a DraftPlan>,
-        model: &Model,
-        searches: bool,
-    ) -> Option<Self> {
+    pub(super) fn start(plans: &[FrontierPlan], model: &Model, searches: bool) -> Option<Self> {
         let hidden = model.config().hidden;
         let room = room(hidden, model.weights().bytes());
         // A search wants room for one more, but not in place of the only one.
         let most = MOST_SPANS.min(if searches && room > 1 { room - 1 } else { room });
-        let mut runs: Vec<(Range<usize>, usize)> = Vec::new();
-        for bridge in plans.flat_map(DraftPlan::bridges) {
+        let fitted_to = plans.iter().map(|plan| plan.fitted_to).max().unwrap_or(0) as f64;
+        let first_fit = FIRST_FIT.max(FIRST_FIT_SHARE * fitted_to);
+        let mut runs: Vec<(Range<usize>, Course)> = Vec::new();
+        for bridge in plans.iter().flat_map(|plan| plan.plan.bridges()) {
             let known = runs.iter().position(|(range, _)| *range == bridge.span());
+            let least_rank = bridge.rank();
             match known {
-                Some(index) => runs[index].1 = runs[index].1.max(bridge.rank()),
-                None if runs.len() < most => runs.push((bridge.span(), bridge.rank())),
+                Some(index) => runs[index].1.least_rank = runs[index].1.least_rank.max(least_rank),
+                None if runs.len() < most => runs.push((bridge.span(), Course { least_rank, first_fit })),
                 None => {}
             }
         }
@@ -141,7 +155,7 @@ impl Learner {
         }
         let mut learner = Self {
             hidden,
-            spans: runs.into_iter().map(|(range, rank)| Span::new(range, rank, None)).collect(),
+            spans: runs.into_iter().map(|(range, course)| Span::new(range, course, None)).collect(),
             room,
             most,
             places: Arc::default(),
@@ -149,8 +163,9 @@ impl Learner {
             pairs: started.is_ok().then_some(pairs),
             fits,
             busy,
+            known: fitted_to,
             spent_seconds: 0.0,
-            pass_seconds: 0.0,
+            earned_seconds: 0.0,
         };
         learner.place();
         Some(learner)
@@ -167,13 +182,16 @@ impl Learner {
         let spent = self.spent_seconds + self.busy.load(Ordering::Relaxed) as f64 * 1e-9;
         // What is spent first and earned later would slow down the first streams of a process.
         let next = self.spans.len() as f64 * batch_seconds(self.hidden);
-        let may = self.pairs.is_some() && spent + next <= BUDGET * self.pass_seconds;
+        let may = self.pairs.is_some() && spent + next <= self.earned_seconds;
         if may { Arc::clone(&self.places) } else { Arc::default() }
     }
 
-    /// Books a pass.
+    /// Books the time of streams that may be learned from.
     pub(super) fn observe_pass(&mut self, seconds: f64) {
-        self.pass_seconds += seconds;
+        // There is always another run to search.
+        let is_well_known = self.known > WELL_KNOWN && self.search.is_none();
+        let share = if is_well_known { (WELL_KNOWN / self.known).max(LEAST_BUDGET) } else { 1.0 };
+        self.earned_seconds += BUDGET * share * seconds;
     }
 
     /// Takes in the states of a group that saved them at all places, of a stream with these pages.
@@ -186,6 +204,7 @@ impl Learner {
     ) {
         let started = Instant::now();
         let CommittedRows { rows, position, entry, entered } = committed;
+        self.known += rows.len() as f64;
         for span in &mut self.spans {
             let place = |sublayer| self.places.binary_search(&sublayer).unwrap_or_default();
             let (before, after) = (place(span.range.start), place(span.range.end));
@@ -257,7 +276,8 @@ impl Learner {
         }
         for bridge in betting.plans()[betting.favourite()].plan.bridges() {
             if self.spans.len() < self.most && !self.spans.iter().any(|span| span.range == bridge.span()) {
-                self.begin(Span::new(bridge.span(), bridge.rank(), None));
+                let course = Course { least_rank: bridge.rank(), first_fit: FIRST_FIT };
+                self.begin(Span::new(bridge.span(), course, None));
             }
         }
     }
@@ -282,7 +302,8 @@ impl Learner {
         let Some(range) = search.and_then(|search| search.propose(&bridge.span(), &in_use, layers)) else {
             return;
         };
-        self.begin(Span::new(range, bridge.rank(), Some(seat)));
+        let course = Course { least_rank: bridge.rank(), first_fit: FIRST_FIT };
+        self.begin(Span::new(range, course, Some(seat)));
     }
 }
 

@@ -74,8 +74,7 @@ impl Engine {
         };
         let mut betting = Betting::new(frontier, runner.model(), baseline, parts);
         if options.learn_bridges {
-            let plans = betting.plans().iter().map(|plan| &*plan.plan);
-            betting.learner = Learner::start(plans, runner.model(), options.search_plans);
+            betting.learner = Learner::start(betting.plans(), runner.model(), options.search_plans);
         }
         let board = Board::new();
         let observer = board.observer();
@@ -263,5 +262,10 @@ impl Worker {
 fn default_plan(model: &Model, options: &EngineOptions, parts: &Parts) -> FrontierPlan {
     let plan = DraftPlan::new(options.default_skip_set.clone(), options.confidence_threshold);
     let cost = parts.cost(&Outline::of(&plan, model));
-    FrontierPlan { name: "default".to_owned(), plan: Arc::new(plan), knowledge: PlanKnowledge::unknown(cost) }
+    FrontierPlan {
+        name: "default".to_owned(),
+        plan: Arc::new(plan),
+        fitted_to: 0,
+        knowledge: PlanKnowledge::unknown(cost),
+    }
 }

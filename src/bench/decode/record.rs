@@ -43,6 +43,8 @@ pub struct DecodeRecord<'a> {
     pub verify_seconds: f64,
     /// Seconds in plain steps.
     pub plain_seconds: f64,
+    /// The engine's own estimate of its speedup over plain decoding.
+    pub estimated_speedup: Option<f64>,
 }
 
 // === impl DecodeRecord ===
@@ -70,6 +72,7 @@ impl<'a> DecodeRecord<'a> {
                 draft_seconds: measured.phases.draft.seconds,
                 verify_seconds: measured.phases.verify.seconds,
                 plain_seconds: measured.phases.plain.seconds,
+                estimated_speedup: measured.estimated_speedup,
             })
         })
     }

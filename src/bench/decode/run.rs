@@ -72,6 +72,8 @@ pub struct Measurement {
     pub folded_steps: usize,
     /// Time that trying bets which did not look best has cost, in plain steps.
     pub explored_steps: f64,
+    /// The engine's own estimate of the speedup over plain decoding, if it drafted.
+    pub estimated_speedup: Option<f64>,
 }
 
 /// All measurements.
@@ -282,6 +284,7 @@ impl Measurement {
             phases: PhaseTimes::default(),
             folded_steps: 0,
             explored_steps: 0.0,
+            estimated_speedup: None,
         }
     }
 }

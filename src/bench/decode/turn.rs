@@ -98,6 +98,7 @@ fn measured(finished: &Finished, tokens: &[TokenId], messages: usize) -> Measure
         phases: speculation.phases,
         folded_steps: speculation.off.get(&OffReason::Folded).map_or(0, |time| time.steps),
         explored_steps: speculation.explored_steps,
+        estimated_speedup: speculation.estimated_speedup,
         ..Measurement::nothing()
     }
 }

@@ -41,15 +41,11 @@ impl Stream {
         self.spend(StepTime::new(started.elapsed().as_secs_f64(), plain_seconds));
     }
 
-    /// Lets the candidate on stage and the plan it would replace draft some of the stream's last tokens, if the stream is adaptive and may be learned
-    /// from, has enough text that none was tried on, and is between two cycles.
+    /// Lets the candidate on stage and the plan it would replace draft some of the stream's last tokens, if the stream has enough text that none was
+    /// tried on, and is between two cycles.
     fn audition(&mut self, runner: &mut Runner, scratchpad: &Scratchpad, betting: &mut Betting) {
-        // What adapts is judged and paid for by the streams that adapt.
-        if self.drafter.bets().is_none() {
-            return;
-        }
         let fresh = self.tokens.len() - self.auditioned.max(self.request.prompt.len());
-        if !self.request.teaches || fresh <= PLACES * STRIDE || !self.drafter.cycle().is_idle() {
+        if !self.may_audition() || fresh <= PLACES * STRIDE || !self.drafter.cycle().is_idle() {
             return;
         }
         let (Some(candidate), Some(lease)) = (betting.auditions.on_stage(), &self.lease) else { return };
