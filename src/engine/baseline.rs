@@ -36,13 +36,17 @@ const MOST_OFF: f64 = 0.4;
 /// has touched.
 const REPEATS: usize = 3;
 
-/// Context of the longer measurement, in positions: far enough for the slope to show.
-const LONG_CONTEXT: usize = 512;
+/// Context of the longer measurements, in positions: far enough for the slopes to show.
+const LONG_CONTEXT: usize = 1024;
+
+/// Rows of the measurements that tell what each further one adds to attention.
+const SLOPE_ROWS: usize = 4;
 
 /// Rows measured; between them the curve is taken to be straight.
 const ROWS: [usize; 12] = [1, 2, 3, 4, 5, 6, 7, 8, 12, 16, 32, 64];
 
-/// Seconds of a plain step: a line over the context length, times a curve over the number of rows that share the step. Kept up to date.
+/// Seconds of a pass: a curve over its rows, which share the weights, and attention, which each row has of its own and which grows with the
+/// context. Kept up to date.
 ///
 /// A stream in a batch is compared with plain decoding *in that batch*: what batching saves is not drafting's merit.
 #[derive(Clone, Copy, PartialEq, Serialize, Deserialize, Debug)]
@@ -51,7 +55,9 @@ pub struct PlainStep {
     base: f64,
     /// For each position of context.
     slope: f64,
-    /// A pass over `ROWS[i]` rows against a pass over one.
+    /// The same for each further row of the stream.
+    row_slope: f64,
+    /// A pass over `ROWS[i]` rows against a pass over one, both at an empty context.
     curve: [f64; ROWS.len()],
     /// Passes that moved each point of the curve.
     #[serde(skip)]
@@ -75,12 +81,13 @@ pub struct PlainStep {
 // === impl PlainStep ===
 
 impl PlainStep {
-    /// Measures plain steps at a short and at a long context, and of up to `max_streams` streams; what rows cost is averaged with `kept`, if an
-    /// earlier run kept it: what disturbs one start does not disturb all. The cache's contents don't matter for the time.
+    /// Measures plain steps at a short and at a long context, and of up to `max_streams` streams; what rows and contexts cost is averaged with
+    /// `kept`, if an earlier run kept it: what disturbs one start does not disturb all. The cache's contents don't matter for the time.
     pub fn measure(runner: &mut Runner, pages: &PagePool, max_streams: usize, kept: Option<Self>) -> Self {
         let mut step = Self {
             base: 0.0,
             slope: 0.0,
+            row_slope: 0.0,
             curve: ROWS.map(|rows| rows as f64),
             moved: [0; ROWS.len()],
             confirmed: 0.0,
@@ -96,7 +103,7 @@ impl PlainStep {
         let plain = seconds(runner, &lease, 0, 1);
         step.base = plain[REPEATS / 2];
         step.confirmed = step.base;
-        step.slope = ((seconds(runner, &lease, long - 1, 1)[REPEATS / 2] - step.base) / long as f64).max(0.0);
+        step.measure_slopes(runner, &lease, long);
         let most = (2 * max_streams).max(9);
         let measured = ROWS.iter().filter(|&&rows| rows < most).count();
         for (&rows, point) in ROWS.iter().zip(&mut step.curve).take(measured).skip(1) {
@@ -114,17 +121,48 @@ impl PlainStep {
         }
         if let Some(kept) = kept {
             step.curve.iter_mut().zip(kept.curve).for_each(|(now, then)| *now = (*now + then) / 2.0);
+            step.slope = (step.slope + kept.slope * step.base / kept.base) / 2.0;
+            step.row_slope = (step.row_slope + kept.row_slope * step.base / kept.base) / 2.0;
         }
         step
+    }
+
+    /// Measures what `long` positions of context add to a pass, of one row and of several in turn.
+    fn measure_slopes(&mut self, runner: &mut Runner, lease: &PageLease, long: usize) {
+        let Some(far) = long.checked_sub(SLOPE_ROWS).filter(|&far| far > 0) else { return };
+        let mut quickest = [f64::INFINITY; 4];
+        for _ in 0..REPEATS {
+            let ways = [(0, 1), (far, 1), (0, SLOPE_ROWS), (far, SLOPE_ROWS)];
+            for ((position, rows), quickest) in ways.into_iter().zip(&mut quickest) {
+                *quickest = quickest.min(pass(runner, lease, position, rows));
+            }
+        }
+        let [plain, far_plain, several, far_several] = quickest;
+        // Of the pace that the plain step was measured at.
+        let scale = self.base / (plain * far as f64);
+        self.slope = (scale * (far_plain - plain)).max(0.0);
+        let further = scale * (far_several - several) - self.slope;
+        self.row_slope = (further / (SLOPE_ROWS - 1) as f64).max(0.0);
     }
 
     /// Seconds that fall to a plain step at `context` positions as one of `rows` rows of a pass.
     pub fn seconds(&self, context: usize, rows: usize) -> f64 {
         let rows = rows.max(1);
-        (self.base + self.slope * context as f64) * self.rows(rows) / rows as f64
+        self.base * self.rows(rows) / rows as f64 + self.attention(context, 1)
     }
 
-    /// A pass over `rows` rows against a pass over one.
+    /// Seconds of a pass over `rows` rows of one stream, the first at `context` positions.
+    fn pass_seconds(&self, context: usize, rows: usize) -> f64 {
+        self.base * self.rows(rows) + self.attention(context, rows)
+    }
+
+    /// Seconds that `context` positions add to a pass over `rows` rows of one stream.
+    fn attention(&self, context: usize, rows: usize) -> f64 {
+        let further = rows.saturating_sub(1) as f64;
+        (self.slope + self.row_slope * further) * context as f64
+    }
+
+    /// A pass over `rows` rows against a pass over one, both at an empty context.
     pub fn rows(&self, rows: usize) -> f64 {
         let rows = rows.max(1);
         let above = ROWS.iter().position(|&measured| measured > rows).unwrap_or(ROWS.len() - 1);
@@ -133,18 +171,17 @@ impl PlainStep {
         self.curve[above - 1] + share * (self.curve[above] - self.curve[above - 1])
     }
 
-    /// What rows cost a stream now, in steps of its own, while other streams have `others` rows in the pass: a share of the pass. The context is
-    /// still to be filled in.
-    pub fn costs(&self, others: usize) -> Costs {
-        let share = |rows: usize| self.rows(others + rows) * rows as f64 / (others + rows) as f64;
+    /// What rows cost a stream at `context` positions, in steps of its own, while other streams have `others` rows in the pass: a share of what
+    /// all rows share, and its own attention.
+    pub fn costs(&self, context: usize, others: usize) -> Costs {
+        let share = |rows: usize| {
+            let shared = self.base * self.rows(others + rows) * rows as f64 / (others + rows) as f64;
+            shared + self.attention(context, rows)
+        };
         let unit = share(1);
         let rows = std::array::from_fn(|rows| if rows == 0 { 0.0 } else { share(rows) / unit });
-        Costs { rows, others, context: 0.0 }
-    }
-
-    /// What a context of so many positions adds to a plain step, as a share of one without.
-    pub fn context_share(&self, context: usize) -> f64 {
-        if self.base > 0.0 { self.slope * context as f64 / self.base } else { 0.0 }
+        let context = if self.base > 0.0 { self.attention(context, 1) / self.base } else { 0.0 };
+        Costs { rows, others, context }
     }
 
     /// Takes in a pass of the whole model over some rows of one stream that had the machine to itself: a verify, or with one row a plain step.
@@ -176,7 +213,7 @@ impl PlainStep {
     /// Follows the machine's pace, by a pass over `rows` rows; returns how far the pass is off what was expected, as a share, if that says
     /// anything about its rows.
     fn follow(&mut self, rows: usize, context: usize, seconds: f64) -> Option<f64> {
-        let off = seconds / (self.seconds(context, 1) * self.rows(rows)) - 1.0;
+        let off = seconds / self.pass_seconds(context, rows) - 1.0;
         // A pass that took several times as long was interrupted and says nothing about the model.
         let is_interrupted = off >= 2.0;
         match rows {
@@ -209,6 +246,7 @@ impl PlainStep {
     fn move_pace(&mut self, factor: f64) {
         self.base *= factor;
         self.slope *= factor;
+        self.row_slope *= factor;
     }
 
     /// Whether a plain step is due, since passes of several rows can't confirm the pace. Asks once.
@@ -229,8 +267,7 @@ impl PlainStep {
         let ascends = self.curve.windows(2).all(|pair| pair[0] <= pair[1]);
         self.base > 0.0
             && self.base.is_finite()
-            && self.slope >= 0.0
-            && self.slope.is_finite()
+            && [self.slope, self.row_slope].iter().all(|slope| *slope >= 0.0 && slope.is_finite())
             && ascends
             && self.curve[0] == 1.0
             && self.curve[ROWS.len() - 1].is_finite()
@@ -254,6 +291,13 @@ fn straighten(curve: &mut [f64]) {
 
 /// Seconds of passes over `rows` rows from `position` on, the quickest first.
 fn seconds(runner: &mut Runner, lease: &PageLease, position: usize, rows: usize) -> [f64; REPEATS] {
+    let mut seconds = std::array::from_fn(|_| pass(runner, lease, position, rows));
+    seconds.sort_by(f64::total_cmp);
+    seconds
+}
+
+/// Seconds of one such pass.
+fn pass(runner: &mut Runner, lease: &PageLease, position: usize, rows: usize) -> f64 {
     let rows = vec![RowInput::Token(TokenId(0)); rows.min(lease.positions())];
     let group = RowGroup {
         pages: lease.pages(),
@@ -264,10 +308,7 @@ fn seconds(runner: &mut Runner, lease: &PageLease, position: usize, rows: usize)
         save_before: &[],
         logits: LogitsWanted::All,
     };
-    let mut seconds = [0.0; REPEATS];
-    seconds.iter_mut().for_each(|seconds| *seconds = runner.run(std::slice::from_ref(&group)).seconds);
-    seconds.sort_by(f64::total_cmp);
-    seconds
+    runner.run(std::slice::from_ref(&group)).seconds
 }
 
 #[cfg(test)]
@@ -277,6 +318,7 @@ pub(super) mod testing {
     pub(in crate::engine) const STEP: PlainStep = PlainStep {
         base: 0.010,
         slope: 0.00001,
+        row_slope: 0.00001,
         curve: [1.0, 1.2, 1.4, 1.6, 1.8, 2.0, 2.2, 2.4, 3.2, 4.0, 8.0, 16.0],
         moved: [0; 12],
         confirmed: 0.010,

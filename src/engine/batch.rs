@@ -8,7 +8,6 @@ use super::event::GenerationError;
 use super::learner::Learner;
 use super::stream::Stream;
 use super::work::{Answer, Work};
-use crate::adapt::Costs;
 use crate::model::{Model, PassOutput, RowGroup, RowInput, Runner};
 use crate::telemetry::record;
 
@@ -28,9 +27,9 @@ pub(super) fn step(
     let mut jobs: Vec<(usize, Work)> = Vec::with_capacity(streams.len());
     let decoding = streams.iter().filter(|stream| stream.is_decoding()).count().max(1);
     let unread: usize = streams.iter().map(|stream| stream.prompt_left()).sum();
-    let costs = betting.baseline.costs(unread.min(prefill_tokens) + decoding - 1);
+    let others = unread.min(prefill_tokens) + decoding - 1;
     for (index, stream) in streams.iter_mut().enumerate() {
-        if let Some(work) = stream.next_work(budget, betting, &costs) {
+        if let Some(work) = stream.next_work(budget, betting, others) {
             if let Work::Prefill { tokens } = work {
                 budget -= tokens;
             }
@@ -101,11 +100,9 @@ fn attempt(
         learner.observe_pass(time_of(Stream::teaches));
     }
     let company = company(jobs.iter().map(|&(_, work)| work));
-    let costs = betting.baseline.costs(company);
     for (group, (&(index, work), weight)) in jobs.iter().zip(weights).enumerate() {
         let stream = &mut *streams[index];
-        let context = betting.baseline.context_share(stream.context());
-        let costs = Costs { context, ..costs };
+        let costs = betting.baseline.costs(stream.context(), company);
         let answer = Answer {
             output,
             group,
@@ -147,7 +144,7 @@ fn learn_costs(betting: &mut Betting, stream: &Stream, work: Work, rows: usize, 
         Work::Verify if stream.entered_rows(work).entered < rows => baseline.observe(rows, context, seconds),
         Work::Draft => {
             let cost = seconds / baseline.seconds(context, 1);
-            let added = baseline.context_share(context);
+            let added = baseline.costs(context, 0).context;
             stream.outline(model).iter().for_each(|outline| betting.parts.observe(outline, cost, added));
         }
         Work::Verify | Work::Prefill { .. } => {}

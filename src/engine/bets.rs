@@ -83,12 +83,13 @@ impl Betting {
         (0..self.uses.len()).rev().max_by_key(|&index| self.uses[index]).unwrap_or(0)
     }
 
-    /// What an audition of `plan` for the seat of plan `index` is decided by.
-    pub(super) fn stakes(&self, index: usize, plan: &DraftPlan) -> Stakes {
+    /// What an audition of `plan` for the seat of plan `index` is decided by, on a stream at `context` positions.
+    pub(super) fn stakes(&self, index: usize, plan: &DraftPlan, context: usize) -> Stakes {
+        let costs = self.baseline.costs(context, 0);
         Stakes {
-            draft: self.knowledge.plan(index).cost(0.0),
+            draft: self.knowledge.plan(index).cost(costs.context),
             same_sublayers: self.frontier[index].plan.skip_set() == plan.skip_set(),
-            verify: self.baseline.rows(2),
+            verify: costs.rows[2],
         }
     }
 

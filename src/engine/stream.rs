@@ -20,7 +20,7 @@ use super::profiles::ProfileLink;
 use super::queue::Pending;
 use super::request::ValidRequest;
 use super::work::{Answer, Work};
-use crate::adapt::{Costs, Learned};
+use crate::adapt::Learned;
 use crate::drafting::DraftPlan;
 use crate::model::{LogitsWanted, Model, PageLease, RowGroup, RowInput, TokenId};
 use crate::sampling::{Sampler, SamplingError, TokenHistory, log_probabilities};
@@ -118,13 +118,13 @@ impl Stream {
         self.end(self.request.abandoned(now));
     }
 
-    /// What the stream wants next, given how many prompt tokens the pass still has room for, and what rows cost now. An adaptive stream
-    /// places the bet of its next cycle here.
+    /// What the stream wants next, given how many prompt tokens the pass still has room for, and how many rows others have in it. An adaptive
+    /// stream places the bet of its next cycle here.
     pub(super) fn next_work(
         &mut self,
         prefill_budget: usize,
         betting: &mut Betting,
-        costs: &Costs,
+        others: usize,
     ) -> Option<Work> {
         if self.is_finished() {
             return None;
@@ -134,7 +134,7 @@ impl Stream {
             let tokens = prompt_left.min(prefill_budget);
             return (tokens > 0).then_some(Work::Prefill { tokens });
         }
-        let costs = Costs { context: betting.baseline.context_share(self.context()), ..*costs };
+        let costs = betting.baseline.costs(self.context(), others);
         Some(self.drafter.next_work(self.left(), betting, &costs))
     }
 

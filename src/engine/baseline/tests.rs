@@ -3,6 +3,11 @@
 use super::testing::STEP;
 use super::{CONFIRMED_EVERY, PlainStep};
 
+/// Seconds of a pass at 100 positions, on a machine where `rows` rows take `curve` times as long as one without context.
+fn pass(rows: usize, curve: f64) -> f64 {
+    0.010 * curve + 0.001 * rows as f64
+}
+
 #[test]
 fn a_disturbed_measurement_does_not_make_more_rows_dear() {
     let mut curve = [1.0, 1.6, 1.2, 1.3, 0.9, 2.0, 1.9];
@@ -16,8 +21,8 @@ fn rows_follow_what_passes_take() {
     let mut step = STEP;
     let mut observe = |factor: f64| {
         for _ in 0..200 {
-            step.observe(1, 100, 0.011);
-            step.observe(4, 100, 0.011 * factor);
+            step.observe(1, 100, pass(1, 1.0));
+            step.observe(4, 100, pass(4, factor));
         }
         assert!(step.is_plausible(), "{step:?}");
         step
@@ -37,8 +42,8 @@ fn a_point_gives_way_to_one_that_more_passes_have_moved() {
     let mut step = STEP;
     let mut observe = |rows: usize, passes: usize, factor: f64| {
         (0..passes).for_each(|_| {
-            step.observe(1, 100, 0.011);
-            step.observe(rows, 100, 0.011 * factor);
+            step.observe(1, 100, pass(1, 1.0));
+            step.observe(rows, 100, pass(rows, factor));
         });
         assert!(step.is_plausible(), "{step:?}");
         [step.rows(2), step.rows(3)]
@@ -54,16 +59,16 @@ fn a_point_gives_way_to_one_that_more_passes_have_moved() {
 #[test]
 fn a_machine_that_slows_down_does_not_make_rows_dearer() {
     let mut step = STEP;
-    (0..300).for_each(|_| step.observe(2, 100, 0.011 * 1.2));
+    (0..300).for_each(|_| step.observe(2, 100, pass(2, 1.2)));
     for index in 0..300 {
         // Only verify passes tell that everything takes twice as long.
-        step.observe(2, 100, 0.022 * 1.2);
+        step.observe(2, 100, 2.0 * pass(2, 1.2));
         assert!(step.rows(2) < 1.2 * 1.5, "pass {index}: {step:?}");
     }
     (0..50).for_each(|_| step.observe(1, 100, 0.022));
     (0..50).for_each(|_| {
         step.observe(1, 100, 0.022);
-        step.observe(2, 100, 0.022 * 1.2);
+        step.observe(2, 100, 2.0 * pass(2, 1.2));
     });
     assert!((step.rows(2) / 1.2 - 1.0).abs() < 0.05, "{step:?}");
     assert!((step.seconds(100, 1) / 0.022 - 1.0).abs() < 0.05, "{step:?}");
@@ -73,7 +78,7 @@ fn a_machine_that_slows_down_does_not_make_rows_dearer() {
 fn verify_passes_alone_hardly_move_what_a_plain_step_is_taken_to_last() {
     for factor in [0.5, 1.1, 2.0] {
         let mut step = STEP;
-        (0..1000).for_each(|_| step.observe(2, 100, 0.011 * 1.2 * factor));
+        (0..1000).for_each(|_| step.observe(2, 100, factor * pass(2, 1.2)));
         let found = step.seconds(100, 1) / 0.011;
         assert!((0.84..1.16).contains(&found), "rows {factor} as dear: {found}");
     }
@@ -86,7 +91,7 @@ fn plain_steps_confirm_the_pace_less_and_less_often_until_it_changes() {
         let mut due = Vec::new();
         let mut since = 0;
         for _ in 0..passes {
-            step.observe(2, 100, 0.0132);
+            step.observe(2, 100, pass(2, 1.2));
             since += 1;
             if step.takes_due() {
                 due.push(since);
@@ -105,13 +110,28 @@ fn plain_steps_confirm_the_pace_less_and_less_often_until_it_changes() {
 fn the_first_plain_steps_correct_what_was_measured_at_a_better_moment() {
     let mut step = STEP;
     for _ in 0..60 {
-        step.observe(2, 100, 0.0138 * 1.2);
+        step.observe(2, 100, 0.0138 / 0.011 * pass(2, 1.2));
         if step.takes_due() {
             step.observe(1, 100, 0.0138);
         }
     }
     assert!((step.seconds(100, 1) / 0.0138 - 1.0).abs() < 0.06, "{step:?}");
     assert!((step.rows(2) / 1.2 - 1.0).abs() < 0.1, "{step:?}");
+}
+
+#[test]
+fn each_row_attends_on_its_own() {
+    for context in [0, 100, 1000] {
+        let costs = STEP.costs(context, 0);
+        let plain = STEP.seconds(context, 1);
+        for rows in [1, 2, 4, 8] {
+            let expected = (0.010 * STEP.rows(rows) + 0.00001 * (context * rows) as f64) / plain;
+            assert!((costs.rows[rows] - expected).abs() < 1e-9, "{rows} rows at {context}: {costs:?}");
+        }
+    }
+    let mut step = STEP;
+    (0..1000).for_each(|_| step.observe(4, 3000, STEP.pass_seconds(3000, 4)));
+    assert!((step.seconds(0, 1) / 0.010 - 1.0).abs() < 1e-6, "a long context is no slow machine: {step:?}");
 }
 
 #[test]
@@ -155,8 +175,7 @@ fn where_drafting_always_wins_a_lasting_change_is_noticed_too() {
     let mut step = STEP;
     for _ in 0..600 {
         let rows = if step.takes_due() { 1 } else { 4 };
-        let alone = STEP.seconds(100, 1) * STEP.rows(rows);
-        step.observe(rows, 100, 4.0 * alone);
+        step.observe(rows, 100, 4.0 * pass(rows, STEP.rows(rows)));
     }
     let change = step.seconds(100, 1) / STEP.seconds(100, 1);
     assert!((3.2..4.2).contains(&change), "{change} for 4: {step:?}");

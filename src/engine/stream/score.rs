@@ -59,7 +59,7 @@ impl Stream {
             let [incumbent, other] = drafted.map(|token| token == self.tokens[place + 1]);
             (incumbent, other)
         });
-        let stakes = betting.stakes(seat, plans[1]);
+        let stakes = betting.stakes(seat, plans[1], self.context());
         if let Some(outcome) = betting.auditions.observe(right, seconds, stakes) {
             betting.conclude(outcome);
         }
