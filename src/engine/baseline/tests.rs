@@ -28,7 +28,7 @@ fn rows_follow_what_passes_take() {
         step
     };
     let found = observe(1.7);
-    assert!((found.rows(4) - 1.7).abs() < 0.01, "{found:?}");
+    assert!((found.rows(4) - 1.7).abs() < 0.02, "{found:?}");
     let found = observe(2.5);
     assert_eq!(found.rows(4), found.rows(5), "more rows never cost less");
     let mut after = found;

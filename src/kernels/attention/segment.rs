@@ -1,12 +1,15 @@
 //! Attention of a block of rows to one segment of the positions that they see.
 
+use std::ops::Range;
+
 use super::{PAGE_POSITIONS, Parts, ROW_BLOCK, SEGMENT};
 use crate::kernels::elementwise::exp;
 use crate::kernels::kv::{KvElement, KvShape};
 use crate::kernels::lanes::{Kernel, Lanes, add, eights, eights_mut, sum_lanes};
 
-/// Query heads that share one read of a key or value, at most: with four registers each they fit the sixteen of AVX2.
-const HEAD_BLOCK: usize = 3;
+/// Queries, of all rows and heads of a block, that share one read of a key or value at most: with two registers of sums each, and what is read,
+/// they fit the sixteen of AVX2. Fewer have more registers each, which hide the latency of the multiply-add.
+const QUERY_BLOCK: usize = 6;
 
 /// Pages of a segment.
 const PAGES: usize = SEGMENT / PAGE_POSITIONS;
@@ -85,185 +88,212 @@ impl<E: KvElement> Kernel for AttendSegment<'_, E> {
 
     #[inline(always)]
     fn run<L: Lanes>(mut self, lanes: L) {
-        let group = self.group;
-        // Blocks of nearly equal size: four heads are two and two.
-        let size = group.div_ceil(group.div_ceil(HEAD_BLOCK));
+        let queries = self.rows * self.group;
+        // Blocks of nearly equal size: eight queries are four and four.
+        let size = queries.div_ceil(queries.div_ceil(QUERY_BLOCK));
         let first_page = self.segment * PAGES;
         let end_page = (first_page + PAGES).min((self.length + self.rows - 1).div_ceil(PAGE_POSITIONS));
         for page in first_page..end_page {
-            for row in 0..self.rows {
-                for first in (0..group).step_by(size) {
-                    match size.min(group - first) {
-                        1 => self.page_scores::<L, 1>(lanes, page, row, first),
-                        2 => self.page_scores::<L, 2>(lanes, page, row, first),
-                        _ => self.page_scores::<L, HEAD_BLOCK>(lanes, page, row, first),
-                    }
+            for first in (0..queries).step_by(size) {
+                match size.min(queries - first) {
+                    1 => self.page_scores::<L, 1, 4>(lanes, page, first),
+                    2 => self.page_scores::<L, 2, 4>(lanes, page, first),
+                    3 => self.page_scores::<L, 3, 4>(lanes, page, first),
+                    4 => self.page_scores::<L, 4, 2>(lanes, page, first),
+                    5 => self.page_scores::<L, 5, 2>(lanes, page, first),
+                    _ => self.page_scores::<L, QUERY_BLOCK, 2>(lanes, page, first),
                 }
             }
         }
         for row in 0..self.rows {
             let seen = self.seen(row);
-            for head in row * group..(row + 1) * group {
-                let scores = &mut self.scores[head * SEGMENT..][..seen.next_multiple_of(8)];
-                (self.parts.largest[head], self.parts.sums[head]) = softmax_numerators(lanes, scores, seen);
+            for query in row * self.group..(row + 1) * self.group {
+                let scores = &mut self.scores[query * SEGMENT..][..seen.next_multiple_of(8)];
+                (self.parts.largest[query], self.parts.sums[query]) = softmax_numerators(lanes, scores, seen);
             }
         }
         for page in first_page..end_page {
-            for row in 0..self.rows {
-                for first in (0..group).step_by(size) {
-                    match size.min(group - first) {
-                        1 => self.page_mix::<L, 1>(lanes, page, row, first),
-                        2 => self.page_mix::<L, 2>(lanes, page, row, first),
-                        _ => self.page_mix::<L, HEAD_BLOCK>(lanes, page, row, first),
-                    }
+            for first in (0..queries).step_by(size) {
+                match size.min(queries - first) {
+                    1 => self.page_mix::<L, 1, 4>(lanes, page, first),
+                    2 => self.page_mix::<L, 2, 4>(lanes, page, first),
+                    3 => self.page_mix::<L, 3, 3>(lanes, page, first),
+                    4 => self.page_mix::<L, 4, 2>(lanes, page, first),
+                    5 => self.page_mix::<L, 5, 2>(lanes, page, first),
+                    _ => self.page_mix::<L, QUERY_BLOCK, 2>(lanes, page, first),
                 }
             }
         }
     }
 }
 
-impl<E: KvElement> AttendSegment<'_, E> {
+impl<'a, E: KvElement> AttendSegment<'a, E> {
     /// Positions of the segment that a row sees.
     #[inline(always)]
     fn seen(&self, row: usize) -> usize {
         (self.length + row).saturating_sub(self.segment * SEGMENT).min(SEGMENT)
     }
 
-    /// Positions of a page that a row sees.
+    /// Positions of a page that the row of a query sees.
     #[inline(always)]
-    fn seen_of(&self, page: usize, row: usize) -> usize {
-        (self.length + row).saturating_sub(page * PAGE_POSITIONS).min(PAGE_POSITIONS)
+    fn seen_of(&self, page: usize, query: usize) -> usize {
+        (self.length + query / self.group).saturating_sub(page * PAGE_POSITIONS).min(PAGE_POSITIONS)
     }
 
-    /// Scores of query heads `first..first + H` of a row at the positions of a page.
     #[inline(always)]
-    fn page_scores<L: Lanes, const H: usize>(&mut self, lanes: L, page: usize, row: usize, first: usize) {
-        let seen = self.seen_of(page, row).div_ceil(8);
-        let paired = seen / 2 * 2;
-        for block in (0..paired).step_by(2) {
-            if row == 0 && first == 0 {
-                let elements = 16 * self.pages.shape.head_dim;
-                lanes.prefetch(&self.pages.after_keys(page)[block / 2 * elements..][..elements]);
-            }
-            self.scores::<L, H, 2>(lanes, page, row, first, block);
-        }
-        if paired < seen {
-            self.scores::<L, H, 1>(lanes, page, row, first, paired);
+    fn query(&self, query: usize) -> &'a [f32] {
+        let head_dim = self.pages.shape.head_dim;
+        &self.queries[query / self.group][query % self.group * head_dim..][..head_dim]
+    }
+
+    /// Scores of queries `first..first + Q` at the positions of a page that the last of them sees, `B` blocks of eight at a time.
+    #[inline(always)]
+    fn page_scores<L: Lanes, const Q: usize, const B: usize>(&mut self, lanes: L, page: usize, first: usize) {
+        let seen = self.seen_of(page, first + Q - 1).div_ceil(8);
+        let mut block = 0;
+        while block < seen {
+            block += match seen - block {
+                left if left >= B => self.scores::<L, Q, B>(lanes, page, first, block),
+                2.. => self.scores::<L, Q, 2>(lanes, page, first, block),
+                _ => self.scores::<L, Q, 1>(lanes, page, first, block),
+            };
         }
     }
 
-    /// The scores of `B` blocks of eight positions, from `block` of the page on.
+    /// The scores of `B` blocks of eight positions, from `block` of the page on; returns `B`.
     #[inline(always)]
-    fn scores<L: Lanes, const H: usize, const B: usize>(
+    fn scores<L: Lanes, const Q: usize, const B: usize>(
         &mut self,
         lanes: L,
         page: usize,
-        row: usize,
         first: usize,
         block: usize,
-    ) {
+    ) -> usize {
         let head_dim = self.pages.shape.head_dim;
-        let queries: [&[f32]; H] =
-            std::array::from_fn(|head| &self.queries[row][(first + head) * head_dim..][..head_dim]);
-        let scale = 1.0 / (head_dim as f32).sqrt();
+        if first == 0 {
+            let elements = 8 * head_dim;
+            lanes.prefetch(&self.pages.after_keys(page)[block * elements..][..B * elements]);
+        }
+        let queries: [&[f32]; Q] = std::array::from_fn(|offset| self.query(first + offset));
         let keys = eights(self.pages.keys(page));
         let keys: [&[[E; 8]]; B] =
             std::array::from_fn(|offset| &keys[(block + offset) * head_dim..][..head_dim]);
-        // Even and odd dimensions in sums of their own, to hide the latency of the multiply-add.
-        let mut even = [[lanes.splat(0.0); B]; H];
-        let mut odd = [[lanes.splat(0.0); B]; H];
-        for dimension in (0..head_dim).step_by(2) {
-            let key: [L::Vector; B] = std::array::from_fn(|offset| E::load(lanes, &keys[offset][dimension]));
-            for head in 0..H {
-                let query = lanes.splat(queries[head][dimension]);
-                for offset in 0..B {
-                    even[head][offset] = lanes.mul_add(key[offset], query, even[head][offset]);
+        let mut sums = [[lanes.splat(0.0); B]; Q];
+        // The fewer of both stay in registers.
+        for dimension in 0..head_dim {
+            let key = |offset: usize| E::load(lanes, &keys[offset][dimension]);
+            let query = |offset: usize| lanes.splat(queries[offset][dimension]);
+            if B < Q {
+                let keys: [L::Vector; B] = std::array::from_fn(key);
+                for (offset, sums) in sums.iter_mut().enumerate() {
+                    let query = query(offset);
+                    for (sum, key) in sums.iter_mut().zip(keys) {
+                        *sum = lanes.mul_add(key, query, *sum);
+                    }
                 }
-            }
-            let key: [L::Vector; B] =
-                std::array::from_fn(|offset| E::load(lanes, &keys[offset][dimension + 1]));
-            for head in 0..H {
-                let query = lanes.splat(queries[head][dimension + 1]);
+            } else {
+                let queries: [L::Vector; Q] = std::array::from_fn(query);
                 for offset in 0..B {
-                    odd[head][offset] = lanes.mul_add(key[offset], query, odd[head][offset]);
+                    let key = key(offset);
+                    for (sums, query) in sums.iter_mut().zip(queries) {
+                        sums[offset] = lanes.mul_add(key, query, sums[offset]);
+                    }
                 }
             }
         }
-        let scale = lanes.splat(scale);
-        for head in 0..H {
-            let start =
-                (row * self.group + first + head) * SEGMENT + page % PAGES * PAGE_POSITIONS + block * 8;
-            let scores = &mut self.scores[start..][..8 * B];
-            for (offset, scores) in eights_mut(scores).iter_mut().enumerate() {
-                let odd = lanes.mul(odd[head][offset], scale);
-                lanes.store(lanes.mul_add(even[head][offset], scale, odd), scores);
+        let scale = lanes.splat(1.0 / (head_dim as f32).sqrt());
+        for (query, sums) in sums.iter().enumerate() {
+            let start = (first + query) * SEGMENT + page % PAGES * PAGE_POSITIONS + 8 * block;
+            let scores = eights_mut(&mut self.scores[start..][..8 * B]);
+            for (sum, scores) in sums.iter().zip(scores) {
+                lanes.store(lanes.mul(*sum, scale), scores);
             }
+        }
+        B
+    }
+
+    /// Adds the weighted values of a page to the sums of queries `first..first + Q`, `C` registers of dimensions at a time.
+    #[inline(always)]
+    fn page_mix<L: Lanes, const Q: usize, const C: usize>(&mut self, lanes: L, page: usize, first: usize) {
+        // What all of them see at once, then what only later rows see.
+        let common = self.seen_of(page, first);
+        self.mix_registers::<L, Q, C>(lanes, page, first, 0..common);
+        for query in first + 1..first + Q {
+            self.mix_registers::<L, 1, 4>(lanes, page, query, common..self.seen_of(page, query));
         }
     }
 
-    /// Adds the weighted values of a page to the sums of query heads `first..first + H` of a row.
     #[inline(always)]
-    fn page_mix<L: Lanes, const H: usize>(&mut self, lanes: L, page: usize, row: usize, first: usize) {
-        let count = self.seen_of(page, row);
-        if count == 0 {
+    fn mix_registers<L: Lanes, const Q: usize, const C: usize>(
+        &mut self,
+        lanes: L,
+        page: usize,
+        first: usize,
+        positions: Range<usize>,
+    ) {
+        if positions.is_empty() {
             return;
         }
         let registers = self.pages.shape.head_dim / 8;
         let mut start = 0;
         while start < registers {
+            let positions = positions.clone();
             start += match registers - start {
-                1 => self.mix::<L, H, 1>(lanes, page, row, first, count, start),
-                2 | 4 => self.mix::<L, H, 2>(lanes, page, row, first, count, start),
-                _ => self.mix::<L, H, 3>(lanes, page, row, first, count, start),
+                // Four are two and two, not three and one.
+                left if left >= C && (C, left) != (3, 4) => {
+                    self.mix::<L, Q, C>(lanes, page, first, positions, start)
+                }
+                2.. => self.mix::<L, Q, 2>(lanes, page, first, positions, start),
+                _ => self.mix::<L, Q, 1>(lanes, page, first, positions, start),
             };
         }
     }
 
-    /// `C` registers of dimensions, from the `start`-th on, of the first `count` positions of a page; returns `C`. With three heads three registers
-    /// fit the sixteen of AVX2; of four, compilers keep some sums in memory.
+    /// `C` registers of dimensions, from the `start`-th on, of some positions of a page; returns `C`.
     #[inline(always)]
-    fn mix<L: Lanes, const H: usize, const C: usize>(
+    fn mix<L: Lanes, const Q: usize, const C: usize>(
         &mut self,
         lanes: L,
         page: usize,
-        row: usize,
         first: usize,
-        count: usize,
+        positions: Range<usize>,
         start: usize,
     ) -> usize {
         let head_dim = self.pages.shape.head_dim;
         let place = page % PAGES * PAGE_POSITIONS;
-        let values = eights(self.pages.values(page)).chunks_exact(head_dim / 8);
-        let after = self.pages.after_values(page).filter(|_| row == 0 && first == 0).map(eights);
-        let weights: [&[f32]; H] = std::array::from_fn(|head| {
-            &self.scores[(row * self.group + first + head) * SEGMENT + place..][..count]
-        });
-        let at = |head: usize| {
-            let start = (row * self.group + first + head) * head_dim + 8 * start;
+        let registers = head_dim / 8;
+        let values = eights(self.pages.values(page));
+        let after = self.pages.after_values(page).filter(|_| first == 0).map(eights);
+        let weights: [&[f32]; Q] =
+            std::array::from_fn(|query| &self.scores[(first + query) * SEGMENT + place..][..positions.end]);
+        let at = |query: usize| {
+            let start = (first + query) * head_dim + 8 * start;
             start..start + 8 * C
         };
-        let mut sums = [[lanes.splat(0.0); C]; H];
-        if place > 0 {
-            for (head, sums) in sums.iter_mut().enumerate() {
-                for (sum, mixed) in sums.iter_mut().zip(eights(&self.parts.mixed[at(head)])) {
+        let mut sums = [[lanes.splat(0.0); C]; Q];
+        if place + positions.start > 0 {
+            for (query, sums) in sums.iter_mut().enumerate() {
+                for (sum, mixed) in sums.iter_mut().zip(eights(&self.parts.mixed[at(query)])) {
                     *sum = lanes.load(mixed);
                 }
             }
         }
-        for (slot, values) in (0..count).zip(values) {
+        for slot in positions {
             if let Some(after) = after {
-                lanes.prefetch(&after[slot * (head_dim / 8) + start..][..C]);
+                lanes.prefetch(&after[slot * registers + start..][..C]);
             }
-            let weights: [L::Vector; H] = std::array::from_fn(|head| lanes.splat(weights[head][slot]));
-            for (register, value) in values[start..][..C].iter().enumerate() {
-                let value = E::load(lanes, value);
-                for head in 0..H {
-                    sums[head][register] = lanes.mul_add(value, weights[head], sums[head][register]);
+            let value: [L::Vector; C] = std::array::from_fn(|register| {
+                E::load(lanes, &values[slot * registers + start..][..C][register])
+            });
+            for (sums, weights) in sums.iter_mut().zip(weights) {
+                let weight = lanes.splat(weights[slot]);
+                for (sum, value) in sums.iter_mut().zip(value) {
+                    *sum = lanes.mul_add(value, weight, *sum);
                 }
             }
         }
-        for (head, sums) in sums.iter().enumerate() {
-            for (sum, mixed) in sums.iter().zip(eights_mut(&mut self.parts.mixed[at(head)])) {
+        for (query, sums) in sums.iter().enumerate() {
+            for (sum, mixed) in sums.iter().zip(eights_mut(&mut self.parts.mixed[at(query)])) {
                 lanes.store(*sum, mixed);
             }
         }
