@@ -126,7 +126,7 @@ impl Learner {
         // A search wants room for one more, but not in place of the only one.
         let most = MOST_SPANS.min(if searches && room > 1 { room - 1 } else { room });
         let fitted_to = plans.iter().map(|plan| plan.fitted_to).max().unwrap_or(0) as f64;
-        let first_fit = FIRST_FIT.max(FIRST_FIT_SHARE * fitted_to);
+        let first_fit = first_fit(fitted_to);
         let mut runs: Vec<(Range<usize>, Course)> = Vec::new();
         for bridge in plans.iter().flat_map(|plan| plan.plan.bridges()) {
             let known = runs.iter().position(|(range, _)| *range == bridge.span());
@@ -189,9 +189,8 @@ impl Learner {
     /// Books the time of streams that may be learned from.
     pub(super) fn observe_pass(&mut self, seconds: f64) {
         // There is always another run to search.
-        let is_well_known = self.known > WELL_KNOWN && self.search.is_none();
-        let share = if is_well_known { (WELL_KNOWN / self.known).max(LEAST_BUDGET) } else { 1.0 };
-        self.earned_seconds += BUDGET * share * seconds;
+        let share = if self.search.is_some() { BUDGET } else { budget(self.known) };
+        self.earned_seconds += share * seconds;
     }
 
     /// Takes in the states of a group that saved them at all places, of a stream with these pages.
@@ -307,6 +306,16 @@ impl Learner {
     }
 }
 
+/// The share of time that learning may take where so many tokens are known.
+fn budget(known: f64) -> f64 {
+    BUDGET * (WELL_KNOWN / known.max(WELL_KNOWN)).max(LEAST_BUDGET)
+}
+
+/// Pairs before a bridge is fitted that would replace one that was fitted to so many tokens.
+fn first_fit(tokens: f64) -> f64 {
+    FIRST_FIT.max(FIRST_FIT_SHARE * tokens)
+}
+
 /// Runs that can be learned in the memory that learning may take, beside weights of so many bytes.
 fn room(hidden: usize, weight_bytes: usize) -> usize {
     let allowed = (MEMORY_SHARE * weight_bytes as f64).max(ALWAYS_ALLOWED);
@@ -371,7 +380,15 @@ fn name_of(bridge: &Bridge) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::room;
+    use super::{BUDGET, FIRST_FIT, budget, first_fit, room};
+
+    #[test]
+    fn where_much_is_known_learning_takes_less_and_waits_for_more() {
+        for (known, expected) in [(0.0, 1.0), (8192.0, 1.0), (16384.0, 0.5), (65536.0, 0.125), (1e9, 0.1)] {
+            assert!((budget(known) / BUDGET - expected).abs() < 1e-9, "{known} tokens: {}", budget(known));
+        }
+        assert_eq!([0.0, 2048.0, 65536.0].map(first_fit), [FIRST_FIT, FIRST_FIT, 16384.0]);
+    }
 
     #[test]
     fn wide_models_learn_in_a_quarter_of_their_weights() {
