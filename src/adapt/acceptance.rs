@@ -5,9 +5,6 @@ use super::counts::Counts;
 /// Bins of a confidence in \[0, 1\].
 pub const BINS: usize = 10;
 
-/// Judgements that the prior weighs against what was seen.
-const PRIOR_WEIGHT: f64 = 4.0;
-
 /// How far one judgement moves a stream's offset.
 const OFFSET_STEP: f64 = 0.2;
 
@@ -16,6 +13,12 @@ const OFFSET_DECAY: f64 = 0.98;
 
 /// What one more token leaves of a stream's offset: what lost is tried again when the text has moved on.
 const OFFSET_FADE: f64 = 0.99;
+
+/// How far traffic is taken to lie from what the priors of plans come from, in log odds, before anything is known of it: a standard deviation.
+const SHIFT_SPREAD: f64 = 0.5;
+
+/// What is known of a shift at most, as its precision: some thousand judgements, so that it follows the traffic.
+const MOST_PRECISION: f64 = 200.0;
 
 /// How far kinds of traffic are taken to lie from the pool, in log odds, before anything is known of them: a standard deviation.
 const STANDING_SPREAD: f64 = 0.7;
@@ -30,7 +33,19 @@ const STANDING_STEPS: usize = 16;
 #[derive(Clone, Debug)]
 pub struct Acceptance<const N: usize> {
     prior: [f64; N],
+    /// Judgements that the prior of a bin weighs against what was seen.
+    weight: f64,
+    /// How far the prior is off on this traffic, in log odds, by other kinds of drafts too.
+    shift: f64,
     counts: Counts<N>,
+}
+
+/// How much better or worse than their priors drafts of all plans do, in log odds. What is hard to foretell for one plan is so for the others, and
+/// to learn it from each on its own would mean to turn to those that nobody has tried yet, one after the other.
+#[derive(Clone, Copy, Debug)]
+pub struct Shift {
+    value: f64,
+    precision: f64,
 }
 
 /// How much better or worse than the pool's a stream's drafts do, in log odds. One number for all bins: a text that is hard to foretell is
@@ -46,9 +61,19 @@ pub struct Offset {
 // === impl Acceptance ===
 
 impl<const N: usize> Acceptance<N> {
-    /// Nothing seen yet; `prior` is the share expected in each bin.
-    pub fn new(prior: [f64; N]) -> Self {
-        Self { prior, counts: Counts::default() }
+    /// Nothing seen yet; `prior` is the share expected in each bin, and weighs as much as so many judgements.
+    pub fn new(prior: [f64; N], weight: f64) -> Self {
+        Self { prior, weight, shift: 0.0, counts: Counts::default() }
+    }
+
+    /// Takes in how far the priors are off on this traffic.
+    pub fn set_shift(&mut self, shift: &Shift) {
+        self.shift = shift.value;
+    }
+
+    /// The share expected in bin `bin` where nothing was seen of it.
+    pub fn expected(&self, bin: usize) -> f64 {
+        shifted(self.prior[bin], self.shift)
     }
 
     /// Takes `counts` for what all streams have learned.
@@ -69,7 +94,7 @@ impl<const N: usize> Acceptance<N> {
     /// The expected share in bin `bin`, by the counts of all streams.
     pub fn pooled(&self, bin: usize) -> f64 {
         let (accepted, judged) = (self.counts.accepted()[bin], self.counts.judged()[bin]);
-        (accepted + PRIOR_WEIGHT * self.prior[bin]) / (judged + PRIOR_WEIGHT)
+        (accepted + self.weight * self.expected(bin)) / (judged + self.weight)
     }
 
     /// The expected share in bin `bin` for a stream that is off by `offset`.
@@ -112,9 +137,31 @@ impl Offset {
     }
 
     fn applied_to(self, share: f64) -> f64 {
-        let odds = share / (1.0 - share).max(1e-6) * (self.standing + self.own).exp();
-        odds / (1.0 + odds)
+        shifted(share, self.standing + self.own)
     }
+}
+
+// === impl Shift ===
+
+impl Default for Shift {
+    fn default() -> Self {
+        Self { value: 0.0, precision: SHIFT_SPREAD.powi(-2) }
+    }
+}
+
+impl Shift {
+    /// Takes in a judgement, where this share was [`Acceptance::expected`]: a step of Newton's method for the logistic likelihood.
+    pub fn observe(&mut self, expected: f64, accepted: bool) {
+        self.precision = (self.precision + expected * (1.0 - expected)).min(MOST_PRECISION);
+        let value = self.value + (f64::from(accepted) - expected) / self.precision;
+        self.value = value.clamp(-MAX_STANDING, MAX_STANDING);
+    }
+}
+
+/// A share, moved by so much in log odds.
+fn shifted(share: f64, by: f64) -> f64 {
+    let odds = share / (1.0 - share).max(1e-6) * by.exp();
+    odds / (1.0 + odds)
 }
 
 /// The bin of a confidence in \[0, 1\].
@@ -137,7 +184,7 @@ mod tests {
 
     #[test]
     fn estimates_move_from_the_prior_to_what_is_seen() {
-        let mut all = Acceptance::new([0.5; 2]);
+        let mut all = Acceptance::new([0.5; 2], 4.0);
         let mut first = Offset::default();
         assert_eq!(all.pooled(0), 0.5);
         assert!((all.of_stream(first, 0) - 0.5).abs() < 1e-9);
@@ -156,7 +203,7 @@ mod tests {
     #[test]
     fn a_stream_s_offset_settles_where_its_drafts_are() {
         for (pooled, own) in [(0.6, 0.2), (0.6, 0.9), (0.3, 0.3)] {
-            let mut all = Acceptance::new([pooled]);
+            let mut all = Acceptance::new([pooled], 4.0);
             // Others keep the pool where it is.
             all.set_counts(Counts::new([2000.0 * pooled], [2000.0]).unwrap());
             let mut offset = Offset::default();
@@ -171,7 +218,7 @@ mod tests {
 
     #[test]
     fn traffic_stands_where_its_counts_say_as_far_as_they_are_evidence() {
-        let mut all = Acceptance::new([0.5; 2]);
+        let mut all = Acceptance::new([0.5; 2], 4.0);
         all.set_counts(Counts::new([600.0, 1800.0], [2000.0; 2]).unwrap());
         let standing = |accepted, judged| all.standing(&Counts::new(accepted, judged).unwrap());
         for (name, accepted, judged, low, high) in [

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::acceptance::{Acceptance, BINS, Offset, confidence_bin};
+use super::acceptance::{Acceptance, BINS, Offset, Shift, confidence_bin};
 use super::costs::cost_without_context;
 use super::fold::Bank;
 use super::learned::{Learned, MATCH_BINS, NGRAM_BINS};
@@ -14,6 +14,12 @@ const COST_WEIGHT: f64 = 0.01;
 /// Measurements that a cost known at start counts for.
 const COST_PRIOR: f64 = 4.0;
 
+/// Judgements that what calibration counted weighs in each bin: it counted hundreds, but on other text...
+const CALIBRATED_WEIGHT: f64 = 16.0;
+
+/// ...and what is only a rule of thumb.
+const RULE_WEIGHT: f64 = 4.0;
+
 /// What one more draft step leaves of the older ones in the histogram of confidences.
 const HISTOGRAM_DECAY: f64 = 0.995;
 
@@ -21,6 +27,7 @@ const HISTOGRAM_DECAY: f64 = 0.995;
 #[derive(Clone, Debug)]
 pub struct Knowledge {
     plans: Vec<PlanKnowledge>,
+    shift: Shift,
     pub(super) ngram: Acceptance<NGRAM_BINS>,
     bank: Bank,
 }
@@ -73,7 +80,8 @@ impl Knowledge {
         let following = |bin: usize| first[bin].max(if bin == 0 { 0.5 } else { 0.75 });
         let prior =
             std::array::from_fn(|bin| bin.checked_sub(MATCH_BINS).map_or_else(|| first[bin], following));
-        Self { plans, ngram: Acceptance::new(prior), bank: Bank::default() }
+        let ngram = Acceptance::new(prior, RULE_WEIGHT);
+        Self { plans, shift: Shift::default(), ngram, bank: Bank::default() }
     }
 
     /// Plans that it knows.
@@ -167,7 +175,10 @@ impl Knowledge {
         confidence: f32,
         accepted: bool,
     ) {
-        let (plan, bin) = (&mut self.plans[index], confidence_bin(confidence));
+        let bin = confidence_bin(confidence);
+        self.shift.observe(self.plans[index].acceptance.expected(bin), accepted);
+        self.plans.iter_mut().for_each(|plan| plan.acceptance.set_shift(&self.shift));
+        let plan = &mut self.plans[index];
         plan.acceptance.observe(&mut own.plans[index], bin, accepted);
         own.taught.observe_plan(plan.identity, bin, accepted);
     }
@@ -186,7 +197,9 @@ impl PlanKnowledge {
     /// are sure, somewhat less at the sure end.
     pub fn unknown(cost: f64) -> Self {
         let middle = |bin: usize| (bin as f64 + 0.5) / BINS as f64;
-        Self::new(cost, std::array::from_fn(|bin| 0.9 * middle(bin)), [1.0 / BINS as f64; BINS])
+        let acceptance = std::array::from_fn(|bin| 0.9 * middle(bin));
+        let acceptance = Acceptance::new(acceptance, RULE_WEIGHT);
+        Self { acceptance, ..Self::new(cost, [0.0; BINS], [1.0 / BINS as f64; BINS]) }
     }
 
     /// A plan that was measured: the cost of its draft step in plain steps, acceptance by confidence, and how often each confidence comes up.
@@ -194,7 +207,7 @@ impl PlanKnowledge {
         let total: f64 = confidences.iter().sum();
         Self {
             identity: PlanIdentity::default(),
-            acceptance: Acceptance::new(acceptance),
+            acceptance: Acceptance::new(acceptance, CALIBRATED_WEIGHT),
             confidences: confidences.map(|share| share / total),
             cost,
             attention: 1.0,
@@ -238,6 +251,7 @@ pub fn ngram_bin(length: usize, place: usize) -> usize {
 
 #[cfg(test)]
 mod tests {
+    use super::super::acceptance::testing::is_accepted;
     use super::*;
 
     #[test]
@@ -269,6 +283,20 @@ mod tests {
         for (context, expected) in [(0.0, 0.4), (1.0, 0.45), (1e9, 0.5)] {
             let found = knowledge.plan(0).cost(context);
             assert!((found - expected).abs() < 1e-3, "context {context}: {found}, not {expected}");
+        }
+    }
+
+    #[test]
+    fn text_that_is_hard_for_one_plan_is_taken_to_be_hard_for_all() {
+        let plan = PlanKnowledge::new(0.4, [0.8; BINS], [1.0; BINS]);
+        let mut knowledge = Knowledge::new(vec![plan; 2]);
+        let mut own = knowledge.stream(None);
+        for index in 0..600 {
+            knowledge.observe_drafted(&mut own, 0, 0.55, is_accepted(index, 0.6));
+        }
+        for plan in [0, 1] {
+            let found = knowledge.plan(plan).acceptance.pooled(5);
+            assert!((found - 0.6).abs() < 0.04, "plan {plan}: {found}");
         }
     }
 
