@@ -280,16 +280,6 @@ impl Stream {
         }
     }
 
-    /// Whether it may be learned from.
-    pub(super) fn teaches(&self) -> bool {
-        self.request.teaches
-    }
-
-    /// Whether plans may be tried on its text: what adapts is judged and paid for by the streams that adapt.
-    pub(super) fn may_audition(&self) -> bool {
-        self.request.teaches && self.drafter.bets().is_some()
-    }
-
     /// Of `rows`, those that may be learned from.
     fn taught(&self, rows: usize) -> usize {
         if self.request.teaches { rows } else { 0 }

@@ -11,6 +11,16 @@ use super::Stream;
 use crate::model::Runner;
 
 impl Stream {
+    /// Whether it may be learned from.
+    pub(in super::super) fn teaches(&self) -> bool {
+        self.request.teaches
+    }
+
+    /// Whether plans may be tried on its text: what adapts is judged and paid for by the streams that adapt.
+    pub(in super::super) fn may_audition(&self) -> bool {
+        self.teaches() && self.drafter.bets().is_some()
+    }
+
     /// Tries plans on what the stream has said. A plan that breaks the pass is given up; the stream, whose own pages are not written, goes on.
     pub(in super::super) fn look_back(
         &mut self,
