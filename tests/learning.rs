@@ -46,7 +46,7 @@ fn engine(learn_bridges: bool) -> Engine {
     let frontier = vec![FrontierPlan {
         name: "a plan".to_owned(),
         plan: Arc::new(plan),
-        fitted_to: 0,
+        profile_tokens: 0,
         knowledge: PlanKnowledge::unknown(0.5),
     }];
     start(&MODEL, EngineOptions { frontier, learn_bridges, event_buffer: 256, ..options(&MODEL) })

@@ -47,7 +47,7 @@ fn plans() -> Vec<FrontierPlan> {
         .map(|(layers, cost)| FrontierPlan {
             name: format!("{layers:?}"),
             plan: Arc::new(DraftPlan::new(SkipSet::new(layers, layers, 6).unwrap(), 0.0)),
-            fitted_to: 0,
+            profile_tokens: 0,
             knowledge: PlanKnowledge::unknown(cost),
         })
         .into()

@@ -33,8 +33,8 @@ const STANDING_STEPS: usize = 16;
 #[derive(Clone, Debug)]
 pub struct Acceptance<const N: usize> {
     prior: [f64; N],
-    /// Judgements that the prior of a bin weighs against what was seen.
-    weight: f64,
+    /// Judgements that the prior of each bin weighs against what was seen.
+    weights: [f64; N],
     /// How far the prior is off on this traffic, in log odds, by other kinds of drafts too.
     shift: f64,
     counts: Counts<N>,
@@ -62,8 +62,8 @@ pub struct Offset {
 
 impl<const N: usize> Acceptance<N> {
     /// Nothing seen yet; `prior` is the share expected in each bin, and weighs as much as so many judgements.
-    pub fn new(prior: [f64; N], weight: f64) -> Self {
-        Self { prior, weight, shift: 0.0, counts: Counts::default() }
+    pub fn new(prior: [f64; N], weights: [f64; N]) -> Self {
+        Self { prior, weights, shift: 0.0, counts: Counts::default() }
     }
 
     /// Takes in how far the priors are off on this traffic.
@@ -94,7 +94,7 @@ impl<const N: usize> Acceptance<N> {
     /// The expected share in bin `bin`, by the counts of all streams.
     pub fn pooled(&self, bin: usize) -> f64 {
         let (accepted, judged) = (self.counts.accepted()[bin], self.counts.judged()[bin]);
-        (accepted + self.weight * self.expected(bin)) / (judged + self.weight)
+        (accepted + self.weights[bin] * self.expected(bin)) / (judged + self.weights[bin])
     }
 
     /// The expected share in bin `bin` for a stream that is off by `offset`.
@@ -112,19 +112,9 @@ impl<const N: usize> Acceptance<N> {
     /// Where traffic with these counts stands against the pool: the offset that makes them likeliest, given that most traffic is near
     /// the pool (a Gaussian of [`STANDING_SPREAD`]). A stream of such traffic starts from it.
     pub fn standing(&self, counts: &Counts<N>) -> Offset {
-        let mut offset = Offset::default();
-        for _ in 0..STANDING_STEPS {
-            let precision = STANDING_SPREAD.powi(-2);
-            let (mut slope, mut curvature) = (-precision * offset.standing, precision);
-            for bin in 0..N {
-                let (share, judged) = (self.of_stream(offset, bin), counts.judged()[bin]);
-                slope += counts.accepted()[bin] - judged * share;
-                curvature += judged * share * (1.0 - share);
-            }
-            let step = (slope / curvature).clamp(-1.0, 1.0);
-            offset.standing = (offset.standing + step).clamp(-MAX_STANDING, MAX_STANDING);
-        }
-        offset
+        let pooled: [f64; N] = std::array::from_fn(|bin| self.pooled(bin));
+        let (standing, _) = likeliest(STANDING_SPREAD, |by| evidence(&pooled, counts, by));
+        Offset { standing, own: 0.0 }
     }
 }
 
@@ -150,12 +140,44 @@ impl Default for Shift {
 }
 
 impl Shift {
+    /// What the counts of these kinds of drafts say about their priors.
+    pub fn of<'a, const N: usize>(kinds: impl Iterator<Item = &'a Acceptance<N>> + Clone) -> Self {
+        let (value, precision) = likeliest(SHIFT_SPREAD, |by| {
+            let each = kinds.clone().map(|kind| evidence(&kind.prior, &kind.counts, by));
+            each.fold((0.0, 0.0), |sum, one| (sum.0 + one.0, sum.1 + one.1))
+        });
+        Self { value, precision: precision.min(MOST_PRECISION) }
+    }
+
     /// Takes in a judgement, where this share was [`Acceptance::expected`]: a step of Newton's method for the logistic likelihood.
     pub fn observe(&mut self, expected: f64, accepted: bool) {
         self.precision = (self.precision + expected * (1.0 - expected)).min(MOST_PRECISION);
         let value = self.value + (f64::from(accepted) - expected) / self.precision;
         self.value = value.clamp(-MAX_STANDING, MAX_STANDING);
     }
+}
+
+/// How far counts call for moving `shares`, which are moved `by` so much already, and how surely: slope and curvature of the log likelihood.
+fn evidence<const N: usize>(shares: &[f64; N], counts: &Counts<N>, by: f64) -> (f64, f64) {
+    let (mut slope, mut curvature) = (0.0, 0.0);
+    for bin in 0..N {
+        let (share, judged) = (shifted(shares[bin], by), counts.judged()[bin]);
+        slope += counts.accepted()[bin] - judged * share;
+        curvature += judged * share * (1.0 - share);
+    }
+    (slope, curvature)
+}
+
+/// The likeliest move in log odds by its `evidence`, if most lie within `spread` of none (a Gaussian), and the precision of that.
+fn likeliest(spread: f64, evidence: impl Fn(f64) -> (f64, f64)) -> (f64, f64) {
+    let (mut by, mut precision) = (0.0, spread.powi(-2));
+    for _ in 0..STANDING_STEPS {
+        let (slope, curvature) = evidence(by);
+        precision = spread.powi(-2) + curvature;
+        let step = ((slope - spread.powi(-2) * by) / precision).clamp(-1.0, 1.0);
+        by = (by + step).clamp(-MAX_STANDING, MAX_STANDING);
+    }
+    (by, precision)
 }
 
 /// A share, moved by so much in log odds.
@@ -184,7 +206,7 @@ mod tests {
 
     #[test]
     fn estimates_move_from_the_prior_to_what_is_seen() {
-        let mut all = Acceptance::new([0.5; 2], 4.0);
+        let mut all = Acceptance::new([0.5; 2], [4.0; 2]);
         let mut first = Offset::default();
         assert_eq!(all.pooled(0), 0.5);
         assert!((all.of_stream(first, 0) - 0.5).abs() < 1e-9);
@@ -203,7 +225,7 @@ mod tests {
     #[test]
     fn a_stream_s_offset_settles_where_its_drafts_are() {
         for (pooled, own) in [(0.6, 0.2), (0.6, 0.9), (0.3, 0.3)] {
-            let mut all = Acceptance::new([pooled], 4.0);
+            let mut all = Acceptance::new([pooled], [4.0]);
             // Others keep the pool where it is.
             all.set_counts(Counts::new([2000.0 * pooled], [2000.0]).unwrap());
             let mut offset = Offset::default();
@@ -218,7 +240,7 @@ mod tests {
 
     #[test]
     fn traffic_stands_where_its_counts_say_as_far_as_they_are_evidence() {
-        let mut all = Acceptance::new([0.5; 2], 4.0);
+        let mut all = Acceptance::new([0.5; 2], [4.0; 2]);
         all.set_counts(Counts::new([600.0, 1800.0], [2000.0; 2]).unwrap());
         let standing = |accepted, judged| all.standing(&Counts::new(accepted, judged).unwrap());
         for (name, accepted, judged, low, high) in [

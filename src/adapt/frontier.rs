@@ -94,7 +94,7 @@ pub fn frontier(
         Ok(FrontierPlan {
             name: profiled.name.clone(),
             plan: Arc::new(plan),
-            fitted_to: profile.tokens,
+            profile_tokens: profile.tokens,
             knowledge,
         })
     };

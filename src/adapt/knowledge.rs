@@ -14,11 +14,11 @@ const COST_WEIGHT: f64 = 0.01;
 /// Measurements that a cost known at start counts for.
 const COST_PRIOR: f64 = 4.0;
 
-/// Judgements that what calibration counted weighs in each bin: it counted hundreds, but on other text...
-const CALIBRATED_WEIGHT: f64 = 16.0;
-
-/// ...and what is only a rule of thumb.
+/// Judgements that a rule of thumb weighs in each bin...
 const RULE_WEIGHT: f64 = 4.0;
+
+/// ...and what calibration counted there, at most: it may have counted more, but on other text.
+const CALIBRATED_WEIGHT: f64 = 16.0;
 
 /// What one more draft step leaves of the older ones in the histogram of confidences.
 const HISTOGRAM_DECAY: f64 = 0.995;
@@ -39,6 +39,8 @@ pub struct PlanKnowledge {
     pub(super) identity: PlanIdentity,
     /// Acceptance by confidence.
     pub(super) acceptance: Acceptance<BINS>,
+    /// Whether its prior comes from calibration, so that what it is off by says how hard the text is.
+    calibrated: bool,
     /// How often each confidence comes up, summing to about 1.
     pub(super) confidences: [f64; BINS],
     /// Draft step / plain step, both at an empty context.
@@ -56,8 +58,8 @@ pub struct FrontierPlan {
     pub name: String,
     /// The plan.
     pub plan: Arc<DraftPlan>,
-    /// Tokens that its bridges were fitted to; 0 if there are none, or nobody knows.
-    pub fitted_to: usize,
+    /// Tokens that the profile was made from that it came from; 0 if it came from none.
+    pub profile_tokens: usize,
     /// What is known at start.
     pub knowledge: PlanKnowledge,
 }
@@ -80,7 +82,7 @@ impl Knowledge {
         let following = |bin: usize| first[bin].max(if bin == 0 { 0.5 } else { 0.75 });
         let prior =
             std::array::from_fn(|bin| bin.checked_sub(MATCH_BINS).map_or_else(|| first[bin], following));
-        let ngram = Acceptance::new(prior, RULE_WEIGHT);
+        let ngram = Acceptance::new(prior, [RULE_WEIGHT; NGRAM_BINS]);
         Self { plans, shift: Shift::default(), ngram, bank: Bank::default() }
     }
 
@@ -138,6 +140,8 @@ impl Knowledge {
             let own = own.clone().filter_map(|taught| taught.plans().get(&plan.identity));
             own.for_each(|counts| plan.acceptance.add(counts));
         }
+        self.shift = Shift::of(self.plans.iter().filter(|plan| plan.calibrated).map(|plan| &plan.acceptance));
+        self.apply_shift();
         self.ngram.set_counts(*pool.ngram());
         own.for_each(|taught| self.ngram.add(taught.ngram()));
     }
@@ -148,6 +152,7 @@ impl Knowledge {
         self.identify(index, identity, attention);
         let plan = &mut self.plans[index];
         plan.steps = 0;
+        plan.calibrated = false;
         plan.cost = (plan.cost + plain_steps).max(0.01);
     }
 
@@ -176,11 +181,18 @@ impl Knowledge {
         accepted: bool,
     ) {
         let bin = confidence_bin(confidence);
-        self.shift.observe(self.plans[index].acceptance.expected(bin), accepted);
-        self.plans.iter_mut().for_each(|plan| plan.acceptance.set_shift(&self.shift));
+        if self.plans[index].calibrated {
+            self.shift.observe(self.plans[index].acceptance.expected(bin), accepted);
+            self.apply_shift();
+        }
         let plan = &mut self.plans[index];
         plan.acceptance.observe(&mut own.plans[index], bin, accepted);
         own.taught.observe_plan(plan.identity, bin, accepted);
+    }
+
+    fn apply_shift(&mut self) {
+        let calibrated = self.plans.iter_mut().filter(|plan| plan.calibrated);
+        calibrated.for_each(|plan| plan.acceptance.set_shift(&self.shift));
     }
 
     /// Takes in what became of a token that an n-gram match proposed.
@@ -198,16 +210,19 @@ impl PlanKnowledge {
     pub fn unknown(cost: f64) -> Self {
         let middle = |bin: usize| (bin as f64 + 0.5) / BINS as f64;
         let acceptance = std::array::from_fn(|bin| 0.9 * middle(bin));
-        let acceptance = Acceptance::new(acceptance, RULE_WEIGHT);
-        Self { acceptance, ..Self::new(cost, [0.0; BINS], [1.0 / BINS as f64; BINS]) }
+        Self { calibrated: false, ..Self::new(cost, acceptance, [1.0; BINS]) }
     }
 
-    /// A plan that was measured: the cost of its draft step in plain steps, acceptance by confidence, and how often each confidence comes up.
+    /// A plan that was measured: the cost of its draft step in plain steps, acceptance by confidence, and how often each confidence came up.
     pub fn new(cost: f64, acceptance: [f64; BINS], confidences: [f64; BINS]) -> Self {
         let total: f64 = confidences.iter().sum();
         Self {
             identity: PlanIdentity::default(),
-            acceptance: Acceptance::new(acceptance, CALIBRATED_WEIGHT),
+            acceptance: Acceptance::new(
+                acceptance,
+                confidences.map(|count| count.clamp(RULE_WEIGHT, CALIBRATED_WEIGHT)),
+            ),
+            calibrated: true,
             confidences: confidences.map(|share| share / total),
             cost,
             attention: 1.0,
@@ -294,10 +309,24 @@ mod tests {
         for index in 0..600 {
             knowledge.observe_drafted(&mut own, 0, 0.55, is_accepted(index, 0.6));
         }
+        let pooled = |knowledge: &Knowledge, plan: usize| knowledge.plan(plan).acceptance.pooled(5);
         for plan in [0, 1] {
-            let found = knowledge.plan(plan).acceptance.pooled(5);
+            let found = pooled(&knowledge, plan);
             assert!((found - 0.6).abs() < 0.04, "plan {plan}: {found}");
         }
+        // After a restart the pool tells.
+        let mut anew = Knowledge::new(vec![PlanKnowledge::new(0.4, [0.8; BINS], [1.0; BINS]); 2]);
+        let known = PlanIdentity([1; 16]);
+        anew.identify(0, known, 1.0);
+        let mut pool = Learned::default();
+        (0..600).for_each(|index| pool.observe_plan(known, 5, is_accepted(index, 0.6)));
+        anew.set_pool(&pool, std::iter::empty());
+        assert!((pooled(&anew, 1) - 0.6).abs() < 0.04, "{}", pooled(&anew, 1));
+        // A better bridge doesn't make the others look better.
+        anew.replace(0, PlanIdentity([3; 16]), 1.0, 0.0);
+        let before = pooled(&anew, 1);
+        (0..600).for_each(|_| anew.observe_drafted(&mut own, 0, 0.55, true));
+        assert_eq!(pooled(&anew, 1), before);
     }
 
     #[test]

@@ -174,19 +174,30 @@ impl PlainStep {
     /// What rows cost a stream at `context` positions, in steps of its own, while other streams have `others` rows in the pass: a share of what
     /// all rows share, and its own attention.
     pub fn costs(&self, context: usize, others: usize) -> Costs {
-        let share = |rows: usize| {
-            let shared = self.base * self.rows(others + rows) * rows as f64 / (others + rows) as f64;
-            shared + self.attention(context, rows)
-        };
+        let share = |rows: usize| self.share(rows as f64, others + rows) + self.context_share(context, rows);
         let unit = share(1);
         let rows = std::array::from_fn(|rows| if rows == 0 { 0.0 } else { share(rows) / unit });
-        let context = if self.base > 0.0 { self.attention(context, 1) / self.base } else { 0.0 };
-        Costs { rows, others, context }
+        Costs { rows, others, context: self.context_share(context, 1) }
+    }
+
+    /// What falls to so many of the `in_pass` rows of a pass, in plain steps without context.
+    pub fn share(&self, rows: f64, in_pass: usize) -> f64 {
+        self.rows(in_pass) * rows / in_pass as f64
+    }
+
+    /// What `context` positions add to a pass over `rows` rows of one stream, in plain steps without context.
+    pub fn context_share(&self, context: usize, rows: usize) -> f64 {
+        if self.base > 0.0 { self.attention(context, rows) / self.base } else { 0.0 }
     }
 
     /// Takes in a pass of the whole model over some rows of one stream that had the machine to itself: a verify, or with one row a plain step.
     pub fn observe(&mut self, rows: usize, context: usize, seconds: f64) {
         let Some(off) = self.follow(rows, context, seconds) else { return };
+        if rows > 1 && self.context_share(context, rows) > self.rows(rows) {
+            // Most of it was attention.
+            self.row_slope *= 1.0 + CURVE_WEIGHT * off;
+            return;
+        }
         let above = ROWS.iter().position(|&measured| measured >= rows).unwrap_or(ROWS.len() - 1);
         let nearest =
             if above > 1 && rows - ROWS[above - 1] < ROWS[above] - rows { above - 1 } else { above };

@@ -76,21 +76,21 @@ fn attempt(
         .zip(&rows)
         .map(|(&(index, work), rows)| streams[index].group(work, rows, &places))
         .collect();
+    let in_pass = rows.iter().map(Vec::len).sum();
     let weights: Vec<f64> = jobs
         .iter()
         .zip(&rows)
-        .map(|(&(index, work), rows)| streams[index].cost_weight(work, rows.len(), &betting.parts, &model))
+        .map(|(&(index, work), rows)| streams[index].share(work, (rows.len(), in_pass), betting, &model))
         .collect();
     let total: f64 = weights.iter().sum();
     let pass = AssertUnwindSafe(|| -> PassOutput<'_> { { runner }.run(&groups) });
     let Ok(output) = catch_unwind(pass) else { return false };
     drop(groups);
-    let rows_in_pass = rows.iter().map(Vec::len).sum();
     drop(rows);
     if let &[(index, work)] = jobs {
-        learn_costs(betting, streams[index], work, rows_in_pass, output.seconds, &model);
+        learn_costs(betting, streams[index], work, in_pass, output.seconds, &model);
     }
-    // Who pays for learning earns its budget, or the few that adapt would pay for the many that don't.
+    // Who pays earns the budget, or the few that adapt would pay for the auditions of all.
     let time_of = |pays: fn(&Stream) -> bool| {
         let weights = jobs.iter().zip(&weights).filter(|((index, _), _)| pays(&*streams[*index]));
         output.seconds * weights.map(|(_, weight)| weight).sum::<f64>() / total
@@ -144,7 +144,7 @@ fn learn_costs(betting: &mut Betting, stream: &Stream, work: Work, rows: usize, 
         Work::Verify if stream.entered_rows(work).entered < rows => baseline.observe(rows, context, seconds),
         Work::Draft => {
             let cost = seconds / baseline.seconds(context, 1);
-            let added = baseline.costs(context, 0).context;
+            let added = baseline.context_share(context, 1);
             stream.outline(model).iter().for_each(|outline| betting.parts.observe(outline, cost, added));
         }
         Work::Verify | Work::Prefill { .. } => {}

@@ -83,13 +83,12 @@ impl Betting {
         (0..self.uses.len()).rev().max_by_key(|&index| self.uses[index]).unwrap_or(0)
     }
 
-    /// What an audition of `plan` for the seat of plan `index` is decided by, on a stream at `context` positions.
-    pub(super) fn stakes(&self, index: usize, plan: &DraftPlan, context: usize) -> Stakes {
-        let costs = self.baseline.costs(context, 0);
+    /// What an audition of `plan` for the seat of plan `index` is decided by, without context: it is made on many streams.
+    pub(super) fn stakes(&self, index: usize, plan: &DraftPlan) -> Stakes {
         Stakes {
-            draft: self.knowledge.plan(index).cost(costs.context),
+            draft: self.knowledge.plan(index).cost(0.0),
             same_sublayers: self.frontier[index].plan.skip_set() == plan.skip_set(),
-            verify: costs.rows[2],
+            verify: self.baseline.rows(2),
         }
     }
 
@@ -110,7 +109,7 @@ impl Betting {
         let attention = attention_share(&candidate.plan);
         self.knowledge.replace(candidate.seat, identity, attention, candidate.extra_cost);
         self.auditions.reseat(candidate.seat, &candidate.plan, candidate.extra_cost);
-        (seat.plan, seat.name) = (candidate.plan, candidate.name);
+        (seat.plan, seat.name, seat.profile_tokens) = (candidate.plan, candidate.name, 0);
     }
 
     fn odds<'a>(&'a self, costs: &'a Costs) -> Odds<'a> {

@@ -8,7 +8,7 @@ use super::bets::{Bets, Betting};
 use super::cycle::{Chooser, Confirmed, Cycle, Origin};
 use super::event::{DraftedBy, PlanSummary};
 use super::options::EngineOptions;
-use super::parts::{Outline, Parts};
+use super::parts::{Outline, attention_share};
 use super::request::{Speculation, ValidRequest};
 use super::work::Work;
 use crate::adapt::{Bet, Costs, OffReason};
@@ -330,11 +330,22 @@ impl Drafter {
         matches!(self.policy, Policy::Swift)
     }
 
-    /// What `work` over so many rows would take alone, roughly and in plain steps: the stream's share of the pass.
-    pub(super) fn cost_weight(&self, work: Work, rows: usize, parts: &Parts, model: &Model) -> f64 {
-        match (work, self.plan()) {
-            (Work::Draft, Some(plan)) => parts.cost(&Outline::of(plan, model)),
-            _ => rows as f64,
-        }
+    /// The share that `work` over so many rows, at `context` positions, has in a pass of `in_pass` rows, roughly and in plain steps.
+    pub(super) fn share(
+        &self,
+        work: Work,
+        (rows, in_pass): (usize, usize),
+        context: usize,
+        betting: &Betting,
+        model: &Model,
+    ) -> f64 {
+        let (weight, attention) = match (work, self.plan()) {
+            (Work::Draft, Some(plan)) => {
+                (betting.parts.cost(&Outline::of(plan, model)), attention_share(plan))
+            }
+            _ => (rows as f64, 1.0),
+        };
+        let baseline = &betting.baseline;
+        baseline.share(weight, in_pass) + attention * baseline.context_share(context, rows)
     }
 }

@@ -34,7 +34,7 @@ const LEAST_BUDGET: f64 = 0.1;
 /// Pairs before a run is fitted for the first time: with fewer, a bridge is hardly ever better than the bias...
 const FIRST_FIT: f64 = 4096.0;
 
-/// ...or than one from calibration, if they are less than this share of the tokens that that one was fitted to.
+/// ...or than one from a profile, if they are less than this share of the tokens that the profile was made from.
 const FIRST_FIT_SHARE: f64 = 0.25;
 
 /// Multiplications a second that learning is taken to reach beside the engine's own work.
@@ -72,7 +72,7 @@ pub(super) struct Learner {
     fits: Receiver<Fit>,
     /// Nanoseconds that the background thread computed.
     busy: Arc<AtomicU64>,
-    /// Tokens that the plans' bridges were fitted to, and pairs seen since.
+    /// Tokens that the profile was made from, and rows looked at since.
     known: f64,
     spent_seconds: f64,
     /// What may be spent.
@@ -125,8 +125,8 @@ impl Learner {
         let room = room(hidden, model.weights().bytes());
         // A search wants room for one more, but not in place of the only one.
         let most = MOST_SPANS.min(if searches && room > 1 { room - 1 } else { room });
-        let fitted_to = plans.iter().map(|plan| plan.fitted_to).max().unwrap_or(0) as f64;
-        let first_fit = first_fit(fitted_to);
+        let profile_tokens = plans.iter().map(|plan| plan.profile_tokens).max().unwrap_or(0) as f64;
+        let first_fit = first_fit(profile_tokens);
         let mut runs: Vec<(Range<usize>, Course)> = Vec::new();
         for bridge in plans.iter().flat_map(|plan| plan.plan.bridges()) {
             let known = runs.iter().position(|(range, _)| *range == bridge.span());
@@ -163,7 +163,7 @@ impl Learner {
             pairs: started.is_ok().then_some(pairs),
             fits,
             busy,
-            known: fitted_to,
+            known: profile_tokens,
             spent_seconds: 0.0,
             earned_seconds: 0.0,
         };
@@ -188,8 +188,9 @@ impl Learner {
 
     /// Books the time of streams that may be learned from.
     pub(super) fn observe_pass(&mut self, seconds: f64) {
-        // There is always another run to search.
-        let share = if self.search.is_some() { BUDGET } else { budget(self.known) };
+        // Nothing is known of a run on probation.
+        let searches = self.spans.iter().any(Span::is_on_probation);
+        let share = if searches { BUDGET } else { budget(self.known) };
         self.earned_seconds += share * seconds;
     }
 
@@ -273,9 +274,11 @@ impl Learner {
         if self.spans.len() < spans {
             self.place();
         }
-        for bridge in betting.plans()[betting.favourite()].plan.bridges() {
+        let favourite = &betting.plans()[betting.favourite()];
+        let first_fit = first_fit(favourite.profile_tokens as f64);
+        for bridge in favourite.plan.bridges() {
             if self.spans.len() < self.most && !self.spans.iter().any(|span| span.range == bridge.span()) {
-                let course = Course { least_rank: bridge.rank(), first_fit: FIRST_FIT };
+                let course = Course { least_rank: bridge.rank(), first_fit };
                 self.begin(Span::new(bridge.span(), course, None));
             }
         }
@@ -311,7 +314,7 @@ fn budget(known: f64) -> f64 {
     BUDGET * (WELL_KNOWN / known.max(WELL_KNOWN)).max(LEAST_BUDGET)
 }
 
-/// Pairs before a bridge is fitted that would replace one that was fitted to so many tokens.
+/// Pairs before a bridge is fitted that would replace one from a profile of so many tokens.
 fn first_fit(tokens: f64) -> f64 {
     FIRST_FIT.max(FIRST_FIT_SHARE * tokens)
 }

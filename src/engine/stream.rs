@@ -15,7 +15,7 @@ use super::learner::CommittedRows;
 use super::options::EngineOptions;
 use super::outbox::Outbox;
 use super::output_text::OutputText;
-use super::parts::{Outline, Parts};
+use super::parts::Outline;
 use super::profiles::ProfileLink;
 use super::queue::Pending;
 use super::request::ValidRequest;
@@ -381,9 +381,9 @@ impl Stream {
         self.computed
     }
 
-    /// See [`Drafter::cost_weight`].
-    pub(super) fn cost_weight(&self, work: Work, rows: usize, parts: &Parts, model: &Model) -> f64 {
-        self.drafter.cost_weight(work, rows, parts, model)
+    /// See [`Drafter::share`].
+    pub(super) fn share(&self, work: Work, rows: (usize, usize), betting: &Betting, model: &Model) -> f64 {
+        self.drafter.share(work, rows, self.context(), betting, model)
     }
 
     /// Outlines a step of the plan that drafts now.

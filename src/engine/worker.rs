@@ -265,7 +265,7 @@ fn default_plan(model: &Model, options: &EngineOptions, parts: &Parts) -> Fronti
     FrontierPlan {
         name: "default".to_owned(),
         plan: Arc::new(plan),
-        fitted_to: 0,
+        profile_tokens: 0,
         knowledge: PlanKnowledge::unknown(cost),
     }
 }

@@ -24,7 +24,7 @@ pub fn frontier(model: &Model, tokens: &[TokenId]) -> Vec<FrontierPlan> {
             .unwrap()
             .with_vocabulary(Arc::clone(&vocabulary));
         let knowledge = PlanKnowledge::unknown(0.5);
-        FrontierPlan { name: name.to_owned(), plan: Arc::new(plan), fitted_to: 0, knowledge }
+        FrontierPlan { name: name.to_owned(), plan: Arc::new(plan), profile_tokens: 0, knowledge }
     };
     vec![plan("one layer, low rank", &[1], 4), plan("two layers, bias", &[1, 2], 0)]
 }

@@ -69,7 +69,7 @@ impl Stream {
             let [incumbent, other] = drafted.map(|token| token == self.tokens[place + 1]);
             (incumbent, other)
         });
-        let stakes = betting.stakes(seat, plans[1], self.context());
+        let stakes = betting.stakes(seat, plans[1]);
         if let Some(outcome) = betting.auditions.observe(right, seconds, stakes) {
             betting.conclude(outcome);
         }
