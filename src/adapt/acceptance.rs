@@ -160,9 +160,9 @@ impl Shift {
 /// How far counts call for moving `shares`, which are moved `by` so much already, and how surely: slope and curvature of the log likelihood.
 fn evidence<const N: usize>(shares: &[f64; N], counts: &Counts<N>, by: f64) -> (f64, f64) {
     let (mut slope, mut curvature) = (0.0, 0.0);
-    for bin in 0..N {
-        let (share, judged) = (shifted(shares[bin], by), counts.judged()[bin]);
-        slope += counts.accepted()[bin] - judged * share;
+    for (share, (accepted, judged)) in shares.iter().zip(counts.accepted().iter().zip(counts.judged())) {
+        let share = shifted(*share, by);
+        slope += accepted - judged * share;
         curvature += judged * share * (1.0 - share);
     }
     (slope, curvature)
