@@ -7,6 +7,12 @@ use std::time::Duration;
 
 use crate::adapt::{BridgeFit, BridgeFitError, BridgeWeights, Moments};
 
+/// Pairs before a run is fitted for the first time: with fewer, a bridge is hardly ever better than the bias...
+const FIRST_FIT: f64 = 4096.0;
+
+/// ...or than one from a profile, if they are less than this share of the tokens that the profile was made from.
+const FIRST_FIT_SHARE: f64 = 0.25;
+
 /// Pairs that are remembered, by decay, so that the bridges follow the traffic.
 const MEMORY: f64 = 131_072.0;
 
@@ -128,6 +134,11 @@ fn computed() -> Duration {
     STARTED.get_or_init(std::time::Instant::now).elapsed()
 }
 
+/// Pairs before a bridge is fitted that would replace one from a profile of so many tokens.
+pub(super) fn first_fit(tokens: f64) -> f64 {
+    FIRST_FIT.max(FIRST_FIT_SHARE * tokens)
+}
+
 /// Bytes that a fit takes for a moment.
 pub(super) fn fit_bytes(hidden: usize) -> usize {
     FIT_MATRICES * size_of::<f64>() * hidden * hidden
@@ -148,7 +159,12 @@ fn fit(moments: &Moments, rank: usize) -> Result<BridgeWeights, BridgeFitError> 
 
 #[cfg(test)]
 mod tests {
-    use super::rank;
+    use super::{FIRST_FIT, first_fit, rank};
+
+    #[test]
+    fn what_comes_from_much_is_challenged_late() {
+        assert_eq!([0.0, 2048.0, 65536.0].map(first_fit), [FIRST_FIT, FIRST_FIT, 16384.0]);
+    }
 
     #[test]
     fn the_rank_rises_with_the_pairs_up_to_half_of_the_width() {

@@ -31,12 +31,6 @@ const WELL_KNOWN: f64 = 8192.0;
 /// ...down to this share of it.
 const LEAST_BUDGET: f64 = 0.1;
 
-/// Pairs before a run is fitted for the first time: with fewer, a bridge is hardly ever better than the bias...
-const FIRST_FIT: f64 = 4096.0;
-
-/// ...or than one from a profile, if they are less than this share of the tokens that the profile was made from.
-const FIRST_FIT_SHARE: f64 = 0.25;
-
 /// Multiplications a second that learning is taken to reach beside the engine's own work.
 const PACE: f64 = 1e10;
 
@@ -126,7 +120,7 @@ impl Learner {
         // A search wants room for one more, but not in place of the only one.
         let most = MOST_SPANS.min(if searches && room > 1 { room - 1 } else { room });
         let profile_tokens = plans.iter().map(|plan| plan.profile_tokens).max().unwrap_or(0) as f64;
-        let first_fit = first_fit(profile_tokens);
+        let first_fit = course::first_fit(profile_tokens);
         let mut runs: Vec<(Range<usize>, Course)> = Vec::new();
         for bridge in plans.iter().flat_map(|plan| plan.plan.bridges()) {
             let known = runs.iter().position(|(range, _)| *range == bridge.span());
@@ -275,7 +269,7 @@ impl Learner {
             self.place();
         }
         let favourite = &betting.plans()[betting.favourite()];
-        let first_fit = first_fit(favourite.profile_tokens as f64);
+        let first_fit = course::first_fit(favourite.profile_tokens as f64);
         for bridge in favourite.plan.bridges() {
             if self.spans.len() < self.most && !self.spans.iter().any(|span| span.range == bridge.span()) {
                 let course = Course { least_rank: bridge.rank(), first_fit };
@@ -304,7 +298,7 @@ impl Learner {
         let Some(range) = search.and_then(|search| search.propose(&bridge.span(), &in_use, layers)) else {
             return;
         };
-        let course = Course { least_rank: bridge.rank(), first_fit: FIRST_FIT };
+        let course = Course { least_rank: bridge.rank(), first_fit: course::first_fit(0.0) };
         self.begin(Span::new(range, course, Some(seat)));
     }
 }
@@ -312,11 +306,6 @@ impl Learner {
 /// The share of time that learning may take where so many tokens are known.
 fn budget(known: f64) -> f64 {
     BUDGET * (WELL_KNOWN / known.max(WELL_KNOWN)).max(LEAST_BUDGET)
-}
-
-/// Pairs before a bridge is fitted that would replace one from a profile of so many tokens.
-fn first_fit(tokens: f64) -> f64 {
-    FIRST_FIT.max(FIRST_FIT_SHARE * tokens)
 }
 
 /// Runs that can be learned in the memory that learning may take, beside weights of so many bytes.
@@ -383,14 +372,13 @@ fn name_of(bridge: &Bridge) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::{BUDGET, FIRST_FIT, budget, first_fit, room};
+    use super::{BUDGET, budget, room};
 
     #[test]
-    fn where_much_is_known_learning_takes_less_and_waits_for_more() {
+    fn where_much_is_known_learning_takes_less() {
         for (known, expected) in [(0.0, 1.0), (8192.0, 1.0), (16384.0, 0.5), (65536.0, 0.125), (1e9, 0.1)] {
             assert!((budget(known) / BUDGET - expected).abs() < 1e-9, "{known} tokens: {}", budget(known));
         }
-        assert_eq!([0.0, 2048.0, 65536.0].map(first_fit), [FIRST_FIT, FIRST_FIT, 16384.0]);
     }
 
     #[test]
