@@ -126,6 +126,11 @@ impl Offset {
         self.own *= OFFSET_FADE.powi(tokens.min(1000) as i32);
     }
 
+    /// Forgets the stream's own.
+    pub fn reset(&mut self) {
+        self.own = 0.0;
+    }
+
     fn applied_to(self, share: f64) -> f64 {
         shifted(share, self.standing + self.own)
     }

@@ -157,7 +157,7 @@ impl Controller {
         bank.book(steps, lost);
         if let Some(lost) = lost {
             self.explored += lost;
-        } else if matches!(bet, Bet::Plan(_)) || !self.fold.drafts() {
+        } else if bank.mechanisms().fold && (matches!(bet, Bet::Plan(_)) || !self.fold.drafts()) {
             // A bet on a match that was there is no evidence about the plans.
             self.fold.observe(tokens, steps, bank);
         }
@@ -228,6 +228,9 @@ impl Controller {
 
 /// How much worse than plain decoding a plan may look and still be bet on.
 fn doubt(odds: Odds<'_>, plan: usize) -> f64 {
+    if !odds.knowledge.bank().mechanisms().doubt {
+        return 0.0;
+    }
     DOUBT / (1.0 + odds.knowledge.plan(plan).acceptance.judged() / DOUBT_JUDGED).sqrt()
 }
 

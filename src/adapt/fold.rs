@@ -3,6 +3,8 @@
 //! The controller's forecasts already turn down what looks like a loss. This is the safety net under them: it goes by the clock alone, so it holds
 //! whatever the forecasts get wrong.
 
+use super::mechanisms::Mechanisms;
+
 /// What a stream may lose to drafting before it folds, in plain steps, net of what it won, where drafting has not won yet. A cycle wins or loses
 /// about one step by chance, so less would fold on bad luck.
 const STAKE: f64 = 4.0;
@@ -34,6 +36,7 @@ pub struct Bank {
     /// For exploration, in plain steps.
     saved: f64,
     explorations: usize,
+    mechanisms: Mechanisms,
 }
 
 /// Decides, for one stream, whether the next cycle drafts.
@@ -58,9 +61,19 @@ impl Bank {
         self.won = (self.won + won).clamp(0.0, MOST_BACKING);
     }
 
+    /// The mechanisms that work.
+    pub fn mechanisms(&self) -> Mechanisms {
+        self.mechanisms
+    }
+
+    /// Switches mechanisms.
+    pub fn set_mechanisms(&mut self, mechanisms: Mechanisms) {
+        self.mechanisms = mechanisms;
+    }
+
     /// What a stream may lose.
     fn stake(self) -> f64 {
-        STAKE + self.won
+        STAKE + if self.mechanisms.backing { self.won } else { 0.0 }
     }
 
     fn probe_stake(self) -> f64 {
@@ -69,7 +82,7 @@ impl Bank {
 
     /// Whether a bet that does not look best may be tried.
     pub fn may_explore(&self) -> bool {
-        self.saved > 0.0
+        self.mechanisms.exploration && self.saved > 0.0
     }
 
     /// Bets that were tried so far.

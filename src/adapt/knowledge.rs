@@ -181,12 +181,15 @@ impl Knowledge {
         accepted: bool,
     ) {
         let bin = confidence_bin(confidence);
-        if self.plans[index].calibrated {
+        if self.plans[index].calibrated && self.bank.mechanisms().shift {
             self.shift.observe(self.plans[index].acceptance.expected(bin), accepted);
             self.apply_shift();
         }
         let plan = &mut self.plans[index];
         plan.acceptance.observe(&mut own.plans[index], bin, accepted);
+        if !self.bank.mechanisms().offsets {
+            own.plans[index].reset();
+        }
         own.taught.observe_plan(plan.identity, bin, accepted);
     }
 
@@ -198,6 +201,9 @@ impl Knowledge {
     /// Takes in what became of a token that an n-gram match proposed.
     pub fn observe_ngram(&mut self, own: &mut StreamOffsets, bin: usize, accepted: bool) {
         self.ngram.observe(&mut own.ngram, bin, accepted);
+        if !self.bank.mechanisms().offsets {
+            own.ngram.reset();
+        }
         own.taught.observe_ngram(bin, accepted);
     }
 }

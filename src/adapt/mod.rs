@@ -12,6 +12,7 @@ mod fold;
 mod frontier;
 mod knowledge;
 mod learned;
+mod mechanisms;
 mod moments;
 mod profile;
 mod profile_check;
@@ -28,6 +29,7 @@ pub use fold::{Bank, Fold};
 pub use frontier::{FrontierError, frontier};
 pub use knowledge::{FrontierPlan, Knowledge, PlanKnowledge, StreamOffsets, ngram_bin};
 pub use learned::{Learned, MAX_PLANS, NGRAM_BINS};
+pub use mechanisms::{MECHANISMS, Mechanisms};
 pub use moments::{LEFT_OUT, Moments, MomentsShapeError};
 pub use profile::{
     AcceptanceCount, AcceptancePrior, BridgeKind, Measurement, Profile, ProfileBridge, ProfileError,

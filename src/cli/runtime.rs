@@ -12,6 +12,7 @@ use super::model_cache;
 use super::profile_keeping;
 use super::profile_source;
 use super::request::speculation_of;
+use crate::adapt::Mechanisms;
 use crate::bench::Machine;
 use crate::config::{EngineSettings, KvCachePrecision, ServerSettings, Settings};
 use crate::control::ServerInfo;
@@ -135,6 +136,27 @@ pub(super) fn start_native(
     start(settings, path, name, learning, progress).with_context(|| format!("can't load {}", path.display()))
 }
 
+/// The native engine of the settings, and further ones over the same weights, each with other options: to measure what an option is worth.
+pub(super) fn start_variants(
+    settings: &Settings,
+    path: &Path,
+    progress: &dyn LoadProgress,
+    changes: &[Box<dyn Fn(&mut EngineOptions)>],
+) -> anyhow::Result<(Runtime, Vec<Arc<dyn Submit>>)> {
+    let name = model_cache::served_name(&settings.model, path);
+    let prepared = prepare(settings, path, name, progress)?;
+    let variants = changes
+        .iter()
+        .map(|change| {
+            let mut options = prepared.options.clone();
+            change(&mut options);
+            let (model, text) = (Arc::clone(&prepared.model), Arc::clone(&prepared.text));
+            Ok(Arc::new(Engine::start(model, text, options)?) as Arc<dyn Submit>)
+        })
+        .collect::<anyhow::Result<Vec<_>>>()?;
+    Ok((prepared.start(None)?, variants))
+}
+
 fn start(
     settings: &Settings,
     path: &Path,
@@ -142,6 +164,29 @@ fn start(
     learning: Learning,
     progress: &dyn LoadProgress,
 ) -> anyhow::Result<Runtime> {
+    let prepared = prepare(settings, path, name, progress)?;
+    let profiles = match learning {
+        Learning::Kept => Some(Arc::new(profile_keeping::start(settings, &prepared.info.fingerprint)?)),
+        Learning::Forgotten => None,
+    };
+    progress.stage("starting the engine");
+    prepared.start(profiles)
+}
+
+/// A loaded model, and how its engine is set up.
+struct Prepared {
+    model: Arc<Model>,
+    text: Arc<TextModel>,
+    options: EngineOptions,
+    info: ServerInfo,
+}
+
+fn prepare(
+    settings: &Settings,
+    path: &Path,
+    name: String,
+    progress: &dyn LoadProgress,
+) -> anyhow::Result<Prepared> {
     let file = Arc::new(GgufFile::open(path)?);
     // Before the tokenizer: what kind of model it is says more than what kind of tokenizer it has.
     ModelConfig::from_manifest(file.manifest())?;
@@ -166,14 +211,8 @@ fn start(
             format!("{fingerprint}, {machine}, {threads} threads, {streams} streams, {isa}, {precision:?}"),
         )
     });
-    let profiles = match learning {
-        Learning::Kept => Some(Arc::new(profile_keeping::start(settings, &fingerprint)?)),
-        Learning::Forgotten => None,
-    };
-    options.profiles = profiles.as_ref().map(|profiles| profiles.link());
-    progress.stage("starting the engine");
-    let mut info = ServerInfo {
-        model: name.clone(),
+    let info = ServerInfo {
+        model: name,
         fingerprint,
         architecture: model.config().architecture.clone(),
         weight_types,
@@ -187,21 +226,28 @@ fn start(
         kv_cache_tokens: options.kv_cache_tokens,
         started: Instant::now(),
     };
-    let engine = Arc::new(Engine::start(model, Arc::clone(&text), options)?);
-    info.started = Instant::now();
-    let (observer, info) = (engine.observer(), Arc::new(info));
-    Ok(Runtime {
-        text,
-        engine,
-        observer,
-        info,
-        name,
-        layer_count,
-        vocabulary,
-        context_length,
-        can_draft: true,
-        profiles,
-    })
+    Ok(Prepared { model, text, options, info })
+}
+
+impl Prepared {
+    fn start(self, profiles: Option<Arc<Profiles>>) -> anyhow::Result<Runtime> {
+        let Self { model, text, mut options, mut info } = self;
+        options.profiles = profiles.as_ref().map(|profiles| profiles.link());
+        let engine = Arc::new(Engine::start(model, Arc::clone(&text), options)?);
+        info.started = Instant::now();
+        Ok(Runtime {
+            text,
+            observer: engine.observer(),
+            engine,
+            name: info.model.clone(),
+            layer_count: info.layers,
+            vocabulary: info.vocabulary,
+            context_length: info.context_length,
+            info: Arc::new(info),
+            can_draft: true,
+            profiles,
+        })
+    }
 }
 
 /// Longest prompt plus output, in tokens. Positions beyond the trained ones yield nonsense, so they are refused.
@@ -243,6 +289,7 @@ fn engine_options(
         frontier: Vec::new(),
         learn_bridges: speculation.learn_bridges,
         search_plans: speculation.search_plans,
+        mechanisms: Mechanisms::default(),
         cost_file: None,
         profiles: None,
         max_draft_tokens: speculation.max_draft_tokens,

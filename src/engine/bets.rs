@@ -150,7 +150,8 @@ impl Bets {
         cycle: &mut Cycle,
     ) -> Bet {
         self.chain = Chain::new(limit);
-        if !self.controller.is_forced() && betting.baseline.takes_due() {
+        let confirms = betting.knowledge.bank().mechanisms().confirmation;
+        if confirms && !self.controller.is_forced() && betting.baseline.takes_due() {
             self.bet = self.controller.confirm();
             return self.bet;
         }

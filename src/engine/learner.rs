@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, channel, sync_channel};
 use std::time::Instant;
 
-use super::audition::Candidate;
+use super::audition::{Candidate, Outcome};
 use super::bets::Betting;
 use super::course::{self, Course, Fit, Pairs};
 use super::parts::Outline;
@@ -359,7 +359,12 @@ fn enter(
 ) {
     let (new, old) = (Outline::of(&plan, model), Outline::of(&betting.plans()[seat].plan, model));
     let extra_cost = betting.parts.cost(&new) - betting.parts.cost(&old);
-    betting.auditions.enter(Candidate::new(seat, name, Arc::new(plan), Arc::clone(bridge), extra_cost));
+    let candidate = Candidate::new(seat, name, Arc::new(plan), Arc::clone(bridge), extra_cost);
+    if betting.knowledge.bank().mechanisms().auditions {
+        betting.auditions.enter(candidate);
+    } else {
+        betting.conclude(Outcome { candidate, is_better: true, agreement: (0.0, 0.0), tokens: 0 });
+    }
 }
 
 /// The name of a plan that skips the run of `bridge` and nothing else.

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::cost_file::CostFile;
 use super::profiles::ProfileLink;
-use crate::adapt::FrontierPlan;
+use crate::adapt::{FrontierPlan, Mechanisms};
 use crate::drafting::SkipSet;
 use crate::kernels::KvPrecision;
 
@@ -33,6 +33,8 @@ pub struct EngineOptions {
     pub frontier: Vec<FrontierPlan>,
     /// Whether bridges are learned from the streams that are served.
     pub learn_bridges: bool,
+    /// Mechanisms that work; all but for measurements.
+    pub mechanisms: Mechanisms,
     /// Whether skip sets next to those of the plans are tried, with bridges that are learned.
     pub search_plans: bool,
     /// Where costs are kept between runs, if they are to be.

@@ -73,6 +73,7 @@ impl Engine {
             false => options.frontier.clone(),
         };
         let mut betting = Betting::new(frontier, runner.model(), baseline, parts);
+        betting.knowledge.bank_mut().set_mechanisms(options.mechanisms);
         if options.learn_bridges {
             betting.learner = Learner::start(betting.plans(), runner.model(), options.search_plans);
         }

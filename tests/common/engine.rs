@@ -38,6 +38,7 @@ pub fn options(loaded: &Loaded) -> EngineOptions {
         frontier: Vec::new(),
         learn_bridges: true,
         search_plans: true,
+        mechanisms: Default::default(),
         cost_file: None,
         profiles: None,
         max_draft_tokens: 4,

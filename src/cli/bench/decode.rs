@@ -3,6 +3,7 @@
 use std::io::{self, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use anyhow::{Context, ensure};
 use clap::{Args, ValueEnum};
@@ -12,8 +13,9 @@ use super::super::backend;
 use super::super::load_progress::LoadBar;
 use super::super::model_cache;
 use super::super::options::flags;
-use super::super::runtime::{Runtime, load};
-use super::decode_table::print_table;
+use super::super::runtime::{Runtime, load, start_variants};
+use super::ablation;
+use super::decode_table::{print_table, print_worth};
 use super::measurement::MeasurementOptions;
 use super::modes::{self, KnownMode};
 use super::prompt_set;
@@ -39,6 +41,9 @@ pub(super) struct Decode {
     /// Sampling temperature; 0 decodes greedily. Above, each repeat has a seed of its own, and tokens are not compared
     #[arg(long, value_name = "NUMBER", default_value_t = 0.0)]
     temperature: f32,
+    /// Switch one mechanism off in one further adaptive mode each, over an engine of its own
+    #[arg(long, value_name = "MECHANISMS", value_delimiter = ',', hide = true)]
+    without: Vec<String>,
     /// Let a peer decode the same prompts in turn with our own engine
     #[arg(long, value_name = "NAME")]
     peer: Option<DecodePeerName>,
@@ -84,12 +89,18 @@ impl Decode {
         let settings = configuration.settings();
         let path = model_cache::resolve(&settings.model)?;
         let threads = settings.engine.thread_count().get();
-        let runtime = load(settings, &LoadBar::new())?;
+        let variants = ablation::variants(&self.without)?;
+        let (runtime, engines) = match variants.is_empty() {
+            true => (load(settings, &LoadBar::new())?, Vec::new()),
+            false => start_variants(settings, &path, &LoadBar::new(), &ablation::changes(&variants))?,
+        };
         ensure!(
             runtime.can_draft || self.modes.iter().all(|mode| mode.name == "off"),
             "only the native engine drafts; set engine.backend to native, or --modes to off"
         );
-        let bench = self.bench(&runtime)?;
+        let mut bench = self.bench(&runtime)?;
+        bench.modes.extend(variants.iter().map(ablation::Variant::mode));
+        let router = ablation::Router::new(Arc::clone(&runtime.engine), &variants, engines, &bench.prompts)?;
         let mut peer: Option<Box<dyn DecodePeer>> = match self.peer {
             Some(DecodePeerName::LlamaCpp) => {
                 Some(Box::new(Peer::llama_cpp(&self.python, &path, threads, bench.capacity())?))
@@ -98,7 +109,7 @@ impl Decode {
             None => None,
         };
         let bar = turn_bar(bench.turns(peer.is_some()));
-        let run = bench.run(&*runtime.engine, peer.as_deref_mut(), &mut || bar.inc(1))?;
+        let run = bench.run(&router, peer.as_deref_mut(), &mut || bar.inc(1))?;
         bar.finish_and_clear();
         let model = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
         let report = DecodeReport::new(&bench, &run, model, threads);
@@ -113,6 +124,7 @@ impl Decode {
             writeln!(stdout, "{}", serde_json::to_string(&report)?)?;
         } else {
             print_table(&mut stdout, &report)?;
+            print_worth(&mut stdout, &DecodeReport::worth(&bench, &run, "adaptive", "without "))?;
         }
         Ok(ExitCode::SUCCESS)
     }

@@ -29,6 +29,18 @@ pub(super) fn print_table(out: &mut impl Write, report: &DecodeReport) -> io::Re
     report.peer.as_ref().map_or(Ok(()), |peer| print_peer(out, peer))
 }
 
+/// How much faster `adaptive` is with each mechanism than without.
+pub(super) fn print_worth(out: &mut impl Write, worth: &[(String, Interval)]) -> io::Result<()> {
+    for (mode, interval) in worth {
+        writeln!(
+            out,
+            "adaptive / {mode:<22} {:.4} ({:.4} to {:.4})",
+            interval.ratio, interval.ratio_low, interval.ratio_high
+        )?;
+    }
+    Ok(())
+}
+
 fn print_peer(out: &mut impl Write, peer: &PeerReport) -> io::Result<()> {
     writeln!(out, "\n{}, and how much faster each mode is", peer.name)?;
     write!(out, "{:<14} {:>8}", "category", "tokens/s")?;

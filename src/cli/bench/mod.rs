@@ -1,5 +1,6 @@
 //! `skipstone bench`: measurements with a peer in the same run.
 
+mod ablation;
 mod decode;
 mod decode_table;
 mod learning;
