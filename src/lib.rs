@@ -4,20 +4,18 @@
 //! Imports point downwards only: `cli`, `control` and `server` use `engine`, which uses `adapt`, `drafting`, `sampling` and `text`, which use
 //! `model`, which uses `kernels` and `gguf`; `telemetry` is written to from above. See ARCHITECTURE.md for a walk through the folders.
 
-pub mod adapt;
 pub mod bench;
-pub mod calibrate;
 pub mod cli;
 pub mod config;
 pub mod control;
-pub mod drafting;
-pub mod engine;
-pub mod gguf;
-pub mod kernels;
 #[cfg(feature = "mistralrs")]
 pub mod mistralrs;
-pub mod model;
-pub mod sampling;
 pub mod server;
 pub mod telemetry;
-pub mod text;
+
+pub use skipstone_engine as engine;
+pub use skipstone_engine::{adapt, calibrate, drafting};
+pub use skipstone_gguf as gguf;
+pub use skipstone_kernels as kernels;
+pub use skipstone_model as model;
+pub use skipstone_model::{sampling, text};

@@ -3,9 +3,9 @@
 use serde::Serialize;
 
 use super::decode::{DecodeError, DecodeMode, DecodePrompt, Turn};
-use crate::adapt::Allowed;
-use crate::engine::{Speculation, Submit};
-use crate::sampling::SamplingSettings;
+use skipstone_engine::adapt::Allowed;
+use skipstone_engine::{Speculation, Submit};
+use skipstone_model::sampling::SamplingSettings;
 
 /// What to serve and what to measure on.
 #[derive(Clone, Debug)]

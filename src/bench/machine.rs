@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
 use super::median;
-use crate::kernels::ThreadPool;
+use skipstone_kernels::ThreadPool;
 
 /// The processor, as results name it.
 #[derive(Clone, PartialEq, Eq, Debug)]

@@ -4,7 +4,7 @@ use std::io::{self, BufRead, BufReader, Write};
 use std::path::Path;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 
-use crate::model::TokenId;
+use skipstone_model::TokenId;
 
 /// An engine that decodes the prompts of `bench decode` in turn with our own.
 pub trait DecodePeer {

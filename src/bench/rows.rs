@@ -10,8 +10,8 @@ use serde::Serialize;
 
 use super::median;
 use super::peer::{Peer, PeerError};
-use crate::kernels::PAGE_POSITIONS;
-use crate::model::{LogitsWanted, PagePool, RowGroup, RowInput, Runner, TokenId};
+use skipstone_kernels::PAGE_POSITIONS;
+use skipstone_model::{LogitsWanted, PagePool, RowGroup, RowInput, Runner, TokenId};
 
 /// What to measure.
 #[derive(Clone, Debug)]

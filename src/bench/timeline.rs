@@ -6,9 +6,9 @@ use serde::Serialize;
 
 use super::decode::{DecodeError, DecodeMode, DecodePrompt, Turn};
 use super::median;
-use crate::engine::{Delta, Event, GenerationError, Speculation, Submit};
-use crate::model::TokenId;
-use crate::sampling::SamplingSettings;
+use skipstone_engine::{Delta, Event, GenerationError, Speculation, Submit};
+use skipstone_model::TokenId;
+use skipstone_model::sampling::SamplingSettings;
 
 /// What to follow: greedy, one stream at a time.
 #[derive(Clone, Debug)]
@@ -178,7 +178,7 @@ impl Course {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::engine::{CommittedToken, DraftedBy};
+    use skipstone_engine::{CommittedToken, DraftedBy};
 
     fn delta(tokens: usize, drafted_by: DraftedBy) -> Delta {
         let token =

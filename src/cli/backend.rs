@@ -9,7 +9,7 @@ use super::model_cache;
 use super::runtime::{Learning, Runtime, start_native};
 use crate::bench::DecodePeer;
 use crate::config::{Backend, Device, ModelSettings, ModelSource, Settings};
-use crate::model::{ModelError, SUPPORTED_ARCHITECTURES};
+use skipstone_model::{ModelError, SUPPORTED_ARCHITECTURES};
 
 /// Whether this binary has the second backend.
 pub(super) const HAS_MISTRALRS: bool = cfg!(feature = "mistralrs");
@@ -107,8 +107,8 @@ fn start_mistralrs(
     use super::runtime::context_length;
     use crate::config::SpeculationMode;
     use crate::control::ServerInfo;
-    use crate::engine::{Engine, SerialOptions};
     use crate::mistralrs::{LoadOptions, load};
+    use skipstone_engine::{Engine, SerialOptions};
 
     anyhow::ensure!(
         settings.speculation.mode != SpeculationMode::Static,
@@ -182,7 +182,7 @@ mod tests {
     use super::*;
     use crate::cli::load_progress::LoadBar;
     use crate::config::{Configuration, Flag, Layers};
-    use crate::gguf::GgufBuilder;
+    use skipstone_gguf::GgufBuilder;
 
     fn settings_of(changes: &[(&str, &str)]) -> Configuration {
         let flags = changes.iter().map(|(key, value)| Flag::new(*key, *value, "the test")).collect();

@@ -13,10 +13,10 @@ use serde::Deserialize;
 use super::backend;
 use super::options::{ConfigOptions, ModelOptions};
 use super::profile::Table;
-use crate::calibrate::{Calibration, CalibrationProgress};
-use crate::gguf::GgufFile;
-use crate::model::{Model, TokenId};
-use crate::text::{ChatMessage, EncodeOptions, Role, TextModel};
+use skipstone_engine::calibrate::{Calibration, CalibrationProgress};
+use skipstone_gguf::GgufFile;
+use skipstone_model::text::{ChatMessage, EncodeOptions, Role, TextModel};
+use skipstone_model::{Model, TokenId};
 
 /// The prompts that the model's own text starts from: those of the end-to-end benchmark's sibling set, shipped with the program.
 const SEEDS: &str = include_str!("../../benches/data/prompts.jsonl");

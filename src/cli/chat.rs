@@ -10,8 +10,8 @@ use super::outcome::{Report, Summary, collect};
 use super::prompts::prompt_text;
 use super::request::{GenerationOptions, ModelShape, RequestTemplate};
 use super::runtime::{Runtime, load};
-use crate::engine::Finished;
-use crate::text::{ChatMessage, Role};
+use skipstone_engine::Finished;
+use skipstone_model::text::{ChatMessage, Role};
 
 const HELP: &str =
     "/reset forgets the conversation, /stats shows its figures, /quit ends it (as does Ctrl-D)";
@@ -228,7 +228,7 @@ mod tests {
         assert_eq!(totals.to_string(), "0 turns, 0 tokens");
         totals.add(&finished());
         let mut plain = finished();
-        plain.speculation = crate::engine::SpeculationStats::default();
+        plain.speculation = skipstone_engine::SpeculationStats::default();
         totals.add(&plain);
         assert_eq!(
             totals.to_string(),

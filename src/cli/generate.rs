@@ -17,8 +17,8 @@ use super::outcome::{Report, Summary, collect};
 use super::prompts::{PromptRecord, prompt_text, read_prompts, token_ids};
 use super::request::{GenerationOptions, ModelShape, RequestTemplate};
 use super::runtime::{Runtime, load};
-use crate::model::TokenId;
-use crate::text::{ChatMessage, Role};
+use skipstone_model::TokenId;
+use skipstone_model::text::{ChatMessage, Role};
 
 /// Continue a prompt, or many at once
 #[derive(Args, Debug)]

@@ -6,8 +6,8 @@ use std::fmt;
 use anyhow::{Context, anyhow};
 use serde::Serialize;
 
-use crate::adapt::OffReason;
-use crate::engine::{Event, Finished, GenerationStream, PhaseTime, PlanSummary, Usage};
+use skipstone_engine::adapt::OffReason;
+use skipstone_engine::{Event, Finished, GenerationStream, PhaseTime, PlanSummary, Usage};
 
 /// A finished stream.
 #[derive(Clone, Debug)]
@@ -178,7 +178,7 @@ pub(super) mod testing {
     use std::time::Duration;
 
     use super::*;
-    use crate::engine::{ArmUse, FinishReason, SpeculationStats, Timing};
+    use skipstone_engine::{ArmUse, FinishReason, SpeculationStats, Timing};
 
     /// A stream's end: 5 tokens in 2 s after the first, 3 of 4 drafted tokens accepted.
     pub(crate) fn finished() -> Finished {
@@ -212,8 +212,8 @@ mod tests {
 
     use super::testing::finished;
     use super::*;
-    use crate::engine::{CancelFlag, CommittedToken, Delta, GenerationError, Started, StreamMessage};
-    use crate::model::TokenId;
+    use skipstone_engine::{CancelFlag, CommittedToken, Delta, GenerationError, Started, StreamMessage};
+    use skipstone_model::TokenId;
 
     fn stream_of(messages: Vec<StreamMessage>) -> GenerationStream {
         let (sender, receiver) = mpsc::channel(messages.len().max(1));
@@ -292,7 +292,7 @@ mod tests {
         );
         let mut plain = finished();
         plain.usage.completion_tokens = 1;
-        plain.speculation = crate::engine::SpeculationStats::default();
+        plain.speculation = skipstone_engine::SpeculationStats::default();
         assert_eq!(Summary(&plain).to_string(), "1 tokens, the first after 0.25 s");
     }
 }

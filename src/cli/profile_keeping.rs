@@ -7,11 +7,11 @@ use std::sync::Arc;
 use anyhow::{Context, ensure};
 
 use super::model_cache;
-use crate::adapt::store::{
+use crate::config::{ProfileSettings, ProfileStoreKind, Settings};
+use skipstone_engine::adapt::store::{
     EmbeddedStore, MemoryStore, ProfileStore, SharedStore, SharedStoreOptions, StoreError,
 };
-use crate::config::{ProfileSettings, ProfileStoreKind, Settings};
-use crate::engine::{ProfileOptions, Profiles};
+use skipstone_engine::{ProfileOptions, Profiles};
 
 /// The file of the embedded store, in the state folder.
 const FILE: &str = "learned.redb";

@@ -2,8 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::adapt::{self, FrontierPlan, Profile};
-use crate::model::Model;
+use skipstone_engine::adapt::{self, FrontierPlan, Profile};
+use skipstone_model::Model;
 
 /// Profiles that ship with the program.
 const BUILT_IN: [&[u8]; 1] = [include_bytes!("../../profiles/smollm2-135m-instruct-q4_1.profile")];

@@ -7,7 +7,7 @@ use std::path::Path;
 use anyhow::{Context, ensure};
 use serde::Deserialize;
 
-use crate::model::TokenId;
+use skipstone_model::TokenId;
 
 /// One prompt. In a prompts file, one JSON object a line.
 #[derive(Clone, PartialEq, Deserialize, Debug)]

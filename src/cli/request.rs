@@ -8,10 +8,10 @@ use clap::Args;
 use super::options::{ConfigOptions, ModelOptions, SamplingOptions, SpeculationOptions};
 use super::runtime::Runtime;
 use crate::config::{Configuration, Flag, Settings, SpeculationMode, SpeculationSettings};
-use crate::drafting::{SkipSet, SkipSetError};
-use crate::engine::{OutputOptions, Speculation, StopCriteria, Traffic, ValidRequest};
-use crate::model::TokenId;
-use crate::sampling::SamplingParams;
+use skipstone_engine::drafting::{SkipSet, SkipSetError};
+use skipstone_engine::{OutputOptions, Speculation, StopCriteria, Traffic, ValidRequest};
+use skipstone_model::TokenId;
+use skipstone_model::sampling::SamplingParams;
 
 /// Flags that `generate` and `chat` share.
 #[derive(Args, Clone, Default, Debug)]

@@ -12,20 +12,20 @@ use super::model_cache;
 use super::profile_keeping;
 use super::profile_source;
 use super::request::speculation_of;
-use crate::adapt::Mechanisms;
+use skipstone_engine::adapt::Mechanisms;
 use crate::bench::Machine;
 use crate::config::{EngineSettings, KvCachePrecision, ServerSettings, Settings};
 use crate::control::ServerInfo;
-use crate::drafting::{SkipSet, unified};
-use crate::engine::{
-    CostFile, Engine, EngineOptions, GenerationStream, Observer, Profiles, Submit, ValidRequest,
-};
-use crate::gguf::GgufFile;
-use crate::kernels::{Isa, KvPrecision, PAGE_POSITIONS};
-use crate::model::{Model, ModelConfig, TokenId};
 use crate::server::{self, Limits, Listeners, ServedModel, ServerOptions};
 use crate::telemetry::{Readiness, Tracing};
-use crate::text::{ChatMessage, EncodeOptions, TextModel};
+use skipstone_engine::drafting::{SkipSet, unified};
+use skipstone_engine::{
+    CostFile, Engine, EngineOptions, GenerationStream, Observer, Profiles, Submit, ValidRequest,
+};
+use skipstone_gguf::GgufFile;
+use skipstone_kernels::{Isa, KvPrecision, PAGE_POSITIONS};
+use skipstone_model::text::{ChatMessage, EncodeOptions, TextModel};
+use skipstone_model::{Model, ModelConfig, TokenId};
 
 /// A loaded model with its engine. Dropping it stops the engine.
 pub struct Runtime {

@@ -18,8 +18,8 @@ use super::runtime::{Learning, load_with, serve_grpc};
 use crate::config::Settings;
 use crate::control::{self, Access, Control};
 use crate::server::Listeners;
-use crate::telemetry::record::{self, BuildInfo};
 use crate::telemetry::{self, ExporterHandle, LogFilter, Readiness, Tracing};
+use skipstone_engine::record::{self, BuildInfo};
 
 /// Threads for network traffic. The engine has threads of its own; serialising a few messages a step needs no more.
 const NETWORK_THREADS: usize = 2;

@@ -5,8 +5,8 @@ use std::ops::RangeInclusive;
 
 use super::error::ConfigError;
 use super::settings::Settings;
-use crate::sampling::SamplingParams;
 use crate::telemetry::parse_filter;
+use skipstone_model::sampling::SamplingParams;
 
 /// Collects what is out of range, under the name of the layer that set it.
 struct Checker<'a> {

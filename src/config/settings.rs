@@ -9,8 +9,8 @@ use serde::Deserialize;
 use super::backend::{Backend, Device};
 use super::ports::{ControlSettings, MetricsSettings, OpenAiSettings, ServerSettings};
 use super::values::{empty_is_unset, zero_is_unset};
-use crate::sampling::SamplingSettings;
 use crate::telemetry::LogFormat;
+use skipstone_model::sampling::SamplingSettings;
 
 /// All settings. Made by [`Layers::load`](super::Layers::load), which checks every range.
 #[derive(Clone, PartialEq, Debug)]

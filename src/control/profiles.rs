@@ -4,10 +4,10 @@ use std::sync::Arc;
 
 use tonic::{Code, Status};
 
-use crate::adapt::Counts;
-use crate::adapt::store::{ProfileKey, Record};
-use crate::engine::{Profiles, ProfilesError};
 use crate::server::wire;
+use skipstone_engine::adapt::Counts;
+use skipstone_engine::adapt::store::{ProfileKey, Record};
+use skipstone_engine::{Profiles, ProfilesError};
 
 /// The keeper of profiles, or none.
 #[derive(Clone)]
@@ -108,10 +108,10 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::adapt::Learned;
-    use crate::adapt::store::MemoryStore;
-    use crate::drafting::PlanIdentity;
-    use crate::engine::ProfileOptions;
+    use skipstone_engine::ProfileOptions;
+    use skipstone_engine::adapt::Learned;
+    use skipstone_engine::adapt::store::MemoryStore;
+    use skipstone_engine::drafting::PlanIdentity;
 
     fn control() -> ProfileControl {
         let day = Duration::from_secs(86_400);

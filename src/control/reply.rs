@@ -3,10 +3,10 @@
 use std::time::Duration;
 
 use super::service::ServerInfo;
-use crate::engine::{
+use crate::server::wire;
+use skipstone_engine::{
     Activity, PhaseTimes, PlanActivity, Speculation, SpeculationStats, StreamActivity, Totals,
 };
-use crate::server::wire;
 
 /// What is served.
 pub(super) fn server(info: &ServerInfo, is_ready: bool) -> wire::GetServerResponse {

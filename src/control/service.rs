@@ -8,10 +8,10 @@ use tonic::{Request, Response, Status};
 
 use super::profiles::ProfileControl;
 use super::reply;
-use crate::engine::{Observer, Profiles, Submit};
 use crate::server::wire;
 use crate::server::wire::control_service_server::ControlService;
 use crate::telemetry::{LogFilter, Readiness};
+use skipstone_engine::{Observer, Profiles, Submit};
 
 /// What is served, and by what: all that does not change while the replica runs.
 #[derive(Clone, Debug)]

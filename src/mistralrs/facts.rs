@@ -9,8 +9,8 @@ use serde_json::Value;
 use sha2::{Digest, Sha256};
 
 use crate::config::ModelSource;
-use crate::gguf::{GgufError, GgufFile, MetadataError};
-use crate::text::{TextError, TextModel};
+use skipstone_gguf::{GgufError, GgufFile, MetadataError};
+use skipstone_model::text::{TextError, TextModel};
 
 /// What the service says about a model, and its tokenizer.
 pub(super) struct Facts {

@@ -17,7 +17,7 @@ use super::device;
 use super::facts::{Facts, FactsError};
 use super::predictor::MistralRsPredictor;
 use crate::config::{Device, ModelSource};
-use crate::text::TextModel;
+use skipstone_model::text::TextModel;
 
 /// What to load, and where to compute.
 #[derive(Clone, Copy, Debug)]

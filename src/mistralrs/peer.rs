@@ -6,9 +6,9 @@ use super::load::{LoadError, LoadOptions, load};
 use super::predictor::MistralRsPredictor;
 use crate::bench::{DecodePeer, PeerError};
 use crate::config::{Device, ModelSource};
-use crate::engine::{Prediction, Predictor};
-use crate::model::TokenId;
-use crate::sampling::argmax;
+use skipstone_engine::{Prediction, Predictor};
+use skipstone_model::TokenId;
+use skipstone_model::sampling::argmax;
 
 /// How long one look for logits takes at most.
 const PATIENCE: Duration = Duration::from_millis(100);

@@ -15,8 +15,8 @@ use mistralrs_core::{
 use tokio::sync::mpsc;
 use tokio::sync::mpsc::error::TryRecvError;
 
-use crate::engine::{Prediction, Predictor};
-use crate::model::TokenId;
+use skipstone_engine::{Prediction, Predictor};
+use skipstone_model::TokenId;
 
 /// How often a sequence that was ended is looked at while nothing else is to be done.
 const POLL: Duration = Duration::from_millis(1);

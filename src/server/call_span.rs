@@ -10,7 +10,7 @@ use tonic::metadata::MetadataMap;
 
 use super::intake::Head;
 use super::status::code_label;
-use crate::engine::{Delta, Event, Finished, ValidRequest};
+use skipstone_engine::{Delta, Event, Finished, ValidRequest};
 
 /// The span of one call; it ends when this is dropped. Does nothing where the call is not traced.
 #[derive(Debug, Default)]

@@ -10,8 +10,8 @@ use tonic::Code;
 use super::call_span::CallSpan;
 use super::intake::Head;
 use super::status::code_label;
-use crate::engine::is_due;
-use crate::telemetry::record;
+use skipstone_engine::is_due;
+use skipstone_engine::record;
 
 /// How many calls are open. Clones share one count.
 #[derive(Clone, Debug)]

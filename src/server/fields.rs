@@ -4,11 +4,11 @@ use super::limits::Limits;
 use super::serve::{ServedModel, ServerOptions};
 use super::violation::Violations;
 use super::wire;
-use crate::adapt::store::ProfileKey;
-use crate::drafting::{SkipSet, SkipSetError};
-use crate::engine::{OutputOptions, Speculation, StopCriteria};
-use crate::model::TokenId;
-use crate::sampling::{SamplingParams, SamplingSettings};
+use skipstone_engine::adapt::store::ProfileKey;
+use skipstone_engine::drafting::{SkipSet, SkipSetError};
+use skipstone_engine::{OutputOptions, Speculation, StopCriteria};
+use skipstone_model::TokenId;
+use skipstone_model::sampling::{SamplingParams, SamplingSettings};
 
 /// Sampling: the request's values over the server's defaults. `seed` is for requests that bring none.
 pub(super) fn sampling(

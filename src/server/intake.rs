@@ -15,7 +15,7 @@ use super::serve::{ServedModel, ServerOptions};
 use super::status::CallError;
 use super::violation::RequestError;
 use super::wire;
-use crate::engine::{GenerationStream, OutputOptions, Speculation, Submit, ValidRequest};
+use skipstone_engine::{GenerationStream, OutputOptions, Speculation, Submit, ValidRequest};
 
 /// What the services share. Clones share everything.
 #[derive(Clone)]

@@ -4,8 +4,8 @@ use super::limits::Limits;
 use super::serve::ServedModel;
 use super::violation::{RequestError, Violation};
 use super::wire;
-use crate::model::TokenId;
-use crate::text::{ChatMessage, EncodeOptions, Role, TextError};
+use skipstone_model::TokenId;
+use skipstone_model::text::{ChatMessage, EncodeOptions, Role, TextError};
 
 /// Text of any kind that is to be tokenised, and the path of its field.
 #[derive(Debug)]

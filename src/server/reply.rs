@@ -7,13 +7,13 @@ use super::metadata::RequestId;
 use super::serve::ServedModel;
 use super::wire;
 use super::wire::generate_stream_response::Event as WireEvent;
-use crate::adapt::OffReason;
-use crate::drafting::SkipSet;
-use crate::engine::{
+use skipstone_engine::adapt::OffReason;
+use skipstone_engine::drafting::SkipSet;
+use skipstone_engine::{
     CommittedToken, Delta, Event, FinishReason, Finished, OutputOptions, PhaseTime, PlanSummary,
     SpeculationStats, Started, Timing, Usage,
 };
-use crate::model::LayerIndex;
+use skipstone_model::LayerIndex;
 
 /// What the replies to one request have in common.
 #[derive(Debug)]

@@ -7,8 +7,8 @@ use super::prompt::{Input, too_long};
 use super::serve::{ServedModel, ServerOptions};
 use super::violation::{RequestError, Violation, Violations};
 use super::{fields, wire};
-use crate::engine::{StopCriteria, Traffic, ValidRequest};
-use crate::text::EncodeOptions;
+use skipstone_engine::{StopCriteria, Traffic, ValidRequest};
+use skipstone_model::text::EncodeOptions;
 
 /// What a request is checked against, beside its own fields.
 #[derive(Clone, Debug)]

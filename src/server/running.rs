@@ -9,7 +9,7 @@ use super::calls::OpenCall;
 use super::reply::{Collected, Reply};
 use super::status::CallError;
 use super::wire;
-use crate::engine::{Event, GenerationError, GenerationStream};
+use skipstone_engine::{Event, GenerationError, GenerationStream};
 
 /// A unary call is answered this long before its deadline: at the deadline itself the transport cuts it, and then says
 /// CANCELLED instead of DEADLINE_EXCEEDED.

@@ -27,10 +27,10 @@ use super::service::Generation;
 use super::unread;
 use super::wire;
 use super::wire::generation_service_server::GenerationServiceServer;
-use crate::engine::{Profiles, Speculation, Submit};
-use crate::sampling::SamplingSettings;
 use crate::telemetry::{Readiness, Tracing};
-use crate::text::TextModel;
+use skipstone_engine::{Profiles, Speculation, Submit};
+use skipstone_model::sampling::SamplingSettings;
+use skipstone_model::text::TextModel;
 
 /// Time for the last messages to leave, and for connections to notice that they were told to end.
 const FLUSH: Duration = Duration::from_secs(1);

@@ -10,7 +10,7 @@ use tonic_types::{ErrorDetails, StatusExt};
 use super::metadata::RequestId;
 use super::unread::UnreadMessage;
 use super::violation::{RequestError, Violation};
-use crate::engine::{GenerationError, SubmitError};
+use skipstone_engine::{GenerationError, SubmitError};
 
 /// The `domain` of every `ErrorInfo`.
 pub const ERROR_DOMAIN: &str = "skipstone";
@@ -211,7 +211,7 @@ impl Reason {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::telemetry::labels::CODES;
+    use skipstone_engine::record::labels::CODES;
 
     fn of(error: impl Into<CallError>) -> Status {
         let id = RequestId::of_call(&MetadataMap::new());

@@ -2,8 +2,8 @@
 
 use std::fmt::Write;
 
-use super::catalogue::{ALL, Kind, Metric};
-use super::labels::{self, Values};
+use skipstone_engine::record::catalogue::{ALL, Kind, Metric};
+use skipstone_engine::record::labels::{self, Values};
 
 const HEAD: &str = "\
 # Metrics

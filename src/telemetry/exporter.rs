@@ -14,11 +14,10 @@ use metrics_exporter_prometheus::{
 };
 use tokio::net::TcpListener;
 
-use super::catalogue::{self, Kind};
-use super::{Readiness, record};
+use skipstone_engine::record::catalogue::{self, Kind};
+use skipstone_engine::record::{self, NANOSECONDS};
 
-/// Counters of seconds are recorded in nanoseconds: see `record`.
-pub(super) const NANOSECONDS: f64 = 1e9;
+use super::Readiness;
 
 /// Histograms keep every sample until they are folded into their buckets; this is how often that happens.
 const UPKEEP_INTERVAL: Duration = Duration::from_secs(5);
@@ -166,18 +165,19 @@ impl std::fmt::Debug for ExporterHandle {
     }
 }
 
-/// A page of its own for a test, apart from the recorder of the process.
 #[cfg(test)]
-pub(super) mod testing {
+mod tests {
     use super::*;
 
-    pub(in crate::telemetry) fn render(record: impl FnOnce()) -> String {
+    #[test]
+    fn seconds_are_shown_with_their_fractions() {
         let recorder = build_recorder().unwrap();
         let prometheus = recorder.handle();
         metrics::with_local_recorder(&recorder, || {
             describe_all();
-            record();
+            metrics::counter!(catalogue::VERIFY_SECONDS.name).increment(1_750_000_000);
         });
-        ExporterHandle { prometheus }.render()
+        let page = ExporterHandle { prometheus }.render();
+        assert!(page.contains("\nskipstone_spec_decode_verify_seconds_total 1.75\n"), "{page}");
     }
 }

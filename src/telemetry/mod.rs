@@ -5,16 +5,13 @@
 
 #![forbid(unsafe_code)]
 
-pub mod catalogue;
 mod catalogue_page;
 mod exporter;
-mod indexed;
-mod kinds;
-pub mod labels;
 mod logging;
 mod readiness;
-pub mod record;
 mod spans;
+
+pub use skipstone_engine::record::{self, catalogue};
 
 pub use catalogue_page::markdown as metrics_markdown;
 pub use exporter::{ExporterHandle, InstallError, install, serve_admin};

@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use super::run::Measurement;
 use crate::bench::median;
-use crate::engine::{PhaseTime, PhaseTimes};
+use skipstone_engine::{PhaseTime, PhaseTimes};
 
 /// One mode over all prompts or those of a category. What can't be told is `None`.
 #[derive(Clone, PartialEq, Default, Serialize, Debug)]

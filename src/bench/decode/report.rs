@@ -4,7 +4,7 @@ use serde::{Serialize, Serializer};
 
 use super::figures::{Figures, Interval, PromptTotals};
 use super::run::{DecodeBench, DecodeRun};
-use crate::engine::Speculation;
+use skipstone_engine::Speculation;
 
 /// A list of named things, an object in JSON, in order.
 #[derive(Clone, PartialEq, Debug)]

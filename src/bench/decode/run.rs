@@ -8,9 +8,9 @@ use rand_chacha::rand_core::{Rng, SeedableRng};
 
 use super::turn::Turn;
 use crate::bench::{DecodePeer, PeerError};
-use crate::engine::{GenerationError, PhaseTimes, Speculation, Submit, SubmitError};
-use crate::model::TokenId;
-use crate::sampling::{InvalidSampling, SamplingSettings};
+use skipstone_engine::{GenerationError, PhaseTimes, Speculation, Submit, SubmitError};
+use skipstone_model::TokenId;
+use skipstone_model::sampling::{InvalidSampling, SamplingSettings};
 
 /// A prompt, tokenised.
 #[derive(Clone, Debug)]

@@ -6,11 +6,11 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 
 use super::*;
-use crate::engine::{
+use skipstone_engine::{
     CancelFlag, CommittedToken, Delta, Event, FinishReason, Finished, GenerationStream, Speculation,
     SpeculationStats, Started, StreamMessage, Submit, SubmitError, Timing, Usage, ValidRequest,
 };
-use crate::model::TokenId;
+use skipstone_model::TokenId;
 
 /// Says 0, 1, 2...; one token a message when it doesn't draft, three otherwise and twice as fast.
 struct Counting {

@@ -1,13 +1,13 @@
 //! One stream of a bench: submitted as a client would, and read to its end.
 
 use super::run::{DecodeError, DecodeMode, DecodePrompt, Measurement};
-use crate::adapt::OffReason;
-use crate::engine::{
+use skipstone_engine::adapt::OffReason;
+use skipstone_engine::{
     Event, Finished, GenerationError, GenerationStream, OutputOptions, StopCriteria, Submit, Traffic,
     ValidRequest,
 };
-use crate::model::TokenId;
-use crate::sampling::{SamplingParams, SamplingSettings};
+use skipstone_model::TokenId;
+use skipstone_model::sampling::{SamplingParams, SamplingSettings};
 
 /// What to decode, and how.
 #[derive(Clone, Debug)]

@@ -6,10 +6,10 @@ use std::time::Duration;
 
 use anyhow::Context;
 
-use crate::adapt::store::{MemoryStore, ProfileKey};
-use crate::adapt::{MECHANISMS, Mechanisms};
+use skipstone_engine::adapt::store::{MemoryStore, ProfileKey};
+use skipstone_engine::adapt::{MECHANISMS, Mechanisms};
 use crate::bench::decode::{DecodeMode, DecodePrompt};
-use crate::engine::{
+use skipstone_engine::{
     EngineOptions, GenerationStream, ProfileOptions, Profiles, Speculation, Submit, SubmitError, ValidRequest,
 };
 

@@ -1,7 +1,7 @@
 //! The modes that `bench decode` knows: each a name, and what its requests ask for.
 
-use crate::adapt::Allowed;
-use crate::engine::Speculation;
+use skipstone_engine::Speculation;
+use skipstone_engine::adapt::Allowed;
 
 /// A way to decode.
 #[derive(Debug)]

@@ -7,7 +7,7 @@ use anyhow::ensure;
 use super::super::prompts::{PromptRecord, read_prompts};
 use super::super::runtime::Runtime;
 use crate::bench::decode::DecodePrompt;
-use crate::text::{ChatMessage, Role};
+use skipstone_model::text::{ChatMessage, Role};
 
 /// What a prompt without a category is counted under.
 const NO_CATEGORY: &str = "other";

@@ -17,9 +17,9 @@ use crate::bench::{
     Machine, Peer, RowCurve, RowRecord, RowReport, RowsBench, append_csv, fork_join_seconds,
     peak_resident_bytes, today,
 };
-use crate::gguf::GgufFile;
-use crate::kernels::Isa;
-use crate::model::{Model, PagePool, Runner, RunnerOptions};
+use skipstone_gguf::GgufFile;
+use skipstone_kernels::Isa;
+use skipstone_model::{Model, PagePool, Runner, RunnerOptions};
 
 /// Time passes over several rows: the verify slope
 ///

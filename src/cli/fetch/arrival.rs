@@ -9,7 +9,7 @@ use anyhow::{Context, ensure};
 use sha2::{Digest, Sha256};
 use tempfile::NamedTempFile;
 
-use crate::gguf::GgufFile;
+use skipstone_gguf::GgufFile;
 
 /// A temporary file in the destination's folder, so that the last step can be a rename. Dropped, it is deleted.
 pub(super) struct Arrival {
@@ -104,7 +104,7 @@ mod tests {
     use std::fs;
 
     use super::*;
-    use crate::gguf::GgufBuilder;
+    use skipstone_gguf::GgufBuilder;
 
     fn model() -> Vec<u8> {
         GgufBuilder::new().metadata("general.name", "x").build()

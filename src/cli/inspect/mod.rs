@@ -15,7 +15,7 @@ use self::table::Table;
 use super::model_cache;
 use super::options::ConfigOptions;
 use crate::config::Flag;
-use crate::gguf::GgufFile;
+use skipstone_gguf::GgufFile;
 
 /// Print what a model file holds: architecture, sublayers, bytes by part, packed form
 #[derive(Args, Debug)]

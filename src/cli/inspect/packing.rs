@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-use crate::gguf::TensorInfo;
-use crate::kernels::{Isa, PackedMatrix, WeightType};
+use skipstone_gguf::TensorInfo;
+use skipstone_kernels::{Isa, PackedMatrix, WeightType};
 
 /// The matrices of one type that the kernels multiply with. The embedding is read where it lies in the file; a head that is tied to
 /// it is packed.
@@ -69,7 +69,7 @@ impl PackingSurvey {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::gguf::{GgufBuilder, Manifest, TensorType};
+    use skipstone_gguf::{GgufBuilder, Manifest, TensorType};
 
     /// Tensors of each kind of matrix, with or without a head of its own.
     fn tensors(own_head: bool) -> Manifest {

@@ -6,7 +6,7 @@ use std::path::Path;
 use serde::Serialize;
 
 use super::packing::PackingSurvey;
-use crate::gguf::{Manifest, Metadata, TensorInfo};
+use skipstone_gguf::{Manifest, Metadata, TensorInfo};
 
 /// What `inspect --json` prints.
 #[derive(Clone, PartialEq, Serialize, Debug)]
@@ -167,7 +167,7 @@ fn place(name: &str) -> (Part, Option<u32>) {
 #[cfg(test)]
 pub(super) mod testing {
     use super::*;
-    use crate::gguf::{GgufBuilder, TensorType};
+    use skipstone_gguf::{GgufBuilder, TensorType};
 
     /// Two layers, an embedding, a final norm; weights of 4 bytes.
     pub(crate) fn survey() -> Survey {

@@ -101,7 +101,7 @@ impl fmt::Display for Bytes {
 mod tests {
     use super::super::survey::testing::survey;
     use super::*;
-    use crate::kernels::Isa;
+    use skipstone_kernels::Isa;
 
     #[test]
     fn the_table_names_facts_and_parts() {

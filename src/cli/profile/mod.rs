@@ -10,7 +10,7 @@ use std::process::ExitCode;
 use clap::{Args, Subcommand};
 
 pub(super) use self::table::Table;
-use crate::adapt::Profile as ModelProfile;
+use skipstone_engine::adapt::Profile as ModelProfile;
 
 /// Look at what calibration learned
 #[derive(Args, Debug)]

@@ -6,7 +6,7 @@ use std::path::Path;
 use anyhow::{Context, anyhow};
 use plotters::prelude::*;
 
-use crate::adapt::{BridgeKind, Measurement, Profile};
+use skipstone_engine::adapt::{BridgeKind, Measurement, Profile};
 
 /// Size in pixels.
 const SIZE: (u32, u32) = (800, 520);
@@ -99,7 +99,7 @@ mod tests {
 
     #[test]
     fn the_picture_names_its_series() {
-        let profile = crate::adapt::testing::profile();
+        let profile = Profile::example();
         profile.check().unwrap();
         let picture = svg(&profile).unwrap();
         assert!(picture.starts_with("<svg") && picture.trim_end().ends_with("</svg>"));

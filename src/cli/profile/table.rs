@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use crate::adapt::{Profile, ProfilePlan};
+use skipstone_engine::adapt::{Profile, ProfilePlan};
 
 /// Prints a profile.
 pub(in crate::cli) struct Table<'a>(pub(in crate::cli) &'a Profile);
@@ -62,11 +62,11 @@ fn level(relevance: f32) -> char {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::adapt::testing::profile;
+    use skipstone_engine::adapt::Profile;
 
     #[test]
     fn the_table_has_a_line_for_each_plan() {
-        let table = Table(&profile()).to_string();
+        let table = Table(&Profile::example()).to_string();
         for words in [
             "m.gguf, fingerprint 0f0f0f0f0f0f, 1000 tokens",
             "agreement without the MLP       of each layer  ·▁▄█·",

@@ -5,10 +5,10 @@ use std::sync::Arc;
 use serde_json::{Map, Value, json};
 
 use super::request::Endpoint;
-use crate::model::TokenId;
 use crate::server::running::Running;
 use crate::server::serve::ServedModel;
 use crate::server::wire;
+use skipstone_model::TokenId;
 
 /// What the objects of one request have in common.
 #[derive(Debug)]

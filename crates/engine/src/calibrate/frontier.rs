@@ -1,0 +1,299 @@
+//! From candidates to plans: settings by replay, the frontier of cost and acceptance, priors.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use super::candidate::Candidate;
+use super::cost::{self, CostModel};
+use super::evaluate::{CHAIN, Chain, Evaluator};
+use super::{CalibrationError, CalibrationProgress};
+use crate::adapt::{
+    AcceptanceCount, AcceptancePrior, BINS, BridgeKind, Measurement, ProfileBridge, ProfilePlan,
+    confidence_bin,
+};
+use skipstone_model::{DraftVocabulary, PagePool, Runner, TokenId};
+
+/// Draft vocabularies that are tried, as parts of the whole: 1/16 to all of it.
+const VOCABULARY_PARTS: [usize; 5] = [16, 8, 4, 2, 1];
+
+/// Thresholds of confidence that are tried.
+const THRESHOLDS: [f32; 9] = [0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8];
+
+/// Plans of a profile at most: each has bridges to store, and a controller to try it.
+const MAX_PLANS: usize = 8;
+
+/// Plans that skip the same sublayers at most: bridges of several ranks over one run are close relatives.
+const MAX_OF_SKIP_SET: usize = 2;
+
+/// What a dearer plan must accept more: differences below are noise.
+const LEAST_GAIN: f64 = 0.01;
+
+/// A plan that accepts less than this is of no use at any cost: drafts would have to be free.
+const LEAST_ACCEPTANCE: f64 = 0.25;
+
+/// What choosing needs.
+pub(super) struct Context<'a> {
+    pub(super) evaluator: &'a Evaluator,
+    pub(super) costs: &'a CostModel,
+    pub(super) order: &'a [TokenId],
+    pub(super) threads: usize,
+}
+
+/// The plans that are kept, and all that was measured.
+pub(super) struct Frontier {
+    pub(super) plans: Vec<ProfilePlan>,
+    pub(super) measurements: Vec<Measurement>,
+}
+
+/// A candidate with its chains at [`Evaluator::choosing`] starts.
+struct Outcome {
+    candidate: Candidate,
+    chains: Vec<Chain>,
+}
+
+/// How to draft with a candidate.
+#[derive(Clone, Copy, Debug)]
+struct Settings {
+    /// The vocabulary is the whole / this.
+    part: usize,
+    vocabulary: usize,
+    threshold: f32,
+    limit: usize,
+}
+
+struct Ranked<'a> {
+    outcome: &'a Outcome,
+    settings: Settings,
+    cost: f64,
+    acceptance: f64,
+    /// Estimated.
+    speedup: f64,
+}
+
+/// Whether a plan accepts enough more than the cheaper ones that were kept, of which the best accepts `most`. Takes it in if so.
+fn accepts_more(acceptance: f64, most: &mut f64) -> bool {
+    let is_kept = acceptance >= *most + LEAST_GAIN;
+    if is_kept {
+        *most = acceptance;
+    }
+    is_kept
+}
+
+// === impl Context ===
+
+impl Context<'_> {
+    /// Settles each candidate's settings, keeps the frontier, and measures what it costs.
+    pub(super) fn choose(
+        &self,
+        runner: &mut Runner,
+        pool: &PagePool,
+        candidates: Vec<Candidate>,
+        progress: &dyn CalibrationProgress,
+    ) -> Result<Frontier, CalibrationError> {
+        let places = self.places(runner.model().config().vocabulary);
+        let outcomes = self.look(runner, candidates, &places, progress)?;
+        let rank = |parts: &[usize]| -> Vec<Ranked<'_>> {
+            outcomes.iter().map(|outcome| self.rank(outcome, parts, &places)).collect()
+        };
+        // All plans share one draft vocabulary, since each has to be packed: the one that suits the best bet.
+        let best = rank(&VOCABULARY_PARTS).into_iter().max_by(|a, b| a.speedup.total_cmp(&b.speedup));
+        let part = best.map_or(1, |best| best.settings.part);
+        let mut ranked = rank(&[part]);
+        let measurements = ranked
+            .iter()
+            .map(|ranked| Measurement {
+                name: ranked.outcome.candidate.name.clone(),
+                kind: ranked.outcome.candidate.kind(),
+                cost: ranked.cost,
+                acceptance: ranked.acceptance,
+            })
+            .collect();
+        ranked.sort_by(|a, b| a.cost.total_cmp(&b.cost).then(b.acceptance.total_cmp(&a.acceptance)));
+        let mut most = LEAST_ACCEPTANCE;
+        ranked.retain(|candidate| accepts_more(candidate.acceptance, &mut most));
+        let mut kept = ranked;
+        // The best bets, back in the order of cost.
+        kept.sort_by(|a, b| b.speedup.total_cmp(&a.speedup));
+        let mut relatives: HashMap<Vec<usize>, usize> = HashMap::new();
+        kept.retain(|ranked| {
+            let count = relatives.entry(ranked.outcome.candidate.skipped()).or_default();
+            *count += 1;
+            *count <= MAX_OF_SKIP_SET
+        });
+        kept.truncate(MAX_PLANS);
+        kept.sort_by(|a, b| a.cost.total_cmp(&b.cost));
+        progress.stage("acceptance and cost of the plans", kept.len());
+        let mut plans = Vec::with_capacity(kept.len());
+        for ranked in kept {
+            plans.push(self.plan(runner, pool, &ranked, &places)?);
+            progress.done(plans.len());
+        }
+        // What was estimated may have looked better than it is.
+        plans.sort_by(|a, b| a.cost.total_cmp(&b.cost));
+        let mut most = 0.0;
+        plans.retain(|plan| accepts_more(plan.acceptance(), &mut most));
+        Ok(Frontier { plans, measurements })
+    }
+
+    /// Looks at all candidates at a few starts, and closely at the half that replays best there (successive halving: Jamieson and Talwalkar, 2016) and
+    /// at those without bridges, which the others are compared with. Returns these.
+    fn look(
+        &self,
+        runner: &mut Runner,
+        candidates: Vec<Candidate>,
+        places: &[usize],
+        progress: &dyn CalibrationProgress,
+    ) -> Result<Vec<Outcome>, CalibrationError> {
+        progress.stage("a first look at the candidates", candidates.len());
+        let rough = self.evaluator.rough();
+        let mut looked: Vec<(f64, Outcome)> = Vec::with_capacity(candidates.len());
+        for candidate in candidates {
+            let chains = self.evaluator.evaluate(runner, &candidate, &rough)?;
+            let outcome = Outcome { candidate, chains };
+            looked.push((self.rank(&outcome, &VOCABULARY_PARTS, places).speedup, outcome));
+            progress.done(looked.len());
+        }
+        looked.sort_by(|a, b| b.0.total_cmp(&a.0));
+        let half = looked.len().div_ceil(2);
+        let is_close = |(place, outcome): &(usize, Outcome)| {
+            *place < half || outcome.candidate.kind() == BridgeKind::Identity
+        };
+        let close = looked.into_iter().map(|(_, outcome)| outcome).enumerate().filter(is_close);
+        let mut outcomes: Vec<Outcome> = close.map(|(_, outcome)| outcome).collect();
+        let rest: Vec<usize> = self
+            .evaluator
+            .choosing()
+            .into_iter()
+            .filter(|start| rough.binary_search(start).is_err())
+            .collect();
+        progress.stage("acceptance on held-back text", outcomes.len());
+        for (index, outcome) in outcomes.iter_mut().enumerate() {
+            outcome.chains.append(&mut self.evaluator.evaluate(runner, &outcome.candidate, &rest)?);
+            debug_assert_eq!(outcome.chains.len(), self.evaluator.choosing().len());
+            progress.done(index + 1);
+        }
+        Ok(outcomes)
+    }
+
+    /// The place of each token in the draft vocabulary's order.
+    fn places(&self, vocabulary: usize) -> Vec<usize> {
+        let mut places = vec![usize::MAX; vocabulary];
+        let mut next = 0;
+        for token in self.order.iter().copied().chain((0..vocabulary as u32).map(TokenId)) {
+            if let Some(place) = places.get_mut(token.index()).filter(|place| **place == usize::MAX) {
+                *place = next;
+                next += 1;
+            }
+        }
+        places
+    }
+
+    /// The settings that replay best.
+    fn rank<'o>(&self, outcome: &'o Outcome, parts: &[usize], places: &[usize]) -> Ranked<'o> {
+        let mut best: Option<Ranked<'o>> = None;
+        for &part in parts {
+            let vocabulary = places.len().div_ceil(part);
+            let cost = self.costs.estimate(&outcome.candidate, 1.0 / part as f64);
+            for threshold in THRESHOLDS {
+                for limit in 1..=CHAIN {
+                    let settings = Settings { part, vocabulary, threshold, limit };
+                    let speedup = self.replay(&outcome.chains, settings, cost, places);
+                    if best.as_ref().is_none_or(|best| speedup > best.speedup) {
+                        best = Some(Ranked { outcome, settings, cost, acceptance: 0.0, speedup });
+                    }
+                }
+            }
+        }
+        let mut best = best.unwrap_or(Ranked {
+            outcome,
+            settings: Settings { part: 1, vocabulary: places.len(), threshold: 0.0, limit: 1 },
+            cost: 1.0,
+            acceptance: 0.0,
+            speedup: 0.0,
+        });
+        best.acceptance = self.prior(&outcome.chains, best.settings.vocabulary, places).1;
+        best
+    }
+
+    /// Tokens committed for the time of plain steps, if each start were a cycle.
+    fn replay(&self, chains: &[Chain], settings: Settings, cost: f64, places: &[usize]) -> f64 {
+        let (mut committed, mut spent) = (0.0, 0.0);
+        for chain in chains {
+            let (mut drafted, mut accepted, mut alive) = (0, 0, true);
+            // What a draft makes of its own mistake isn't known: it is taken to be as sure as it was of that.
+            let mut mistaken = None;
+            for step in &chain.steps[..settings.limit] {
+                spent += cost;
+                if mistaken.unwrap_or(step.confidence) < settings.threshold {
+                    break;
+                }
+                drafted += 1;
+                if !step.agrees {
+                    mistaken.get_or_insert(step.confidence);
+                }
+                alive &= step.agrees && (step.seen || places[step.target.index()] < settings.vocabulary);
+                accepted += usize::from(alive);
+            }
+            committed += 1.0 + accepted as f64;
+            spent += self.costs.rows[drafted + 1];
+        }
+        if spent > 0.0 { committed / spent } else { 0.0 }
+    }
+
+    /// Counts by position and confidence, each as long as all before were accepted, and the share accepted of all.
+    fn prior(&self, chains: &[Chain], vocabulary: usize, places: &[usize]) -> (AcceptancePrior, f64) {
+        let mut prior = AcceptancePrior {
+            positions: vec![AcceptanceCount::default(); CHAIN],
+            confidence: vec![AcceptanceCount::default(); BINS],
+        };
+        let mut all = AcceptanceCount::default();
+        for chain in chains {
+            for (position, step) in chain.steps.iter().enumerate() {
+                let accepted = step.agrees && (step.seen || places[step.target.index()] < vocabulary);
+                prior.positions[position].observe(accepted);
+                prior.confidence[confidence_bin(step.confidence)].observe(accepted);
+                all.observe(accepted);
+                if !accepted {
+                    break;
+                }
+            }
+        }
+        (prior, all.rate())
+    }
+
+    fn plan(
+        &self,
+        runner: &mut Runner,
+        pool: &PagePool,
+        ranked: &Ranked<'_>,
+        places: &[usize],
+    ) -> Result<ProfilePlan, CalibrationError> {
+        let Candidate { name, gaps } = &ranked.outcome.candidate;
+        let Settings { vocabulary, threshold, limit, .. } = ranked.settings;
+        let tokens = (0..places.len() as u32).map(TokenId).filter(|token| places[token.index()] < vocabulary);
+        let model = Arc::clone(runner.model());
+        let head = match vocabulary < places.len() {
+            true => Some(DraftVocabulary::new(&model, &tokens.collect::<Vec<_>>(), self.threads)?),
+            false => None,
+        };
+        let cost = cost::measure_draft(runner, pool, &ranked.outcome.candidate, head.as_ref())?;
+        // What chose the plan flatters it.
+        let judging =
+            &self.evaluator.evaluate(runner, &ranked.outcome.candidate, &self.evaluator.judging())?;
+        let bridges = gaps.iter().filter_map(|gap| {
+            let weights = gap.bridge.clone()?;
+            Some(ProfileBridge { first: gap.span.start, end: gap.span.end, weights })
+        });
+        Ok(ProfilePlan {
+            name: name.clone(),
+            skipped: ranked.outcome.candidate.skipped(),
+            bridges: bridges.collect(),
+            draft_vocabulary: vocabulary,
+            max_draft_tokens: limit,
+            confidence_threshold: threshold,
+            cost,
+            speedup: self.replay(judging, ranked.settings, cost, places),
+            prior: self.prior(judging, vocabulary, places).0,
+        })
+    }
+}

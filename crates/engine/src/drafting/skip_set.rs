@@ -1,0 +1,156 @@
+//! Which sublayers a draft does not run.
+
+use std::ops::Range;
+
+use skipstone_model::{LayerIndex, SkipMask};
+
+/// The sublayers that a draft skips: attention and MLP blocks separately, never of the first or the last layer.
+///
+/// Built only by [`SkipSet::new`], so every value is valid for the model it was built for.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub struct SkipSet {
+    attention: Vec<LayerIndex>,
+    mlp: Vec<LayerIndex>,
+    layer_count: usize,
+}
+
+/// Why a skip set was refused.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum SkipSetError {
+    /// The layer does not exist.
+    #[error("{kind} layer {layer} is out of range: the model has {layer_count} layers, so 1 to {} can be skipped", layer_count.saturating_sub(2))]
+    OutOfRange {
+        /// `attention` or `mlp`.
+        kind: &'static str,
+        /// The layer that was asked for.
+        layer: u32,
+        /// Layers of the model.
+        layer_count: usize,
+    },
+    /// The first and the last layer always run: skipping them leaves nothing of the draft's quality.
+    #[error("{kind} layer {layer} can't be skipped: the first and the last layer always run; use 1 to {}", layer_count.saturating_sub(2))]
+    EdgeLayer {
+        /// `attention` or `mlp`.
+        kind: &'static str,
+        /// The layer that was asked for.
+        layer: u32,
+        /// Layers of the model.
+        layer_count: usize,
+    },
+    /// The layer is named twice.
+    #[error("{kind} layer {layer} is listed twice")]
+    Duplicate {
+        /// `attention` or `mlp`.
+        kind: &'static str,
+        /// The layer that was named twice.
+        layer: u32,
+    },
+}
+
+// === impl SkipSet ===
+
+impl SkipSet {
+    /// Checks the layers against a model of `layer_count` layers; order does not matter.
+    pub fn new(attention: &[u32], mlp: &[u32], layer_count: usize) -> Result<Self, SkipSetError> {
+        Ok(Self {
+            attention: checked("attention", attention, layer_count)?,
+            mlp: checked("mlp", mlp, layer_count)?,
+            layer_count,
+        })
+    }
+
+    /// The set that skips the sublayers of one run, 0 to 2 x layers - 1.
+    pub fn of_run(run: Range<usize>, layer_count: usize) -> Result<Self, SkipSetError> {
+        let layers = |parity| -> Vec<u32> {
+            run.clone().filter(|index| index % 2 == parity).map(|index| index as u32 / 2).collect()
+        };
+        Self::new(&layers(0), &layers(1), layer_count)
+    }
+
+    /// The set that skips nothing.
+    pub fn empty(layer_count: usize) -> Self {
+        Self { attention: Vec::new(), mlp: Vec::new(), layer_count }
+    }
+
+    /// Layers whose attention is skipped, ascending.
+    pub fn attention(&self) -> &[LayerIndex] {
+        &self.attention
+    }
+
+    /// Layers whose MLP is skipped, ascending.
+    pub fn mlp(&self) -> &[LayerIndex] {
+        &self.mlp
+    }
+
+    /// Layers of the model this set was built for.
+    pub fn layer_count(&self) -> usize {
+        self.layer_count
+    }
+
+    /// Whether nothing is skipped.
+    pub fn is_empty(&self) -> bool {
+        self.attention.is_empty() && self.mlp.is_empty()
+    }
+
+    /// The same as one flag for each sublayer.
+    pub fn mask(&self) -> SkipMask {
+        SkipMask::new((0..2 * self.layer_count).map(|index| self.skips(index)).collect())
+    }
+
+    /// Whether sublayer `index` (0 to 2 x layers - 1, attention at even indices) is skipped.
+    pub fn skips(&self, index: usize) -> bool {
+        let layers = if index.is_multiple_of(2) { &self.attention } else { &self.mlp };
+        u16::try_from(index / 2).is_ok_and(|layer| layers.binary_search(&LayerIndex(layer)).is_ok())
+    }
+}
+
+fn checked(kind: &'static str, layers: &[u32], layer_count: usize) -> Result<Vec<LayerIndex>, SkipSetError> {
+    let mut indices = Vec::with_capacity(layers.len().min(layer_count));
+    for &layer in layers {
+        let Some(index) = u16::try_from(layer).ok().filter(|&index| usize::from(index) < layer_count) else {
+            return Err(SkipSetError::OutOfRange { kind, layer, layer_count });
+        };
+        if index == 0 || usize::from(index) + 1 == layer_count {
+            return Err(SkipSetError::EdgeLayer { kind, layer, layer_count });
+        }
+        match indices.binary_search(&LayerIndex(index)) {
+            Ok(_) => return Err(SkipSetError::Duplicate { kind, layer }),
+            Err(place) => indices.insert(place, LayerIndex(index)),
+        }
+    }
+    Ok(indices)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn accepts_inner_layers_in_any_order() {
+        let set = SkipSet::new(&[5, 3], &[4], 8).unwrap();
+        assert_eq!(set.attention(), [LayerIndex(3), LayerIndex(5)]);
+        let skipped: Vec<usize> = (0..16).filter(|&index| set.skips(index)).collect();
+        assert_eq!(skipped, [6, 9, 10]);
+    }
+
+    #[test]
+    fn a_run_is_the_sublayers_between_its_ends() {
+        let set = SkipSet::of_run(3..6, 8).unwrap();
+        assert_eq!(set, SkipSet::new(&[2], &[1, 2], 8).unwrap());
+        assert!(SkipSet::of_run(0..4, 8).is_err() && SkipSet::of_run(10..16, 8).is_err());
+    }
+
+    #[test]
+    fn refuses_edges_strangers_and_repeats() {
+        for (layers, message) in [
+            (&[0][..], "attention layer 0 can't be skipped"),
+            (&[7], "attention layer 7 can't be skipped"),
+            (&[8], "attention layer 8 is out of range: the model has 8 layers, so 1 to 6"),
+            (&[70_000], "attention layer 70000 is out of range"),
+            (&[3, 3], "attention layer 3 is listed twice"),
+        ] {
+            let error = SkipSet::new(layers, &[], 8).unwrap_err().to_string();
+            assert!(error.contains(message), "{error}");
+        }
+    }
+}

@@ -1,0 +1,272 @@
+//! The engine thread.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::activity::Activity;
+use super::baseline::PlainStep;
+use super::batch;
+use super::bets::Betting;
+use super::board::Board;
+use super::cost_file::CostFile;
+use super::event::GenerationError;
+use super::learner::Learner;
+use super::options::EngineOptions;
+use super::outbox::Delivery;
+use super::parts::{Outline, Parts};
+use super::profiles::ProfileLink;
+use super::queue::{Queue, queue};
+use super::score::Scratchpad;
+use super::stream::Stream;
+use super::thread::Engine;
+use crate::adapt::{FrontierPlan, PlanKnowledge};
+use crate::drafting::DraftPlan;
+use crate::record;
+use skipstone_model::text::TextModel;
+use skipstone_model::{Model, PagePool, Runner, RunnerOptions};
+
+/// How long the thread sleeps when every stream waits for its reader.
+const READER_POLL: Duration = Duration::from_millis(1);
+
+/// Streams that may be held for each place in the batch, those included that wait for nothing but their readers.
+const LATE_READERS: usize = 4;
+
+struct Worker {
+    runner: Runner,
+    pages: PagePool,
+    scratchpad: Scratchpad,
+    text: Arc<TextModel>,
+    options: EngineOptions,
+    betting: Betting,
+    queue: Queue,
+    running: Vec<Stream>,
+    board: Board,
+}
+
+// === impl Engine ===
+
+impl Engine {
+    /// Allocates the cache, measures the plain step and starts the thread.
+    ///
+    /// # Errors
+    /// If the system refuses a thread.
+    pub fn start(model: Arc<Model>, text: Arc<TextModel>, options: EngineOptions) -> std::io::Result<Self> {
+        let total_pages = PagePool::pages_for(options.kv_cache_tokens);
+        let scratchpad = Scratchpad::new(total_pages);
+        let (threads, kv_precision) = (options.threads, options.kv_precision);
+        let runner_options = RunnerOptions {
+            pages: total_pages + Scratchpad::PAGES,
+            threads,
+            kv_precision,
+            ..RunnerOptions::default()
+        };
+        let mut runner = Runner::with_options(model, runner_options);
+        let pages = PagePool::new(total_pages);
+        let kept = options.cost_file.as_ref().and_then(CostFile::read);
+        let (kept, kept_parts) = kept.unzip();
+        let baseline = PlainStep::measure(&mut runner, &pages, options.max_streams, kept);
+        let parts = Parts::measure(&mut runner, &pages, kept_parts);
+        record::plain_step_seconds(baseline.seconds(0, 1));
+        let (entrance, queue) = queue(options.max_waiting, options.event_buffer);
+        let frontier = match options.frontier.is_empty() {
+            true => vec![default_plan(runner.model(), &options, &parts)],
+            false => options.frontier.clone(),
+        };
+        let mut betting = Betting::new(frontier, runner.model(), baseline, parts);
+        betting.knowledge.bank_mut().set_mechanisms(options.mechanisms);
+        if options.learn_bridges {
+            betting.learner = Learner::start(betting.plans(), runner.model(), options.search_plans);
+        }
+        let board = Board::new();
+        let observer = board.observer();
+        let mut worker = Worker {
+            runner,
+            pages,
+            scratchpad,
+            text,
+            betting,
+            queue,
+            running: Vec::with_capacity(options.max_streams),
+            options,
+            board,
+        };
+        Self::spawn(entrance, observer, move || worker.run())
+    }
+}
+
+// === impl Worker ===
+
+impl Worker {
+    fn run(&mut self) {
+        while self.receive() {
+            self.sweep();
+            self.take_pool();
+            self.admit();
+            self.report();
+            let mut ready: Vec<&mut Stream> = Vec::with_capacity(self.running.len());
+            let now = Instant::now();
+            for stream in &mut self.running {
+                if stream.outbox.flush(now) == Delivery::Done {
+                    ready.push(stream);
+                }
+            }
+            let budget = self.options.prefill_tokens_per_step;
+            let worked = batch::step(&mut self.runner, &mut ready, budget, &mut self.betting);
+            for stream in ready.iter_mut().filter(|stream| stream.is_decoding()) {
+                stream.look_back(&mut self.runner, &self.scratchpad, &mut self.betting);
+            }
+            for stream in ready {
+                self.options.profiles.iter().for_each(|link| stream.hand_on(link));
+                stream.outbox.flush(now);
+            }
+            if !worked && !self.running.is_empty() {
+                std::thread::sleep(READER_POLL);
+            }
+        }
+        for stream in &mut self.running {
+            stream.fail(GenerationError::ShuttingDown);
+        }
+        self.queue.shut_down();
+        self.running.clear();
+        self.report();
+        self.show();
+        self.board.set_idle(true);
+        if let Some(file) = &self.options.cost_file
+            && let Err(error) = file.write(self.betting.baseline, self.betting.parts)
+        {
+            tracing::warn!(path = %file.path.display(), %error, "what passes cost could not be kept; see engine.state_folder");
+        }
+    }
+
+    /// Takes new requests; blocks while there is nothing else to do. Returns false when the engine shall end.
+    fn receive(&mut self) -> bool {
+        if self.running.is_empty() && self.queue.is_empty() {
+            self.show();
+            self.board.set_idle(true);
+            self.queue.block();
+            self.board.set_idle(false);
+        }
+        self.queue.receive()
+    }
+
+    /// Takes what all replicas have learned. It comes without what the running streams have not handed on yet.
+    fn take_pool(&mut self) {
+        let Some(pool) = self.options.profiles.as_ref().and_then(ProfileLink::take_pool) else { return };
+        self.betting.knowledge.set_pool(&pool, self.running.iter().filter_map(Stream::lessons));
+    }
+
+    /// Drops what has ended, was cancelled, is too late or is not read.
+    fn sweep(&mut self) {
+        let now = Instant::now();
+        let stall_timeout = self.options.stall_timeout;
+        let (board, betting) = (&mut self.board, &self.betting);
+        let stays = |stream: &mut Stream| {
+            if stream.cancel.is_set() && !stream.is_finished() {
+                stream.abandon(now);
+                return false;
+            }
+            if stream.is_expired(now) {
+                let error = stream.deadline_error();
+                stream.fail(error);
+            }
+            match stream.outbox.flush(now) {
+                Delivery::Done => !stream.is_finished(),
+                Delivery::Blocked(time) if time >= stall_timeout => {
+                    // One whose last token is committed has been counted; only its reader is late.
+                    if !stream.is_finished() {
+                        stream.fail(GenerationError::ReaderStalled { seconds: stall_timeout.as_secs() });
+                    }
+                    false
+                }
+                Delivery::Blocked(_) => true,
+                Delivery::Gone => {
+                    if !stream.is_finished() {
+                        stream.abandon(now);
+                    }
+                    false
+                }
+            }
+        };
+        self.running.retain_mut(|stream| {
+            let stays = stays(stream);
+            if !stays {
+                board.retire(stream.activity(betting));
+            }
+            stays
+        });
+        self.queue.sweep(now);
+    }
+
+    /// Starts waiting requests, first come first served, while there is room.
+    fn admit(&mut self) {
+        while self.has_room()
+            && let Some(pending) = self.queue.take()
+        {
+            let positions = pending.request.prompt.len() + pending.request.stop.max_new_tokens;
+            let lease = self.pages.lease(positions);
+            if lease.is_none() && PagePool::pages_for(positions) <= self.pages.total() {
+                self.queue.put_back(pending);
+                return;
+            }
+            match lease {
+                Some(lease) => {
+                    let stream = Stream::admit(pending, lease, &self.text, &self.options, &self.betting);
+                    self.running.push(stream);
+                    self.queue.set_running(self.running.len());
+                }
+                None => {
+                    let room = self.pages.total() * skipstone_kernels::PAGE_POSITIONS;
+                    let message = format!(
+                        "prompt and new tokens take {positions} positions, the cache has {room} (engine.kv_cache_tokens)"
+                    );
+                    pending.refuse(GenerationError::Internal(message));
+                }
+            }
+            self.queue.admitted();
+        }
+    }
+
+    /// Whether another stream may run. Finished ones whose readers are late take no part in the batch, so they count only in numbers.
+    fn has_room(&self) -> bool {
+        let active = self.running.iter().filter(|stream| !stream.is_finished()).count();
+        active < self.options.max_streams && self.running.len() < LATE_READERS * self.options.max_streams
+    }
+
+    fn report(&mut self) {
+        self.queue.set_running(self.running.len());
+        record::running(self.running.len());
+        record::waiting(self.queue.len());
+        record::kv_usage(self.kv_usage());
+        if self.board.is_asked() {
+            self.show();
+        }
+    }
+
+    /// Share of the cache's pages that is leased.
+    fn kv_usage(&self) -> f64 {
+        self.pages.leased() as f64 / self.pages.total().max(1) as f64
+    }
+
+    /// Tells those who ask what is going on.
+    fn show(&mut self) {
+        self.board.show(Activity {
+            running: self.running.iter().map(|stream| stream.activity(&self.betting)).collect(),
+            waiting: self.queue.len(),
+            plain_step_seconds: self.betting.baseline.seconds(0, 1),
+            kv_cache_usage: self.kv_usage(),
+            ..Activity::default()
+        });
+    }
+}
+
+/// The plan that adaptive streams start from where nothing was calibrated.
+fn default_plan(model: &Model, options: &EngineOptions, parts: &Parts) -> FrontierPlan {
+    let plan = DraftPlan::new(options.default_skip_set.clone(), options.confidence_threshold);
+    let cost = parts.cost(&Outline::of(&plan, model));
+    FrontierPlan {
+        name: "default".to_owned(),
+        plan: Arc::new(plan),
+        profile_tokens: 0,
+        knowledge: PlanKnowledge::unknown(cost),
+    }
+}

@@ -1,0 +1,311 @@
+//! The pass: prefill, plain decode, draft and verify are this one function over rows.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::Model;
+use super::bridge::Bridge;
+use super::config::ModelConfig;
+use super::features::Features;
+use super::pass::{LogitRows, LogitsWanted, PassOutput, RowGroup};
+use super::scratch::{Row, Scratch};
+use super::weights::{Attention, Layer, Linear, Mlp};
+use skipstone_kernels::{
+    self as kernels, AttentionRow, FormatSet, Isa, KvPrecision, KvSlot, KvStore, Out, PAGE_POSITIONS,
+    Product, ThreadPool,
+};
+
+/// Runs passes over one model. Owns the key/value pages, the threads and all scratch memory.
+pub struct Runner {
+    model: Arc<Model>,
+    store: KvStore,
+    features: Features,
+    compute: Compute,
+    scratch: Scratch,
+}
+
+/// How a runner computes.
+#[derive(Clone, Copy, Debug)]
+pub struct RunnerOptions {
+    /// Key/value pages of [`PAGE_POSITIONS`] positions.
+    pub pages: usize,
+    /// Threads.
+    pub threads: usize,
+    /// Instruction set.
+    pub isa: Isa,
+    /// How keys and values are stored.
+    pub kv_precision: KvPrecision,
+}
+
+struct Compute {
+    pool: ThreadPool,
+    isa: Isa,
+}
+
+// === impl Runner ===
+
+impl Runner {
+    /// Prepares to run `model` with `pages` key/value pages on `threads` threads.
+    pub fn new(model: Arc<Model>, pages: usize, threads: usize) -> Self {
+        Self::with_options(model, RunnerOptions { pages, threads, ..RunnerOptions::default() })
+    }
+
+    /// Prepares to run `model`.
+    pub fn with_options(model: Arc<Model>, options: RunnerOptions) -> Self {
+        let RunnerOptions { pages, threads, isa, kv_precision } = options;
+        let store = KvStore::new(model.config().kv_shape(), kv_precision, pages);
+        let features = Features::new(model.config().hidden, pages);
+        let compute = Compute { pool: ThreadPool::new(threads), isa };
+        Self { model, store, features, compute, scratch: Scratch::default() }
+    }
+
+    /// Copies the keys, values and features of page `from` to page `to`.
+    ///
+    /// # Panics
+    /// If there is no such page: a bug of the caller.
+    pub fn copy_page(&mut self, from: u32, to: u32) {
+        self.store.copy_page(from, to);
+        self.features.copy_page(from, to);
+    }
+
+    /// Threads that compute.
+    pub fn threads(&self) -> usize {
+        self.compute.pool.threads()
+    }
+
+    /// The model.
+    pub fn model(&self) -> &Arc<Model> {
+        &self.model
+    }
+
+    /// Runs all groups through the model. Row `i` gets the same bits whatever else is in the pass.
+    ///
+    /// Keys and values are written in place at the rows' positions, for the sublayers that a row runs, and so are features. A bridge reads the
+    /// feature that an earlier pass wrote, so rows that follow each other under bridges go one at a time. Where a run spans the feature
+    /// sublayer, what its bridge made of the state is kept.
+    ///
+    /// # Panics
+    /// If a group has no page for a position, or a token lies outside the vocabulary: bugs of the caller.
+    pub fn run(&mut self, groups: &[RowGroup<'_>]) -> PassOutput<'_> {
+        let started = Instant::now();
+        let model = Arc::clone(&self.model);
+        let config = model.config();
+        self.scratch.enter(&model, groups);
+        for sublayer in 0..config.sublayers() {
+            self.scratch.save(config, groups, sublayer);
+            if sublayer == config.feature_sublayer() {
+                self.keep_features(config, groups);
+            }
+            self.bridge(config, groups, sublayer);
+            self.scratch.choose_active(groups, sublayer);
+            if self.scratch.active.is_empty() {
+                continue;
+            }
+            let Layer { attention, mlp } = &model.weights().layers[sublayer / 2];
+            if sublayer.is_multiple_of(2) {
+                self.attention(config, attention, groups, sublayer / 2);
+            } else {
+                self.mlp(config, mlp);
+            }
+        }
+        self.scratch.save(config, groups, config.sublayers());
+        self.head(&model, groups);
+        let scratch = &self.scratch;
+        PassOutput {
+            logits: &scratch.logits,
+            vocabulary: config.vocabulary,
+            logit_rows: &scratch.logit_rows,
+            saved: &scratch.saved,
+            hidden: config.hidden,
+            saved_rows: &scratch.saved_rows,
+            features: &self.features,
+            seconds: started.elapsed().as_secs_f64(),
+        }
+    }
+
+    fn keep_features(&mut self, config: &ModelConfig, groups: &[RowGroup<'_>]) {
+        let Self { features, scratch: Scratch { rows, hidden, .. }, .. } = self;
+        for (&Row { group, position, first_sublayer }, state) in
+            rows.iter().zip(hidden.chunks_exact(config.hidden))
+        {
+            // A row that enters later was here in its earlier pass.
+            if first_sublayer <= config.feature_sublayer() {
+                features.write(groups[group].pages, position, state);
+            }
+        }
+    }
+
+    fn attention(
+        &mut self,
+        config: &ModelConfig,
+        weights: &Attention,
+        groups: &[RowGroup<'_>],
+        layer: usize,
+    ) {
+        let Self { store, compute: Compute { pool, isa }, scratch, .. } = self;
+        let formats = weights.query.formats().union(weights.key.formats()).union(weights.value.formats());
+        scratch.norm_active(pool, *isa, config, &weights.norm, formats);
+        let Scratch { inputs, inner, query, key, value, active, rows, angles, hidden, .. } = scratch;
+        let count = active.len();
+        let query_width = config.query_heads * config.head_dim;
+        query.resize(count * query_width, 0.0);
+        key.resize(count * config.kv_heads * config.head_dim, 0.0);
+        value.resize(count * config.kv_heads * config.head_dim, 0.0);
+        let products = [
+            weights.query.product(count, query),
+            weights.key.product(count, key),
+            weights.value.product(count, value),
+        ];
+        kernels::multiply(pool, *isa, inputs, products, Some(&weights.output.matrix));
+        let angles = |row: usize| angles.of(row, config.rope.pairs, config.rope.dimensions / 2);
+        let slot = |index: usize| {
+            let Row { group, position, .. } = rows[active[index]];
+            let page = groups[group].pages[position / PAGE_POSITIONS];
+            KvSlot { page, slot: position % PAGE_POSITIONS, angles: angles(active[index]) }
+        };
+        store.write(pool, *isa, layer, slot, key, value);
+        let attending = |index: usize| {
+            let Row { group, position, .. } = rows[active[index]];
+            AttentionRow { pages: groups[group].pages, length: position + 1, angles: angles(active[index]) }
+        };
+        inner.reset(count, query_width);
+        store.attend(pool, *isa, layer, attending, query, inner.values_mut());
+        inner.quantize(pool, *isa, weights.output.formats());
+        kernels::multiply(pool, *isa, inner, [weights.output.product_added(hidden, active)], None);
+    }
+
+    fn mlp(&mut self, config: &ModelConfig, weights: &Mlp) {
+        let Self { compute: Compute { pool, isa }, scratch, .. } = self;
+        let (isa, width) = (*isa, config.feed_forward);
+        let formats = weights.gate.formats().union(weights.up.formats());
+        scratch.norm_active(pool, isa, config, &weights.norm, formats);
+        let Scratch { inputs, inner, gate, up, active, hidden, .. } = scratch;
+        let count = active.len();
+        gate.resize(count * width, 0.0);
+        up.resize(count * width, 0.0);
+        let products = [weights.gate.product(count, gate), weights.up.product(count, up)];
+        kernels::multiply(pool, isa, inputs, products, Some(&weights.down.matrix));
+        inner.reset(count, width);
+        inner.fill(pool, isa, weights.down.formats(), |row, out| {
+            let part = row * width..(row + 1) * width;
+            kernels::swiglu(isa, &gate[part.clone()], &up[part], out);
+        });
+        kernels::multiply(pool, isa, inner, [weights.down.product_added(hidden, active)], None);
+    }
+
+    /// Applies the bridges that begin at `sublayer`, each once for all groups that take it.
+    fn bridge(&mut self, config: &ModelConfig, groups: &[RowGroup<'_>], sublayer: usize) {
+        let Self { compute: Compute { pool, isa }, features, scratch, .. } = self;
+        fn at<'a>(group: &RowGroup<'a>, sublayer: usize) -> Option<&'a Bridge> {
+            group.bridges.iter().map(|bridge| &**bridge).find(|bridge| bridge.span().start == sublayer)
+        }
+        let takes = |group: &RowGroup<'_>, bridge: &Bridge| {
+            at(group, sublayer).is_some_and(|other| std::ptr::eq(other, bridge))
+        };
+        scratch.bridged.clear();
+        scratch.bridged.resize(groups.len(), false);
+        for first in 0..groups.len() {
+            let Some(bridge) = at(&groups[first], sublayer).filter(|_| !scratch.bridged[first]) else {
+                continue;
+            };
+            for (index, group) in groups.iter().enumerate().skip(first) {
+                scratch.bridged[index] |= takes(group, bridge);
+            }
+            scratch.active.clear();
+            for (index, row) in scratch.rows.iter().enumerate() {
+                if takes(&groups[row.group], bridge) && row.first_sublayer <= sublayer {
+                    scratch.active.push(index);
+                }
+            }
+            let Scratch { inputs, inner, hidden, active, rows, .. } = scratch;
+            let width = config.hidden;
+            let Some((down, up)) = bridge.maps() else {
+                for &row in active.iter() {
+                    let state = &mut hidden[row * width..][..width];
+                    state.iter_mut().zip(bridge.bias()).for_each(|(value, bias)| *value += bias);
+                }
+                continue;
+            };
+            let none = FormatSet::default();
+            inputs.reset(active.len(), 2 * width);
+            inputs.fill(pool, *isa, none, |index, out| {
+                let (state, feature) = out.split_at_mut(width);
+                state.copy_from_slice(&hidden[active[index] * width..][..width]);
+                let Row { group, position, .. } = rows[active[index]];
+                features.read_before(groups[group].pages, position, feature);
+            });
+            inner.reset(active.len(), down.outputs());
+            kernels::multiply(
+                pool,
+                *isa,
+                inputs,
+                [Product::all(down, active.len(), inner.values_mut())],
+                None,
+            );
+            let out = Out::Add { target: hidden, rows: active };
+            let bias = Some(bridge.bias());
+            let up = Product { matrix: up, tiles: None, rows: 0..active.len(), bias, out };
+            kernels::multiply(pool, *isa, inner, [up], None);
+        }
+    }
+
+    fn head(&mut self, model: &Model, groups: &[RowGroup<'_>]) {
+        let Self { compute: Compute { pool, isa }, scratch, .. } = self;
+        let (config, weights) = (model.config(), model.weights());
+        let full_rows = scratch.choose_logits(config, groups);
+        if scratch.active.is_empty() {
+            return;
+        }
+        let formats = FormatSet::default().with(weights.head.kind().activation_format());
+        scratch.norm_active(pool, *isa, config, &weights.output_norm, formats);
+        let Scratch { inputs, logits, logit_rows, .. } = scratch;
+        if full_rows > 0 {
+            let full = &mut logits[..full_rows * config.vocabulary];
+            kernels::multiply(pool, *isa, inputs, [Product::all(&weights.head, full_rows, full)], None);
+        }
+        let mut row = full_rows;
+        for (group, &LogitRows { start, .. }) in groups.iter().zip(logit_rows.iter()) {
+            let LogitsWanted::Draft(head) = group.logits else { continue };
+            let (shared, extra) =
+                logits[start..][..head.width()].split_at_mut(head.vocabulary.tokens().len());
+            let rows = row..row + 1;
+            row += 1;
+            let product = |matrix, tiles, out| Product {
+                matrix,
+                tiles,
+                rows: rows.clone(),
+                bias: None,
+                out: Out::Write(out),
+            };
+            let products = [
+                product(head.vocabulary.matrix(), None, shared),
+                product(&weights.head, Some(head.extra_tiles), extra),
+            ];
+            kernels::multiply(pool, *isa, inputs, products, None);
+            head.mask(&mut logits[start..][head.vocabulary.tokens().len()..head.width()]);
+        }
+    }
+}
+
+// === impl RunnerOptions ===
+
+impl Default for RunnerOptions {
+    fn default() -> Self {
+        Self { pages: 0, threads: 1, isa: Isa::detect(), kv_precision: KvPrecision::default() }
+    }
+}
+
+// === impl Linear ===
+
+impl Linear {
+    /// The product for `rows` rows, written to `out`.
+    fn product<'a>(&'a self, rows: usize, out: &'a mut [f32]) -> Product<'a> {
+        Product { bias: self.bias.as_deref(), ..Product::all(&self.matrix, rows, out) }
+    }
+
+    /// The product, added to rows `rows` of `target`.
+    fn product_added<'a>(&'a self, target: &'a mut [f32], rows: &'a [usize]) -> Product<'a> {
+        let out = Out::Add { target, rows };
+        Product { matrix: &self.matrix, tiles: None, rows: 0..rows.len(), bias: self.bias.as_deref(), out }
+    }
+}

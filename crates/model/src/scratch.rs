@@ -1,0 +1,164 @@
+//! The memory of a pass: its rows and their hidden states, and which of them are active.
+
+use super::Model;
+use super::config::ModelConfig;
+use super::pass::{LogitRows, LogitsWanted, RowGroup, RowInput};
+use skipstone_kernels::{self as kernels, Activations, FormatSet, Isa, RopeAngles, RopePairs, ThreadPool};
+
+/// Memory that passes reuse.
+#[derive(Default)]
+pub(super) struct Scratch {
+    pub(super) rows: Vec<Row>,
+    /// Hidden states, \[rows, hidden\].
+    pub(super) hidden: Vec<f32>,
+    /// Rows that take part in the current sublayer.
+    pub(super) active: Vec<usize>,
+    /// Normed hidden states of the active rows; later their attention outputs or MLP products.
+    pub(super) inputs: Activations,
+    pub(super) inner: Activations,
+    pub(super) query: Vec<f32>,
+    pub(super) key: Vec<f32>,
+    pub(super) value: Vec<f32>,
+    pub(super) gate: Vec<f32>,
+    pub(super) up: Vec<f32>,
+    pub(super) angles: Angles,
+    /// As long as the most that a pass wanted.
+    pub(super) logits: Vec<f32>,
+    pub(super) logit_rows: Vec<LogitRows>,
+    pub(super) saved: Vec<f32>,
+    pub(super) saved_rows: Vec<(usize, usize)>,
+    /// Groups whose bridge at the current sublayer is applied.
+    pub(super) bridged: Vec<bool>,
+}
+
+/// Rotary angles of the rows, each \[rows, pairs\].
+#[derive(Default)]
+pub(super) struct Angles {
+    pub(super) cosines: Vec<f32>,
+    pub(super) sines: Vec<f32>,
+}
+
+#[derive(Clone, Copy)]
+pub(super) struct Row {
+    pub(super) group: usize,
+    pub(super) position: usize,
+    pub(super) first_sublayer: usize,
+}
+
+// === impl Angles ===
+
+impl Angles {
+    pub(super) fn of(&self, row: usize, pairs: RopePairs, count: usize) -> RopeAngles<'_> {
+        let part = row * count..(row + 1) * count;
+        RopeAngles { pairs, cosines: &self.cosines[part.clone()], sines: &self.sines[part] }
+    }
+}
+
+// === impl Scratch ===
+
+impl Scratch {
+    /// Lays out the rows of all groups and their hidden states at entry.
+    pub(super) fn enter(&mut self, model: &Model, groups: &[RowGroup<'_>]) {
+        let config = model.config();
+        self.rows.clear();
+        self.saved_rows.clear();
+        let count: usize = groups.iter().map(|group| group.rows.len()).sum();
+        self.hidden.resize(count * config.hidden, 0.0);
+        let mut saved = 0;
+        for (index, group) in groups.iter().enumerate() {
+            self.saved_rows.push((saved, group.rows.len()));
+            saved += group.save_before.len() * group.rows.len();
+            for (offset, input) in group.rows.iter().enumerate() {
+                let state = &mut self.hidden[self.rows.len() * config.hidden..][..config.hidden];
+                let first_sublayer = match *input {
+                    RowInput::Token(token) => {
+                        model.weights().embed(token, state);
+                        0
+                    }
+                    RowInput::Hidden { first, state: entered } => {
+                        state.copy_from_slice(entered);
+                        first
+                    }
+                };
+                self.rows.push(Row { group: index, position: group.position + offset, first_sublayer });
+            }
+        }
+        self.saved.resize(saved * config.hidden, 0.0);
+        self.angles.cosines.clear();
+        self.angles.sines.clear();
+        for row in &self.rows {
+            for frequency in model.rope_frequencies() {
+                let (sine, cosine) = (row.position as f64 * frequency).sin_cos();
+                self.angles.cosines.push(cosine as f32);
+                self.angles.sines.push(sine as f32);
+            }
+        }
+    }
+
+    pub(super) fn save(&mut self, config: &ModelConfig, groups: &[RowGroup<'_>], sublayer: usize) {
+        let mut first_row = 0;
+        for (group, &(start, rows)) in groups.iter().zip(&self.saved_rows) {
+            let length = rows * config.hidden;
+            if let Some(place) = group.save_before.iter().position(|&place| place == sublayer) {
+                let states = &self.hidden[first_row * config.hidden..][..length];
+                self.saved[(start + place * rows) * config.hidden..][..length].copy_from_slice(states);
+            }
+            first_row += rows;
+        }
+    }
+
+    /// Makes the rows that want logits the active ones, those over the whole vocabulary first, and lays out the logits. Returns how many want
+    /// the whole vocabulary.
+    pub(super) fn choose_logits(&mut self, config: &ModelConfig, groups: &[RowGroup<'_>]) -> usize {
+        self.active.clear();
+        self.logit_rows.clear();
+        let mut first_row = 0;
+        for group in groups {
+            let (start, width) = (self.active.len() * config.vocabulary, config.vocabulary);
+            self.logit_rows.push(LogitRows { start, width });
+            let wanted = group.logits.full_rows(group.rows.len());
+            self.active.extend(wanted.map(|row| first_row + row));
+            first_row += group.rows.len();
+        }
+        let full_rows = self.active.len();
+        let (mut start, mut first_row) = (full_rows * config.vocabulary, 0);
+        for (group, place) in groups.iter().zip(&mut self.logit_rows) {
+            first_row += group.rows.len();
+            if let LogitsWanted::Draft(head) = group.logits {
+                *place = LogitRows { start, width: head.width() };
+                self.active.push(first_row - 1);
+                start += head.width();
+            }
+        }
+        // Passes that want many alternate with passes that want few: what is there is overwritten, not cleared.
+        if self.logits.len() < start {
+            self.logits.resize(start, 0.0);
+        }
+        full_rows
+    }
+
+    pub(super) fn choose_active(&mut self, groups: &[RowGroup<'_>], sublayer: usize) {
+        self.active.clear();
+        let runs = |row: &Row| {
+            row.first_sublayer <= sublayer && groups[row.group].skip.is_none_or(|skip| !skip.skips(sublayer))
+        };
+        self.active.extend((0..self.rows.len()).filter(|&index| runs(&self.rows[index])));
+    }
+
+    /// Norms the hidden states of the active rows into `inputs` and quantises them.
+    pub(super) fn norm_active(
+        &mut self,
+        pool: &mut ThreadPool,
+        isa: Isa,
+        config: &ModelConfig,
+        weight: &[f32],
+        formats: FormatSet,
+    ) {
+        let Self { inputs, hidden, active, .. } = self;
+        inputs.reset(active.len(), config.hidden);
+        inputs.fill(pool, isa, formats, |index, out| {
+            let state = &hidden[active[index] * config.hidden..][..config.hidden];
+            kernels::rms_norm(isa, state, weight, config.norm_epsilon, out);
+        });
+    }
+}
