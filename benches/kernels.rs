@@ -1,15 +1,20 @@
-//! Micro benches of the kernels on data that stays in the cache: what the arithmetic costs. `skipstone bench rows` shows what memory adds.
+//! Micro benches of the kernels on data that stays in the cache: what the arithmetic costs.
+//! `skipstone bench rows` shows what memory adds.
 //!
-//! Each bench compares its result with the portable instruction set, bit by bit, before it measures.
+//! Each bench compares its result with the portable instruction set, bit by bit, before it
+//! measures.
 
 use std::hint::black_box;
 use std::time::Duration;
 
 use criterion::measurement::WallTime;
-use criterion::{BenchmarkGroup, BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
+use criterion::{
+    BenchmarkGroup, BenchmarkId, Criterion, Throughput, criterion_group, criterion_main,
+};
 use skipstone::kernels::{
-    Activations, AttentionRow, FormatSet, Isa, KvPrecision, KvShape, KvSlot, KvStore, PAGE_POSITIONS,
-    PackedMatrix, Product, RopeAngles, RopePairs, ThreadPool, WeightType, multiply, rms_norm, swiglu,
+    Activations, AttentionRow, FormatSet, Isa, KvPrecision, KvShape, KvSlot, KvStore,
+    PAGE_POSITIONS, PackedMatrix, Product, RopeAngles, RopePairs, ThreadPool, WeightType, multiply,
+    rms_norm, swiglu,
 };
 
 #[allow(dead_code, reason = "the tests use the rest")]
@@ -32,7 +37,10 @@ fn check(isa: Isa, name: &str, result: impl Fn(Isa) -> Vec<f32>) {
 
 fn group<'a>(criterion: &'a mut Criterion, name: &str) -> BenchmarkGroup<'a, WallTime> {
     let mut group = criterion.benchmark_group(name);
-    group.sample_size(20).warm_up_time(Duration::from_millis(300)).measurement_time(Duration::from_secs(1));
+    group
+        .sample_size(20)
+        .warm_up_time(Duration::from_millis(300))
+        .measurement_time(Duration::from_secs(1));
     group
 }
 
@@ -49,7 +57,8 @@ impl Multiplication {
         let mut random = Random(1);
         let bytes = random_weights(kind, OUTPUTS, WIDTH, 1.0, &mut random);
         let matrix = PackedMatrix::pack(kind, OUTPUTS, WIDTH, &bytes, 1);
-        let matrix = matrix.unwrap_or_else(|error| unreachable!("the width suits every type: {error}"));
+        let matrix =
+            matrix.unwrap_or_else(|error| unreachable!("the width suits every type: {error}"));
         Self { matrix, rows: random.floats(rows * WIDTH, 1.0) }
     }
 
@@ -102,7 +111,8 @@ const POSITIONS: usize = 256;
 const PAGES: [u32; POSITIONS / PAGE_POSITIONS] = [3, 0, 7, 2, 5, 1, 4, 6];
 const SHAPE: KvShape = KvShape { layers: 1, query_heads: 12, kv_heads: 2, head_dim: 128 };
 /// No rotation, so that queries stay what they are from one iteration to the next.
-const UNTURNED: RopeAngles<'static> = RopeAngles { pairs: RopePairs::Halves, cosines: &[], sines: &[] };
+const UNTURNED: RopeAngles<'static> =
+    RopeAngles { pairs: RopePairs::Halves, cosines: &[], sines: &[] };
 
 fn filled_store(isa: Isa, precision: KvPrecision) -> KvStore {
     let mut random = Random(2);
@@ -118,7 +128,13 @@ fn filled_store(isa: Isa, precision: KvPrecision) -> KvStore {
     store
 }
 
-fn attend(store: &mut KvStore, pool: &mut ThreadPool, isa: Isa, queries: &mut [f32], out: &mut [f32]) {
+fn attend(
+    store: &mut KvStore,
+    pool: &mut ThreadPool,
+    isa: Isa,
+    queries: &mut [f32],
+    out: &mut [f32],
+) {
     let row = |_| AttentionRow { pages: &PAGES, length: POSITIONS, angles: UNTURNED };
     store.attend(pool, isa, 0, row, queries, out);
 }
@@ -132,12 +148,19 @@ fn attention(criterion: &mut Criterion) {
                 let mut prepared = None;
                 group.bench_function(BenchmarkId::new(isa.name(), rows), |bencher| {
                     let (store, pool, queries, out) = prepared.get_or_insert_with(|| {
-                        let queries = Random(3).floats(rows * SHAPE.query_heads * SHAPE.head_dim, 1.0);
+                        let queries =
+                            Random(3).floats(rows * SHAPE.query_heads * SHAPE.head_dim, 1.0);
                         let out = vec![0.0; queries.len()];
                         check(isa, "attention", |isa| {
                             let (mut queries, mut out) = (queries.clone(), out.clone());
                             let mut store = filled_store(isa, precision);
-                            attend(&mut store, &mut ThreadPool::new(1), isa, &mut queries, &mut out);
+                            attend(
+                                &mut store,
+                                &mut ThreadPool::new(1),
+                                isa,
+                                &mut queries,
+                                &mut out,
+                            );
                             out
                         });
                         (filled_store(isa, precision), ThreadPool::new(1), queries, out)

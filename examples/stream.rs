@@ -1,4 +1,5 @@
-//! A small client: streams one chat completion over gRPC, asks again with drafting off, and compares.
+//! A small client: streams one chat completion over gRPC, asks again with drafting off, and
+//! compares.
 //!
 //! `cargo run --example stream -- http://127.0.0.1:50051 "Why is the sky blue?"`
 
@@ -8,8 +9,8 @@ use skipstone::server::wire::generate_stream_response::Event;
 use skipstone::server::wire::generation_service_client::GenerationServiceClient;
 use skipstone::server::wire::generation_spec::Input;
 use skipstone::server::wire::{
-    ChatInput, ChatMessage, GenerateStreamRequest, GenerationSpec, OutputOptions, Role, SpeculationMode,
-    SpeculationParams, StopCriteria, StreamFinished,
+    ChatInput, ChatMessage, GenerateStreamRequest, GenerationSpec, OutputOptions, Role,
+    SpeculationMode, SpeculationParams, StopCriteria, StreamFinished,
 };
 use tonic::transport::Channel;
 
@@ -33,7 +34,12 @@ async fn main() -> anyhow::Result<()> {
 
     let mut out = io::stdout();
     print_drafts(&mut out, &drafted)?;
-    writeln!(out, "tokens a second: {:.0} drafting, {:.0} plainly", speed(&drafted), speed(&plain))?;
+    writeln!(
+        out,
+        "tokens a second: {:.0} drafting, {:.0} plainly",
+        speed(&drafted),
+        speed(&plain)
+    )?;
     let same = drafted.token_ids == plain.token_ids;
     writeln!(out, "the same {} tokens as without drafting: {same}", plain.token_ids.len())?;
     anyhow::ensure!(same, "drafting changed the output: this is a defect, please report it");
@@ -48,8 +54,14 @@ async fn ask(
 ) -> anyhow::Result<Answer> {
     let message = ChatMessage { role: Role::User.into(), content: question.to_owned() };
     let spec = GenerationSpec {
-        input: Some(Input::Chat(ChatInput { messages: vec![message], add_generation_prompt: None })),
-        stop: Some(StopCriteria { max_new_tokens: Some(MAX_NEW_TOKENS), ..StopCriteria::default() }),
+        input: Some(Input::Chat(ChatInput {
+            messages: vec![message],
+            add_generation_prompt: None,
+        })),
+        stop: Some(StopCriteria {
+            max_new_tokens: Some(MAX_NEW_TOKENS),
+            ..StopCriteria::default()
+        }),
         output: Some(OutputOptions { tokens: true, ..OutputOptions::default() }),
         speculation: Some(SpeculationParams { mode: mode.into(), ..SpeculationParams::default() }),
         ..GenerationSpec::default()
@@ -70,7 +82,8 @@ async fn ask(
         }
     }
     writeln!(out)?;
-    let finished = finished.ok_or_else(|| anyhow::anyhow!("the stream ended without its last message"))?;
+    let finished =
+        finished.ok_or_else(|| anyhow::anyhow!("the stream ended without its last message"))?;
     Ok(Answer { token_ids, finished })
 }
 
@@ -93,7 +106,9 @@ fn print_drafts(out: &mut impl Write, answer: &Answer) -> io::Result<()> {
     writeln!(out, "{} drafts, {drafted} tokens drafted, {accepted} accepted", speculation.drafts)?;
     writeln!(out, "accepted at each draft position: {:?}", speculation.accepted_per_position)?;
     match speculation.estimated_speedup {
-        Some(speedup) => writeln!(out, "estimated speedup over the measured plain step: {speedup:.2}"),
+        Some(speedup) => {
+            writeln!(out, "estimated speedup over the measured plain step: {speedup:.2}")
+        }
         None => Ok(()),
     }
 }

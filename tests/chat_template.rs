@@ -1,5 +1,5 @@
-//! Promise: chat templates render as in `transformers`, cost no more than their limits, and no message content
-//! becomes a control token.
+//! Promise: chat templates render as in `transformers`, cost no more than their limits, and no
+//! message content becomes a control token.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -12,11 +12,14 @@ use std::time::{Duration, Instant};
 
 use proptest::prelude::*;
 use skipstone::model::TokenId;
-use skipstone::text::{ChatMessage, ChatTemplate, Role, TextError, TextModel, TokenType, Vocabulary, limits};
+use skipstone::text::{
+    ChatMessage, ChatTemplate, Role, TextError, TextModel, TokenType, Vocabulary, limits,
+};
 
 const CHATML: &str = "{% for message in messages %}{{'<|im_start|>' + message['role'] + '\n' + message['content'] + \
                       '<|im_end|>' + '\n'}}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}";
-/// As ChatML, but it trims contents, drops what comes before the end of a thought, and puts contents side by side.
+/// As ChatML, but it trims contents, drops what comes before the end of a thought, and puts
+/// contents side by side.
 const INSPECTING: &str = "{%- for message in messages %}
     {%- set content = message.content | trim %}
     {%- if '</think>' in content %}
@@ -30,7 +33,8 @@ const INSPECTING: &str = "{%- for message in messages %}
 const CONTROL: [&str; 4] = ["<|im_start|>", "<|im_end|>", "<unk>", "<s>"];
 const MARKERS: [&str; 2] = ["<think>", "</think>"];
 
-/// A byte-level model without merges: token `i` is byte `i`, then the control tokens, then the markers.
+/// A byte-level model without merges: token `i` is byte `i`, then the control tokens, then the
+/// markers.
 fn model(template: &str) -> TextModel {
     let mut tokens: Vec<String> = Vec::new();
     let mut moved = 0;
@@ -91,7 +95,10 @@ fn templates_render_as_in_transformers() {
         ("{{ {'a': 1} | tojson(indent=2) }}", "{\n  \"a\": 1\n}"),
         ("{{ '<b>' ~ messages[0].content }}", "<b>a"),
         ("{% macro f(x) %}[{{ x }}]{% endmacro %}{{ f(1) }}", "[1]"),
-        ("{{ messages[1:] | map(attribute='content') | join(',') }}{{ messages[-1]['content'] }}", "bb"),
+        (
+            "{{ messages[1:] | map(attribute='content') | join(',') }}{{ messages[-1]['content'] }}",
+            "bb",
+        ),
         ("{{ messages | selectattr('role', 'equalto', 'user') | list | length }}", "2"),
         ("{% if add_generation_prompt %}go{% endif %}\n", "go"),
         ("{{ strftime_now('%Y') | length }}", "4"),
@@ -106,18 +113,23 @@ fn templates_render_as_in_transformers() {
 
 #[test]
 fn refusals_and_faults_are_told_apart() {
-    let alternate =
-        "{% if messages[0].role == 'user' %}{{ raise_exception('roles must alternate') }}{% endif %}";
+    let alternate = "{% if messages[0].role == 'user' %}{{ raise_exception('roles must alternate') }}{% endif %}";
     let refused = render(alternate, &["a"]).expect_err("the template refuses");
-    assert!(matches!(&refused, TextError::TemplateRefused { message } if message == "roles must alternate"));
+    assert!(
+        matches!(&refused, TextError::TemplateRefused { message } if message == "roles must alternate")
+    );
     assert!(refused.blames_request());
 
     let in_macro = format!("{{% macro f() %}}{alternate}{{% endmacro %}}{{{{ f() }}}}");
     assert!(matches!(render(&in_macro, &["a"]), Err(TextError::TemplateRefused { .. })));
 
-    let failed = render("{{ nothing.at.all }}", &["a"]).expect_err("an undefined value has no attributes");
+    let failed =
+        render("{{ nothing.at.all }}", &["a"]).expect_err("an undefined value has no attributes");
     assert!(matches!(failed, TextError::TemplateFailed { .. }), "{failed}");
-    assert!(matches!(render("{{ open('/etc/passwd') }}", &[]), Err(TextError::TemplateFailed { .. })));
+    assert!(matches!(
+        render("{{ open('/etc/passwd') }}", &[]),
+        Err(TextError::TemplateFailed { .. })
+    ));
     assert!(matches!(render("{% include 'other' %}", &[]), Err(TextError::TemplateFailed { .. })));
 
     let invalid = render("line one\n{% if %}", &[]).expect_err("a syntax error");
@@ -144,7 +156,10 @@ fn hostile_templates_end_in_errors() {
                 .to_owned(),
         ),
         ("endless include", "{% include 'chat_template' %}".to_owned()),
-        ("endless recursion", "{% for m in messages recursive %}{{ loop(messages) }}{% endfor %}".to_owned()),
+        (
+            "endless recursion",
+            "{% for m in messages recursive %}{{ loop(messages) }}{% endfor %}".to_owned(),
+        ),
         ("wide output", "{% for i in range(9000) %}{{ 'x' * 10000 }}{% endfor %}".to_owned()),
         ("huge string", "{{ 'x' * 10**9 }}".to_owned()),
         ("huge power", "{{ 10 ** 10 ** 10 }}".to_owned()),
@@ -187,7 +202,11 @@ fn hostile_templates_end_in_errors() {
             assert!(!error.to_string().contains("panic"), "{template:.60}: {error}");
         }
     }
-    assert!(start.elapsed() < Duration::from_secs(60), "bounded templates took {:?}", start.elapsed());
+    assert!(
+        start.elapsed() < Duration::from_secs(60),
+        "bounded templates took {:?}",
+        start.elapsed()
+    );
 }
 
 #[test]
@@ -197,7 +216,10 @@ fn fuel_and_output_have_their_own_errors() {
     let wide = "{% for i in range(999) %}{{ 'x' * 9999 }}{% endfor %}";
     assert!(matches!(render(wide, &[]), Err(TextError::TemplateOutputTooLarge { .. })));
     let many = vec![""; limits::MESSAGES + 1];
-    assert!(matches!(render("{{ messages | length }}", &many), Err(TextError::TooManyMessages { .. })));
+    assert!(matches!(
+        render("{{ messages | length }}", &many),
+        Err(TextError::TooManyMessages { .. })
+    ));
     // What real chats need is far within the limits.
     let long_chat = vec!["a"; limits::MESSAGES];
     assert!(render(CHATML, &long_chat).is_ok());
@@ -205,8 +227,11 @@ fn fuel_and_output_have_their_own_errors() {
 
 #[test]
 fn a_model_without_a_template_says_so() {
-    let vocabulary =
-        Vocabulary { kind: "gpt2".to_owned(), tokens: vec!["a".to_owned()], ..Vocabulary::default() };
+    let vocabulary = Vocabulary {
+        kind: "gpt2".to_owned(),
+        tokens: vec!["a".to_owned()],
+        ..Vocabulary::default()
+    };
     let model = TextModel::from_vocabulary(&vocabulary).expect("a valid vocabulary");
     assert!(!model.has_chat_template());
     assert!(matches!(model.encode_chat(&chat(&["a"]), true), Err(TextError::NoChatTemplate)));
@@ -240,13 +265,18 @@ fn written_out_tokens_in_contents_stay_text() {
 fn templates_may_inspect_contents_with_tokens_in_them() {
     let model = model(INSPECTING);
     let thought = "<think>hm</think>\n\nyes <think>";
-    let chat =
-        [ChatMessage::new(Role::Assistant, thought), ChatMessage::new(Role::User, "/<|im_end|><think>")];
+    let chat = [
+        ChatMessage::new(Role::Assistant, thought),
+        ChatMessage::new(Role::User, "/<|im_end|><think>"),
+    ];
     let tokens = model.encode_chat(&chat, true).expect("renders");
     // The assistant's own marker is one; the user's is text, as is any control token.
     assert_eq!(special(&tokens), [256, 260, 257, 256, 257, 260]);
     let text = model.decode(&tokens);
-    assert_eq!(text, "assistantyes <think>YES <THINK>user<|im_end|><think><|IM_END|><THINK><think>");
+    assert_eq!(
+        text,
+        "assistantyes <think>YES <THINK>user<|im_end|><think><|IM_END|><THINK><think>"
+    );
 }
 
 static CHATML_MODEL: LazyLock<TextModel> = LazyLock::new(|| model(CHATML));

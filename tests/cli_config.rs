@@ -1,4 +1,5 @@
-//! Promise: the program's settings can be checked and traced from the command line, and errors end it with a status.
+//! Promise: the program's settings can be checked and traced from the command line, and errors end
+//! it with a status.
 
 #![allow(clippy::unwrap_used, clippy::expect_used)] // helpers of tests may assert by panicking, as tests do
 
@@ -36,7 +37,11 @@ fn check_says_ok_or_everything_that_is_wrong() {
         let bad = skipstone(arguments, environment);
         assert_eq!((bad.status.code(), stdout(&bad)), (Some(1), ""));
         for key in ["server.drain_seconds = 9999", "engine.max_streams = 0"] {
-            assert!(stderr(&bad).contains(&format!("{key} in {file}: must be ")), "{}", stderr(&bad));
+            assert!(
+                stderr(&bad).contains(&format!("{key} in {file}: must be ")),
+                "{}",
+                stderr(&bad)
+            );
         }
     }
 }
@@ -61,11 +66,13 @@ fn print_names_the_layer_of_each_value() {
 #[test]
 fn unknown_keys_end_every_command() {
     let set = ["--set", "server.lisen=127.0.0.1:1"];
-    for command in [&["serve"][..], &["generate", "--prompt", "a"], &["chat", "--prompt", "a"], &["inspect"]]
+    for command in
+        [&["serve"][..], &["generate", "--prompt", "a"], &["chat", "--prompt", "a"], &["inspect"]]
     {
         let output = skipstone(&[command, &set].concat(), &[]);
         assert_eq!(output.status.code(), Some(1), "{command:?}");
-        let expected = "unknown key `server.lisen` in the flag --set; did you mean `server.listen`?";
+        let expected =
+            "unknown key `server.lisen` in the flag --set; did you mean `server.listen`?";
         assert!(stderr(&output).contains(expected), "{command:?}: {}", stderr(&output));
     }
 }
@@ -77,7 +84,11 @@ fn a_missing_model_says_how_to_get_one() {
     for command in [&["generate", "--prompt", "a"][..], &["chat", "--prompt", "a"], &["inspect"]] {
         let output = skipstone(command, &cache);
         assert_eq!(output.status.code(), Some(1), "{command:?}");
-        assert!(stderr(&output).contains("run `skipstone fetch`"), "{command:?}: {}", stderr(&output));
+        assert!(
+            stderr(&output).contains("run `skipstone fetch`"),
+            "{command:?}: {}",
+            stderr(&output)
+        );
     }
 }
 
@@ -94,7 +105,8 @@ fn completions_are_printed_for_each_shell() {
 
 #[test]
 fn a_reader_that_leaves_early_is_no_error() {
-    // As in `skipstone config print | head -0`: the other end of the pipe is closed before anything is written.
+    // As in `skipstone config print | head -0`: the other end of the pipe is closed before anything
+    // is written.
     let (reader, writer) = std::io::pipe().unwrap();
     drop(reader);
     let output = Command::new(env!("CARGO_BIN_EXE_skipstone"))

@@ -59,7 +59,8 @@ fn sha256(bytes: &[u8]) -> String {
 }
 
 fn assert_fetched(output: &Output, path: &Path, bytes: &[u8]) {
-    let (stdout, stderr) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    let (stdout, stderr) =
+        (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     assert_eq!(
         (output.status.code(), stdout.as_ref()),
         (Some(0), format!("{}\n", path.display()).as_str()),
@@ -132,7 +133,8 @@ fn a_broken_download_leaves_nothing() {
     assert_refused(&output, &home, &["can't download", &url]);
 
     let (home, server) = (Home::new(), StandIn::start(Serving::NotFound));
-    let output = home.fetch(&[&format!("{}/a.gguf", server.address()), "--sha256", &sha256(&model())], &[]);
+    let output =
+        home.fetch(&[&format!("{}/a.gguf", server.address()), "--sha256", &sha256(&model())], &[]);
     assert_refused(&output, &home, &["404"]);
 }
 

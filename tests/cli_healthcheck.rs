@@ -21,7 +21,9 @@ async fn the_status_follows_the_server() {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     tokio::spawn(
-        Server::builder().add_service(service).serve_with_incoming(TcpListenerStream::new(listener)),
+        Server::builder()
+            .add_service(service)
+            .serve_with_incoming(TcpListenerStream::new(listener)),
     );
 
     for (status, code, said) in [
@@ -37,7 +39,9 @@ async fn the_status_follows_the_server() {
     }
     let unknown = healthcheck(address, &["--service", "nobody.v1.Nothing"]).await;
     assert_eq!(unknown.status.code(), Some(1));
-    assert!(String::from_utf8_lossy(&unknown.stderr).contains("knows no service \"nobody.v1.Nothing\""));
+    assert!(
+        String::from_utf8_lossy(&unknown.stderr).contains("knows no service \"nobody.v1.Nothing\"")
+    );
 }
 
 #[tokio::test]
@@ -47,7 +51,10 @@ async fn nobody_there_and_a_silent_peer_are_failures() {
     // Accepts by its backlog and never answers.
     let silent = healthcheck(address, &["--timeout", "1"]).await;
     assert_eq!(silent.status.code(), Some(1));
-    assert!(String::from_utf8_lossy(&silent.stderr).contains("did not answer within 1 s"), "{silent:?}");
+    assert!(
+        String::from_utf8_lossy(&silent.stderr).contains("did not answer within 1 s"),
+        "{silent:?}"
+    );
 
     drop(listener);
     let gone = healthcheck(address, &[]).await;

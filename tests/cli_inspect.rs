@@ -11,8 +11,14 @@ use model_path::model_path;
 
 fn inspect(arguments: &[&str]) -> String {
     let mut command = Command::new(env!("CARGO_BIN_EXE_skipstone"));
-    let output =
-        command.env_clear().arg("inspect").arg("--model").arg(model_path()).args(arguments).output().unwrap();
+    let output = command
+        .env_clear()
+        .arg("inspect")
+        .arg("--model")
+        .arg(model_path())
+        .args(arguments)
+        .output()
+        .unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     String::from_utf8(output.stdout).unwrap()
 }
@@ -58,5 +64,8 @@ fn the_table_has_the_same_facts() {
     for line in ["architecture         llama", "vocabulary           49152"] {
         assert!(table.lines().any(|found| found == line), "no {line:?} in\n{table}");
     }
-    assert!(table.contains("30 (60 sublayers; a draft may skip those of layers 1 to 28)"), "{table}");
+    assert!(
+        table.contains("30 (60 sublayers; a draft may skip those of layers 1 to 28)"),
+        "{table}"
+    );
 }

@@ -1,4 +1,5 @@
-//! Promise: a setting comes from the last layer that names it, and whatever is wrong is named with its layer.
+//! Promise: a setting comes from the last layer that names it, and whatever is wrong is named with
+//! its layer.
 
 #![allow(clippy::unwrap_used, clippy::expect_used)] // helpers of tests may assert by panicking, as tests do
 
@@ -56,7 +57,10 @@ fn later_layers_win_and_are_named() {
         found.origin().to_owned()
     };
     assert_eq!(origin("server.listen"), "the flag --listen");
-    assert_eq!(origin("engine.max_streams"), "the environment variable SKIPSTONE_ENGINE__MAX_STREAMS");
+    assert_eq!(
+        origin("engine.max_streams"),
+        "the environment variable SKIPSTONE_ENGINE__MAX_STREAMS"
+    );
     assert!(origin("engine.max_waiting").ends_with("skipstone.toml"));
     assert_eq!(origin("metrics.listen"), "the built-in defaults");
 }
@@ -88,7 +92,11 @@ fn unknown_keys_are_refused_with_the_nearest_and_the_layer() {
 #[test]
 fn wrong_types_and_values_name_key_layer_and_remedy() {
     for (key, value, expected) in [
-        ("server.listen", "localhost", "server.listen in the flag --set: invalid socket address syntax"),
+        (
+            "server.listen",
+            "localhost",
+            "server.listen in the flag --set: invalid socket address syntax",
+        ),
         (
             "engine.max_streams",
             "many",
@@ -107,17 +115,24 @@ fn wrong_types_and_values_name_key_layer_and_remedy() {
         ("speculation.skip_mlp", "3,x", "speculation.skip_mlp.1 in the flag --set: invalid type"),
         ("metrics.enabled", "perhaps", "metrics.enabled in the flag --set: "),
         ("server", "1", "server"),
-        ("server.listen.port", "1", "unknown key `server.listen.port` in the flag --set; did you mean"),
+        (
+            "server.listen.port",
+            "1",
+            "unknown key `server.listen.port` in the flag --set; did you mean",
+        ),
     ] {
-        let text =
-            errors(&Layers { flags: vec![Flag::new(key, value, "the flag --set")], ..Layers::default() });
+        let text = errors(&Layers {
+            flags: vec![Flag::new(key, value, "the flag --set")],
+            ..Layers::default()
+        });
         assert!(text.contains(expected), "{key} = {value}: no {expected:?} in:\n{text}");
     }
 }
 
 #[test]
 fn errors_of_several_sections_come_together() {
-    let (_folder, layers) = file_with("[engine]\nmax_streams = \"x\"\n[server]\ndrain_seconds = true\n");
+    let (_folder, layers) =
+        file_with("[engine]\nmax_streams = \"x\"\n[server]\ndrain_seconds = true\n");
     let text = errors(&layers);
     assert!(text.contains("engine.max_streams") && text.contains("server.drain_seconds"), "{text}");
 }
@@ -132,7 +147,8 @@ fn files_that_cannot_be_read_say_so() {
 
 #[test]
 fn variables_that_only_look_like_settings_do_not_stop_the_start() {
-    // What an orchestrator sets for a service named "skipstone", and what the tests of this crate use.
+    // What an orchestrator sets for a service named "skipstone", and what the tests of this crate
+    // use.
     let layers = Layers {
         environment: environment(&[
             ("SKIPSTONE_SERVICE_HOST", "10.0.0.1"),
@@ -145,7 +161,10 @@ fn variables_that_only_look_like_settings_do_not_stop_the_start() {
 
     let misspelt = environment(&[("SKIPSTONE_SERVER_LISTEN", "127.0.0.1:1")]);
     let text = errors(&Layers { environment: misspelt, ..Layers::default() });
-    assert!(text.contains("SKIPSTONE_SERVER_LISTEN is not read; name it SKIPSTONE_SERVER__LISTEN"), "{text}");
+    assert!(
+        text.contains("SKIPSTONE_SERVER_LISTEN is not read; name it SKIPSTONE_SERVER__LISTEN"),
+        "{text}"
+    );
 }
 
 #[test]

@@ -1,4 +1,5 @@
-//! Promise: the admin port says what a replica is and does while it does it, and drains it; nobody is told any text.
+//! Promise: the admin port says what a replica is and does while it does it, and drains it; nobody
+//! is told any text.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -44,7 +45,9 @@ struct Replica {
 /// The recorder and the logs belong to the process, so the tests share them.
 fn process() -> (ExporterHandle, LogFilter) {
     static PROCESS: OnceLock<(ExporterHandle, LogFilter)> = OnceLock::new();
-    PROCESS.get_or_init(|| (install().unwrap(), init_logging("warn", LogFormat::Text).unwrap())).clone()
+    PROCESS
+        .get_or_init(|| (install().unwrap(), init_logging("warn", LogFormat::Text).unwrap()))
+        .clone()
 }
 
 // === impl Replica ===
@@ -55,7 +58,8 @@ impl Replica {
         let loaded = TinyModel::default().load();
         let engine_options = options(&loaded);
         let engine =
-            Engine::start(Arc::clone(&loaded.model), Arc::clone(&loaded.text), engine_options).unwrap();
+            Engine::start(Arc::clone(&loaded.model), Arc::clone(&loaded.text), engine_options)
+                .unwrap();
         let engine = Arc::new(engine);
         let config = loaded.model.config().clone();
         let info = ServerInfo {
@@ -94,9 +98,11 @@ impl Replica {
         let (grpc, listener) = (bind().await, bind().await);
         let (admin, grpc_address) = (listener.local_addr().unwrap(), grpc.local_addr().unwrap());
         let routes = routes(control, access).unwrap();
-        let port = serve_admin(listener, exporter, readiness.clone(), routes, std::future::pending());
+        let port =
+            serve_admin(listener, exporter, readiness.clone(), routes, std::future::pending());
         tokio::spawn(port);
-        let server_options = skipstone::server::ServerOptions { readiness, ..server_fixture::options() };
+        let server_options =
+            skipstone::server::ServerOptions { readiness, ..server_fixture::options() };
         let submit = Arc::clone(&engine) as _;
         let served = tokio::spawn(async move {
             let drained = async move { drain.notified().await };
@@ -139,7 +145,8 @@ impl Replica {
     /// One request by HTTP/1.1, and all of the answer.
     async fn http(&self, request_line: &str, headers: &str) -> String {
         let mut stream = TcpStream::connect(self.admin).await.unwrap();
-        let request = format!("{request_line} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n{headers}\r\n");
+        let request =
+            format!("{request_line} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n{headers}\r\n");
         stream.write_all(request.as_bytes()).await.unwrap();
         let mut answer = String::new();
         tokio::time::timeout(PATIENCE, stream.read_to_string(&mut answer)).await.unwrap().unwrap();
@@ -165,7 +172,8 @@ async fn activity(client: &mut ControlServiceClient<Channel>) -> wire::GetActivi
 #[tokio::test]
 async fn it_says_what_is_served() {
     let replica = Replica::start(Access::open()).await;
-    let server = replica.client().await.get_server(wire::GetServerRequest {}).await.unwrap().into_inner();
+    let server =
+        replica.client().await.get_server(wire::GetServerRequest {}).await.unwrap().into_inner();
     assert!(server.is_ready && server.uptime_seconds >= 0.0 && server.threads == 1, "{server:?}");
     let model = server.model.unwrap();
     assert_eq!((model.layers, model.vocabulary, model.context_length), (6, 48, 4096), "{model:?}");
@@ -203,7 +211,8 @@ async fn a_running_stream_is_seen_to_move() {
     let account = one.account.as_ref().unwrap();
     let steps = account.draft_steps;
     assert!(steps > 0 && account.drafts > 0, "{account:?}");
-    let skipped: Vec<u64> = (0..12).map(|index| if [4, 6, 7].contains(&index) { steps } else { 0 }).collect();
+    let skipped: Vec<u64> =
+        (0..12).map(|index| if [4, 6, 7].contains(&index) { steps } else { 0 }).collect();
     assert_eq!(account.skipped_per_sublayer, skipped, "attention at even numbers");
     assert_eq!(account.drafted_per_position.len(), 3);
     let phases = account.phases.as_ref().unwrap();
@@ -236,8 +245,10 @@ async fn what_ended_is_remembered_and_summed_up() {
     let totals = seen.totals.unwrap();
     assert_eq!((totals.prompt_tokens, totals.committed_tokens), (16, 50));
     assert_eq!(totals.finished, [("length".to_owned(), 2)].into());
-    let (sum, parts) = (totals.account.unwrap(), [first, second].map(|one| one.account.as_ref().unwrap()));
-    let added = |of: fn(&wire::DecodingAccount) -> f64| parts.iter().map(|part| of(part)).sum::<f64>();
+    let (sum, parts) =
+        (totals.account.unwrap(), [first, second].map(|one| one.account.as_ref().unwrap()));
+    let added =
+        |of: fn(&wire::DecodingAccount) -> f64| parts.iter().map(|part| of(part)).sum::<f64>();
     assert!((sum.spent_seconds - added(|part| part.spent_seconds)).abs() < 1e-9, "{sum:?}");
     assert_eq!(sum.draft_tokens as f64, added(|part| part.draft_tokens as f64));
 }
@@ -248,7 +259,8 @@ async fn the_page_s_data_is_the_service_s() {
     let _stream = replica.running("as-json", Speculation::Off).await;
     let answer = replica.http("GET /api/activity", "").await;
     assert!(answer.starts_with("HTTP/1.1 200") && answer.contains("application/json"), "{answer}");
-    let json: serde_json::Value = serde_json::from_str(answer.split_once("\r\n\r\n").unwrap().1).unwrap();
+    let json: serde_json::Value =
+        serde_json::from_str(answer.split_once("\r\n\r\n").unwrap().1).unwrap();
     assert_eq!(json["running"][0]["request_id"], "as-json");
     assert_eq!(json["running"][0]["mode"], "SPECULATION_MODE_OFF");
     assert!(
@@ -258,7 +270,10 @@ async fn the_page_s_data_is_the_service_s() {
     );
     assert_eq!(json["running"][0]["finish_reason"], "");
     let answer = replica.http("GET /api/server", "").await;
-    assert!(answer.contains(r#""weight_types":["Q8_0"]"#) && answer.contains("no-store"), "{answer}");
+    assert!(
+        answer.contains(r#""weight_types":["Q8_0"]"#) && answer.contains("no-store"),
+        "{answer}"
+    );
     let answer = replica.http("GET /metrics", "").await;
     assert!(answer.contains("skipstone_requests_running"), "metrics are still there: {answer}");
 }
@@ -302,12 +317,18 @@ async fn the_log_level_changes_while_it_runs() {
     assert_eq!(set("error,skipstone=debug").await.unwrap(), "warn");
     assert!(tracing::enabled!(target: "skipstone", tracing::Level::DEBUG));
     assert!(!tracing::enabled!(target: "other", tracing::Level::WARN));
-    for (filter, why) in [(" ", "is empty"), ("skipstone=loud", "is not valid"), ("inof", "no level")] {
+    for (filter, why) in
+        [(" ", "is empty"), ("skipstone=loud", "is not valid"), ("inof", "no level")]
+    {
         let status = set(filter).await.unwrap_err();
         assert_eq!(status.code(), Code::InvalidArgument, "{filter:?}: {status:?}");
         assert!(status.message().contains(why), "{filter:?}: {status:?}");
     }
-    assert_eq!(set("warn").await.unwrap(), "error,skipstone=debug", "what was refused changed nothing");
+    assert_eq!(
+        set("warn").await.unwrap(),
+        "error,skipstone=debug",
+        "what was refused changed nothing"
+    );
     assert!(!tracing::enabled!(target: "skipstone", tracing::Level::DEBUG));
 }
 
@@ -321,7 +342,9 @@ async fn a_token_keeps_strangers_out() {
     let status = client.drain(wire::DrainRequest {}).await.unwrap_err();
     assert_eq!(status.code(), Code::Unauthenticated, "{status:?}");
     let mut request = Request::new(wire::GetServerRequest {});
-    request.metadata_mut().insert("authorization", "Bearer a token of some length".parse().unwrap());
+    request
+        .metadata_mut()
+        .insert("authorization", "Bearer a token of some length".parse().unwrap());
     assert!(client.get_server(request).await.is_ok());
     for (path, headers, status) in [
         ("/api/activity", "", "401"),
@@ -368,7 +391,10 @@ async fn the_command_line_tells_what_the_service_tells() {
     {
         let refused = status(address, &[]).await;
         let said = String::from_utf8_lossy(&refused.stderr);
-        assert!(refused.status.code() == Some(1) && said.contains(says), "{says:?} is not in {said}");
+        assert!(
+            refused.status.code() == Some(1) && said.contains(says),
+            "{says:?} is not in {said}"
+        );
     }
 }
 
@@ -389,11 +415,13 @@ async fn what_a_browser_can_send_does_not_drain() {
 #[tokio::test]
 async fn reflection_lists_what_the_port_has() {
     let replica = Replica::start(Access::open()).await;
-    let channel = Channel::from_shared(format!("http://{}", replica.admin)).unwrap().connect().await.unwrap();
+    let channel =
+        Channel::from_shared(format!("http://{}", replica.admin)).unwrap().connect().await.unwrap();
     let mut client = v1::server_reflection_client::ServerReflectionClient::new(channel);
     let list = v1::server_reflection_request::MessageRequest::ListServices(String::new());
     let request = v1::ServerReflectionRequest { host: String::new(), message_request: Some(list) };
-    let mut replies = client.server_reflection_info(tokio_stream::once(request)).await.unwrap().into_inner();
+    let mut replies =
+        client.server_reflection_info(tokio_stream::once(request)).await.unwrap().into_inner();
     let text = format!("{:?}", replies.message().await.unwrap().unwrap());
     assert!(text.contains("skipstone.v1.ControlService"), "{text}");
     assert!(!text.contains("skipstone.v1.GenerationService"), "{text}");

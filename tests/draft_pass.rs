@@ -92,8 +92,11 @@ fn a_bridge_computes_its_formula() {
             })
             .collect();
         for index in 0..hidden {
-            let mapped: f64 =
-                up[index * rank..][..rank].iter().zip(&inner).map(|(&weight, x)| half(weight) * x).sum();
+            let mapped: f64 = up[index * rank..][..rank]
+                .iter()
+                .zip(&inner)
+                .map(|(&weight, x)| half(weight) * x)
+                .sum();
             let expected = f64::from(before[index]) + mapped + f64::from(bias[index]);
             let error = (f64::from(after[index]) - expected).abs();
             assert!(error < 1e-3 * (1.0 + expected.abs()), "position {position}, {index}");
@@ -161,8 +164,11 @@ fn a_verify_leaves_exact_features_wherever_its_rows_enter() {
 fn bridges_do_not_touch_other_streams() {
     let model = model();
     let mask = SkipSet::new(&[2, 3], &[2, 3], model.config().layers).unwrap().mask();
-    let bridges =
-        [[bridge(&model, 0.1, 8, 0.4)], [bridge(&model, 0.0, 0, 0.0)], [bridge(&model, 0.1, 8, 0.4)]];
+    let bridges = [
+        [bridge(&model, 0.1, 8, 0.4)],
+        [bridge(&model, 0.0, 0, 0.0)],
+        [bridge(&model, 0.1, 8, 0.4)],
+    ];
     let (mut runner, pages) = runner(&model, Isa::detect(), 2, 256);
     let leases: Vec<_> = (0..4).map(|_| pages.lease(32).unwrap()).collect();
     let lengths: Vec<usize> = (0..4).map(|index| 2 + index).collect();
@@ -193,7 +199,8 @@ fn bridges_do_not_touch_other_streams() {
 fn the_draft_head_gives_the_bits_of_the_whole_head() {
     let model = model();
     let vocabulary = model.config().vocabulary;
-    let tokens: Vec<TokenId> = (0..vocabulary as u32).filter(|id| id % 3 == 1).rev().map(TokenId).collect();
+    let tokens: Vec<TokenId> =
+        (0..vocabulary as u32).filter(|id| id % 3 == 1).rev().map(TokenId).collect();
     let shared = DraftVocabulary::new(&model, &tokens, 2).unwrap();
     assert_eq!(shared.tokens(), tokens);
     let missing = TokenId(vocabulary as u32 - 3);

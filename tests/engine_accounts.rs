@@ -18,7 +18,8 @@ fn company_is_no_speedup() {
     let mut ratios = Vec::new();
     for is_busy in [false, true] {
         // As many rows as the engine measures at start: beyond, it can only guess what rows cost.
-        let some_rows = EngineOptions { max_streams: 4, prefill_tokens_per_step: 7, ..options(&loaded) };
+        let some_rows =
+            EngineOptions { max_streams: 4, prefill_tokens_per_step: 7, ..options(&loaded) };
         let engine = start(&loaded, some_rows);
         let short = prompt(4, vocabulary, &mut random);
         let stream = engine.submit(request(&short, 120, Speculation::Off)).unwrap();

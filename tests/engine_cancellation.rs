@@ -1,8 +1,11 @@
-//! Promise: a caller who loses interest costs nothing more; the cache pages are free within one step.
+//! Promise: a caller who loses interest costs nothing more; the cache pages are free within one
+//! step.
 
 mod common;
 
-use common::engine::{fixed, options, request, start, wait_until, wait_until_idle, wait_until_started};
+use common::engine::{
+    fixed, options, request, start, wait_until, wait_until_idle, wait_until_started,
+};
 use common::tiny_model::{Loaded, TinyModel};
 use skipstone::drafting::SkipSet;
 use skipstone::engine::{Engine, EngineOptions, Event, GenerationStream, Speculation, Submit};
@@ -19,7 +22,11 @@ fn model() -> Loaded {
 }
 
 /// An engine whose cache has room for so many positions.
-fn tight(loaded: &Loaded, positions: usize, change: impl FnOnce(EngineOptions) -> EngineOptions) -> Engine {
+fn tight(
+    loaded: &Loaded,
+    positions: usize,
+    change: impl FnOnce(EngineOptions) -> EngineOptions,
+) -> Engine {
     start(loaded, change(EngineOptions { kv_cache_tokens: positions, ..options(loaded) }))
 }
 
@@ -33,8 +40,8 @@ fn deltas(stream: &mut GenerationStream) -> usize {
         .count()
 }
 
-/// A dropped prefill stops where it is: a companion that commits a token each step has seen few steps by the time that the pages are
-/// somebody else's.
+/// A dropped prefill stops where it is: a companion that commits a token each step has seen few
+/// steps by the time that the pages are somebody else's.
 #[test]
 fn a_stream_dropped_during_prefill_stops_there() {
     let loaded = model();
@@ -68,10 +75,14 @@ fn a_stream_dropped_during_decoding_frees_its_pages() {
     for (name, speculation) in [("plain", Speculation::Off), ("drafting", fixed(&set, 4))] {
         let engine = tight(&loaded, LONG, |options| EngineOptions { event_buffer: 4, ..options });
         for round in 0..5 {
-            let mut stream = engine.submit(request(&prompt(1), LONG - 1, speculation.clone())).unwrap();
+            let mut stream =
+                engine.submit(request(&prompt(1), LONG - 1, speculation.clone())).unwrap();
             wait_until_started(&mut stream);
             for _ in 0..3 {
-                assert!(matches!(stream.blocking_next(), Some(Ok(Event::Delta(_)))), "{name}, round {round}");
+                assert!(
+                    matches!(stream.blocking_next(), Some(Ok(Event::Delta(_)))),
+                    "{name}, round {round}"
+                );
             }
             drop(stream);
         }

@@ -73,8 +73,9 @@ fn a_request_whose_deadline_passes_in_the_queue_is_told_so() {
     let mut running = engine.submit(request(&[TokenId(5)], LONG, Speculation::Off)).unwrap();
     wait_until_started(&mut running);
     for (case, milliseconds) in [("already over", 0), ("over while it waits", 50)] {
-        let waiting =
-            engine.submit(until(request(&[TokenId(6)], 7, Speculation::Off), milliseconds)).unwrap();
+        let waiting = engine
+            .submit(until(request(&[TokenId(6)], 7, Speculation::Off), milliseconds))
+            .unwrap();
         let error = read(waiting).err();
         let expected = GenerationError::DeadlineExceeded { committed: 0, wanted: 7 };
         assert_eq!(error, Some(expected), "{case}");
@@ -89,7 +90,8 @@ fn others_do_not_notice() {
     let engine = start(&loaded, roomy(&loaded));
     let other = request(&[TokenId(9); 4], 60, Speculation::Off);
     let alone = generate(&engine, other.clone()).unwrap().said();
-    let hurried = engine.submit(until(request(&[TokenId(5)], LONG / 2, Speculation::Off), 30)).unwrap();
+    let hurried =
+        engine.submit(until(request(&[TokenId(5)], LONG / 2, Speculation::Off), 30)).unwrap();
     let others: Vec<_> = (0..4).map(|_| engine.submit(other.clone()).unwrap()).collect();
     assert!(matches!(read(hurried), Err(GenerationError::DeadlineExceeded { .. })));
     for stream in others {

@@ -1,9 +1,11 @@
-//! Promise: a poisoned request fails alone, and leaves nothing behind that another could stumble over.
+//! Promise: a poisoned request fails alone, and leaves nothing behind that another could stumble
+//! over.
 
 mod common;
 
 use common::engine::{
-    Said, fixed, generate, generate_all, options, prompt, random_skip_set, request, start, wait_until_idle,
+    Said, fixed, generate, generate_all, options, prompt, random_skip_set, request, start,
+    wait_until_idle,
 };
 use common::tiny_model::{Loaded, TinyModel};
 use common::weights::Random;
@@ -33,7 +35,10 @@ fn healthy(loaded: &Loaded) -> Vec<(ValidRequest, Said)> {
         prompt.retain(|&token| token != POISON);
         let plan = match index % 3 {
             0 => Speculation::Off,
-            _ => fixed(&random_skip_set(loaded.model.config().layers, 0.4, &mut random), 1 + index % 5),
+            _ => fixed(
+                &random_skip_set(loaded.model.config().layers, 0.4, &mut random),
+                1 + index % 5,
+            ),
         };
         if prompt.is_empty() {
             continue;
@@ -59,7 +64,8 @@ fn a_poisoned_request_fails_alone() {
     let healthy = healthy(&loaded);
     for (name, token) in [("not a number", POISON), ("a panic in the pass", BEYOND)] {
         for prefill_tokens_per_step in [8, 64] {
-            let engine = start(&loaded, EngineOptions { prefill_tokens_per_step, ..options(&loaded) });
+            let engine =
+                start(&loaded, EngineOptions { prefill_tokens_per_step, ..options(&loaded) });
             // One bad request for every three good ones.
             let mut requests = Vec::new();
             for (index, (request, _)) in healthy.iter().enumerate() {
@@ -73,10 +79,18 @@ fn a_poisoned_request_fails_alone() {
             for (request, outcome) in requests.iter().zip(outcomes) {
                 if request.prompt.contains(&token) {
                     let error = outcome.err();
-                    assert!(matches!(error, Some(GenerationError::Internal(_))), "{name}: {error:?}");
+                    assert!(
+                        matches!(error, Some(GenerationError::Internal(_))),
+                        "{name}: {error:?}"
+                    );
                 } else {
                     let said = outcome.map(|outcome| outcome.said());
-                    assert_eq!(said.as_ref(), Ok(expected.next().unwrap()), "{name}: {:?}", request.prompt);
+                    assert_eq!(
+                        said.as_ref(),
+                        Ok(expected.next().unwrap()),
+                        "{name}: {:?}",
+                        request.prompt
+                    );
                 }
             }
             wait_until_idle(&engine);
@@ -84,7 +98,8 @@ fn a_poisoned_request_fails_alone() {
     }
 }
 
-/// The pages of a poisoned stream hold keys and values that are not numbers. Their next owner must not read beyond its own.
+/// The pages of a poisoned stream hold keys and values that are not numbers. Their next owner must
+/// not read beyond its own.
 #[test]
 fn the_pages_of_a_poisoned_stream_are_clean_for_the_next() {
     let loaded = model();
@@ -93,7 +108,10 @@ fn the_pages_of_a_poisoned_stream_are_clean_for_the_next() {
     let engine = start(&loaded, EngineOptions { kv_cache_tokens: 64, ..options(&loaded) });
     for (round, (request, expected)) in healthy.iter().enumerate() {
         let poisoned = generate(&engine, with_token(POISON, round % 20));
-        assert!(matches!(poisoned, Err(GenerationError::Internal(_))), "round {round}: {poisoned:?}");
+        assert!(
+            matches!(poisoned, Err(GenerationError::Internal(_))),
+            "round {round}: {poisoned:?}"
+        );
         let said = generate(&engine, request.clone()).map(|outcome| outcome.said());
         assert_eq!(said.as_ref(), Ok(expected), "round {round}: {request:?}");
     }

@@ -1,10 +1,13 @@
-//! Promise: every page comes back, however its stream ended, so that the last request has the room of the first.
+//! Promise: every page comes back, however its stream ended, so that the last request has the room
+//! of the first.
 
 mod common;
 
 use std::time::Instant;
 
-use common::engine::{fixed, generate, options, request, start, wait_until_idle, wait_until_started};
+use common::engine::{
+    fixed, generate, options, request, start, wait_until_idle, wait_until_started,
+};
 use common::tiny_model::TinyModel;
 use skipstone::drafting::SkipSet;
 use skipstone::engine::{EngineOptions, Event, GenerationError, Speculation, Submit, ValidRequest};
@@ -17,7 +20,8 @@ const POSITIONS: usize = 512;
 
 #[test]
 fn pages_come_back_however_a_stream_ends() {
-    let loaded = TinyModel { kind: WeightType::F32, poisoned: Some(POISON), ..TinyModel::default() }.load();
+    let loaded =
+        TinyModel { kind: WeightType::F32, poisoned: Some(POISON), ..TinyModel::default() }.load();
     let options = EngineOptions { kv_cache_tokens: POSITIONS, event_buffer: 4, ..options(&loaded) };
     let engine = start(&loaded, options);
     let set = SkipSet::new(&[1, 3], &[2], loaded.model.config().layers).unwrap();
@@ -33,8 +37,12 @@ fn pages_come_back_however_a_stream_ends() {
         // Every one of these takes all pages.
         let finished = generate(&engine, whole(plan.clone()));
         assert!(finished.is_ok(), "round {round}: {finished:?}");
-        let poisoned = ValidRequest { prompt: vec![POISON; POSITIONS - 9], ..healthy(1, 9, plan.clone()) };
-        assert!(matches!(generate(&engine, poisoned), Err(GenerationError::Internal(_))), "round {round}");
+        let poisoned =
+            ValidRequest { prompt: vec![POISON; POSITIONS - 9], ..healthy(1, 9, plan.clone()) };
+        assert!(
+            matches!(generate(&engine, poisoned), Err(GenerationError::Internal(_))),
+            "round {round}"
+        );
         let late = ValidRequest { deadline: Some(Instant::now()), ..whole(plan.clone()) };
         assert!(
             matches!(generate(&engine, late), Err(GenerationError::DeadlineExceeded { .. })),

@@ -1,4 +1,5 @@
-//! Promise: what can't be taken is refused at once and by name; what was taken is served, first come first served.
+//! Promise: what can't be taken is refused at once and by name; what was taken is served, first
+//! come first served.
 
 mod common;
 
@@ -6,7 +7,9 @@ use common::engine::{
     generate, generate_all, options, read, request, start, wait_until_idle, wait_until_started,
 };
 use common::tiny_model::{Loaded, TinyModel};
-use skipstone::engine::{EngineOptions, GenerationError, Speculation, Submit, SubmitError, ValidRequest};
+use skipstone::engine::{
+    EngineOptions, GenerationError, Speculation, Submit, SubmitError, ValidRequest,
+};
 use skipstone::model::TokenId;
 
 fn model() -> Loaded {
@@ -25,8 +28,10 @@ fn long() -> ValidRequest {
 fn a_full_queue_refuses_at_once_and_takes_again_when_it_empties() {
     let loaded = model();
     // The small buffer holds the running stream back until it is read.
-    let engine =
-        start(&loaded, EngineOptions { max_streams: 1, max_waiting: 3, event_buffer: 4, ..options(&loaded) });
+    let engine = start(
+        &loaded,
+        EngineOptions { max_streams: 1, max_waiting: 3, event_buffer: 4, ..options(&loaded) },
+    );
     let mut running = engine.submit(long()).unwrap();
     wait_until_started(&mut running);
     let waiting: Vec<_> = (0..3).map(|_| engine.submit(short()).unwrap()).collect();
@@ -43,11 +48,13 @@ fn a_full_queue_refuses_at_once_and_takes_again_when_it_empties() {
     assert!(generate(&engine, short()).is_ok());
 }
 
-/// With room for one, each stream starts when the one before it is gone, and no later one can have overtaken it.
+/// With room for one, each stream starts when the one before it is gone, and no later one can have
+/// overtaken it.
 #[test]
 fn first_come_is_first_served() {
     let loaded = model();
-    let engine = start(&loaded, EngineOptions { max_streams: 1, event_buffer: 4, ..options(&loaded) });
+    let engine =
+        start(&loaded, EngineOptions { max_streams: 1, event_buffer: 4, ..options(&loaded) });
     let streams: Vec<_> = (0..20).map(|_| engine.submit(long()).unwrap()).collect();
     for mut stream in streams {
         wait_until_started(&mut stream);

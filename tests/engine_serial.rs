@@ -1,5 +1,5 @@
-//! Promise: behind one sequence at a time, requests mean what they mean to the batching engine; they are served in turn, and none gets
-//! another's text.
+//! Promise: behind one sequence at a time, requests mean what they mean to the batching engine;
+//! they are served in turn, and none gets another's text.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod common;
@@ -9,15 +9,16 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use common::engine::{
-    PATIENCE, generate, generate_all, options, prompt, read, request, start, wait_until, wait_until_idle,
-    wait_until_started,
+    PATIENCE, generate, generate_all, options, prompt, read, request, start, wait_until,
+    wait_until_idle, wait_until_started,
 };
 use common::predictor::{Controls, NativePredictor};
 use common::tiny_model::{Loaded, TinyModel};
 use common::weights::Random;
 use skipstone::adapt::OffReason;
 use skipstone::engine::{
-    Engine, GenerationError, OutputOptions, SerialOptions, Speculation, Submit, SubmitError, ValidRequest,
+    Engine, GenerationError, OutputOptions, SerialOptions, Speculation, Submit, SubmitError,
+    ValidRequest,
 };
 use skipstone::model::TokenId;
 use skipstone::sampling::{SamplingParams, SamplingSettings};
@@ -25,7 +26,12 @@ use skipstone::sampling::{SamplingParams, SamplingSettings};
 const VOCABULARY: usize = 48;
 
 fn limits() -> SerialOptions {
-    SerialOptions { max_waiting: 64, stall_timeout: PATIENCE, event_buffer: 4, context_length: 4096 }
+    SerialOptions {
+        max_waiting: 64,
+        stall_timeout: PATIENCE,
+        event_buffer: 4,
+        context_length: 4096,
+    }
 }
 
 fn serial(loaded: &Loaded, options: SerialOptions) -> (Engine, Arc<Controls>) {
@@ -41,7 +47,8 @@ fn short(seed: u64) -> ValidRequest {
 /// Requests that use every wish.
 fn wishes() -> Vec<(&'static str, ValidRequest)> {
     let sampled = |change: fn(&mut SamplingSettings)| {
-        let mut settings = SamplingSettings { temperature: 1.0, seed: 7, ..SamplingSettings::default() };
+        let mut settings =
+            SamplingSettings { temperature: 1.0, seed: 7, ..SamplingSettings::default() };
         change(&mut settings);
         ValidRequest { sampling: SamplingParams::new(settings, VOCABULARY).unwrap(), ..short(3) }
     };
@@ -55,18 +62,30 @@ fn wishes() -> Vec<(&'static str, ValidRequest)> {
         ("greedy", short(2)),
         ("temperature", sampled(|_| ())),
         ("another seed", sampled(|settings| settings.seed = 8)),
-        ("filters", sampled(|settings| (settings.top_k, settings.top_p, settings.min_p) = (9, 0.9, 0.05))),
+        (
+            "filters",
+            sampled(|settings| (settings.top_k, settings.top_p, settings.min_p) = (9, 0.9, 0.05)),
+        ),
         (
             "penalties",
             sampled(|settings| {
-                (settings.repetition_penalty, settings.presence_penalty, settings.frequency_penalty) =
-                    (1.3, 0.4, 0.2);
+                (
+                    settings.repetition_penalty,
+                    settings.presence_penalty,
+                    settings.frequency_penalty,
+                ) = (1.3, 0.4, 0.2);
             }),
         ),
-        ("bias", sampled(|settings| settings.logit_bias = vec![(TokenId(9), 4.0), (TokenId(1), -100.0)])),
+        (
+            "bias",
+            sampled(|settings| settings.logit_bias = vec![(TokenId(9), 4.0), (TokenId(1), -100.0)]),
+        ),
         ("end of sequence", stopped(|wish| wish.stop.ignore_end_of_sequence = false)),
         ("stop token", stopped(|wish| wish.stop.stop_token_ids = (2..30).map(TokenId).collect())),
-        ("stop string", stopped(|wish| wish.stop.stop_strings = ["aa", "e", "Q"].map(str::to_owned).into())),
+        (
+            "stop string",
+            stopped(|wish| wish.stop.stop_strings = ["aa", "e", "Q"].map(str::to_owned).into()),
+        ),
         (
             "least length",
             stopped(|wish| {
@@ -102,7 +121,8 @@ fn requests_mean_the_same_as_to_the_batching_engine() {
         }
         let usage = (found.finished.usage.prompt_tokens, found.finished.usage.completion_tokens);
         if usage != (5, found.tokens.len()) {
-            failures.push(format!("{name}: {usage:?} tokens are counted of {}", found.tokens.len()));
+            failures
+                .push(format!("{name}: {usage:?} tokens are counted of {}", found.tokens.len()));
         }
     }
     assert!(failures.is_empty(), "{failures:#?}");

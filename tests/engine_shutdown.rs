@@ -1,8 +1,11 @@
-//! Promise: a draining engine finishes what it took and takes no more; one that is dropped tells every stream.
+//! Promise: a draining engine finishes what it took and takes no more; one that is dropped tells
+//! every stream.
 
 mod common;
 
-use common::engine::{generate, options, read, request, start, wait_until_idle, wait_until_started};
+use common::engine::{
+    generate, options, read, request, start, wait_until_idle, wait_until_started,
+};
 use common::tiny_model::{Loaded, TinyModel};
 use skipstone::engine::{
     EngineOptions, Event, GenerationError, GenerationStream, Speculation, Submit, SubmitError,
@@ -45,7 +48,12 @@ fn a_dropped_engine_tells_running_and_waiting_streams() {
     for round in 0..20 {
         let engine = start(
             &loaded,
-            EngineOptions { max_streams: 2, kv_cache_tokens: 16_384, event_buffer: 5000, ..options(&loaded) },
+            EngineOptions {
+                max_streams: 2,
+                kv_cache_tokens: 16_384,
+                event_buffer: 5000,
+                ..options(&loaded)
+            },
         );
         let mut streams: Vec<_> = (0..5).map(|_| engine.submit(long.clone()).unwrap()).collect();
         wait_until_started(&mut streams[1]);

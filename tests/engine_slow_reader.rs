@@ -40,7 +40,10 @@ fn a_stalled_reader_is_cancelled_and_told_why() {
     }
     let last = messages.pop();
     assert!(messages.iter().all(Result::is_ok) && messages.len() < BUFFER + 2, "{messages:?}");
-    assert!(matches!(last, Some(Err(GenerationError::ReaderStalled { .. }))), "the last message is {last:?}");
+    assert!(
+        matches!(last, Some(Err(GenerationError::ReaderStalled { .. }))),
+        "the last message is {last:?}"
+    );
 }
 
 #[test]
@@ -67,7 +70,8 @@ fn others_go_on_while_readers_stall() {
     }
     wait_until("only those who stall are left", || engine.in_flight() == stalled.len());
     // Paused is not lost: who reads again gets the whole answer.
-    let expected = generate(&engine, request(&[TokenId(7); 9], 300, Speculation::Off)).unwrap().said();
+    let expected =
+        generate(&engine, request(&[TokenId(7); 9], 300, Speculation::Off)).unwrap().said();
     for stream in stalled {
         assert_eq!(read(stream).unwrap().said(), expected);
     }

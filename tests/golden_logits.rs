@@ -1,5 +1,6 @@
-//! Promise: the forward pass computes what the model file means. Teacher-forced on an independent float32 implementation's greedy
-//! output, the top token and its log-probability agree up to what rounding activations to 8 bits costs.
+//! Promise: the forward pass computes what the model file means. Teacher-forced on an independent
+//! float32 implementation's greedy output, the top token and its log-probability agree up to what
+//! rounding activations to 8 bits costs.
 #![allow(clippy::unwrap_used, reason = "helpers of tests may assert by panicking, as tests do")]
 
 mod common;
@@ -47,13 +48,16 @@ fn log_probability(logits: &[f32], token: TokenId) -> f64 {
 
 /// Feeds the cases' prompts and outputs to the model, from position `shift` on.
 fn agreement(cases: &[Case], shift: usize) -> Agreement {
-    let longest = cases.iter().map(|case| case.prompt_ids.len() + case.output_ids.len()).max().unwrap();
-    let (mut runner, pages) = runner(&DEFAULT_MODEL.model, Isa::detect(), threads(), longest + shift);
+    let longest =
+        cases.iter().map(|case| case.prompt_ids.len() + case.output_ids.len()).max().unwrap();
+    let (mut runner, pages) =
+        runner(&DEFAULT_MODEL.model, Isa::detect(), threads(), longest + shift);
     let lease = pages.lease(longest + shift).unwrap();
     let (mut positions, mut same, mut difference) = (0, 0, 0.0);
     for case in cases {
         assert_eq!(case.output_ids.len(), case.top5.len());
-        let tokens: Vec<TokenId> = case.prompt_ids.iter().chain(&case.output_ids).copied().collect();
+        let tokens: Vec<TokenId> =
+            case.prompt_ids.iter().chain(&case.output_ids).copied().collect();
         let first = case.prompt_ids.len() - 1;
         let rows = inputs(&tokens[..tokens.len() - 1]);
         // The gap that a shift leaves holds zeros, not what the model saw.
@@ -85,5 +89,8 @@ fn the_top_token_and_its_log_probability_agree() {
 fn a_wrong_pass_disagrees() {
     let found = agreement(&golden().cases[..2], 40);
     println!("{found:?}");
-    assert!(found.same_top < LEAST_AGREEMENT && found.mean_difference > MOST_DIFFERENCE, "{found:?}");
+    assert!(
+        found.same_top < LEAST_AGREEMENT && found.mean_difference > MOST_DIFFERENCE,
+        "{found:?}"
+    );
 }

@@ -7,7 +7,8 @@ mod common;
 use common::weights::{Random, largest_codes, random_weights};
 use proptest::prelude::*;
 use skipstone::kernels::{
-    Activations, FormatSet, Isa, PackedMatrix, Product, ThreadPool, WeightType, dequantize_row, multiply,
+    Activations, FormatSet, Isa, PackedMatrix, Product, ThreadPool, WeightType, dequantize_row,
+    multiply,
 };
 
 fn product(isa: Isa, threads: usize, matrix: &PackedMatrix, rows: &[f32]) -> Vec<f32> {
@@ -39,10 +40,14 @@ fn exact(kind: WeightType, bytes: &[u8], width: usize, rows: &[f32]) -> Vec<(f64
     let mut sums = Vec::new();
     for row in rows.chunks_exact(width) {
         for weights in &weights {
-            let terms = weights.iter().zip(row).map(|(&weight, &input)| f64::from(weight) * f64::from(input));
+            let terms = weights
+                .iter()
+                .zip(row)
+                .map(|(&weight, &input)| f64::from(weight) * f64::from(input));
             let largest = row.iter().fold(0.0_f32, |a, &b| a.max(b.abs()));
             // Each input is off by at most half a step of its scale.
-            let error: f64 = weights.iter().map(|&weight| f64::from(weight.abs() * largest / 254.0)).sum();
+            let error: f64 =
+                weights.iter().map(|&weight| f64::from(weight.abs() * largest / 254.0)).sum();
             sums.push((terms.sum(), error));
         }
     }
@@ -64,7 +69,9 @@ fn products_match_the_definition_of_each_type() {
         {
             let bound = if kind.block_len() == 1 { 1e-3 } else { bound + 1e-3 };
             if (f64::from(found) - expected).abs() > bound {
-                failures.push(format!("{kind} output {index}: {found}, expected {expected} +- {bound}"));
+                failures.push(format!(
+                    "{kind} output {index}: {found}, expected {expected} +- {bound}"
+                ));
             }
         }
     }
@@ -83,9 +90,11 @@ fn largest_codes_do_not_overflow() {
             // Equal inputs quantise exactly, so only rounding is left.
             for isa in Isa::available() {
                 let found = product(isa, 1, &matrix, &inputs);
-                for (&found, (expected, _)) in found.iter().zip(exact(kind, &bytes, width, &inputs)) {
+                for (&found, (expected, _)) in found.iter().zip(exact(kind, &bytes, width, &inputs))
+                {
                     if (f64::from(found) - expected).abs() > 1e-4 * expected.abs() {
-                        failures.push(format!("{kind} {}: {found}, expected {expected}", isa.name()));
+                        failures
+                            .push(format!("{kind} {}: {found}, expected {expected}", isa.name()));
                     }
                 }
             }
@@ -105,7 +114,10 @@ fn a_nan_or_an_infinity_reaches_the_output() {
             inputs[256 + 77] = fault;
             for isa in Isa::available() {
                 let out = product(isa, 1, &matrix, &inputs);
-                assert!(out[..8].iter().all(|value| value.is_finite()), "{kind}: the other row is clean");
+                assert!(
+                    out[..8].iter().all(|value| value.is_finite()),
+                    "{kind}: the other row is clean"
+                );
                 assert!(
                     out[8..].iter().all(|value| !value.is_finite()),
                     "{kind} {}: {:?}",

@@ -1,5 +1,6 @@
-//! Promise: the logits of a row have the same bits however it gets through the model: alone or among others, fed at once or in
-//! chunks, entered at the embedding or late, after drafts of any kind.
+//! Promise: the logits of a row have the same bits however it gets through the model: alone or
+//! among others, fed at once or in chunks, entered at the embedding or late, after drafts of any
+//! kind.
 #![allow(clippy::unwrap_used, reason = "helpers of tests may assert by panicking, as tests do")]
 
 mod common;
@@ -40,7 +41,8 @@ fn chunks_of_any_size_give_the_bits_of_single_rows() {
                 for threads in if portable { 1..=1 } else { 1..=2 } {
                     let (mut runner, pages) = runner(&model, isa, threads, LENGTH);
                     let lease = pages.lease(LENGTH).unwrap();
-                    for chunk in (1..=MOST_ROWS).filter(|chunk| !portable || [1, 6].contains(chunk)) {
+                    for chunk in (1..=MOST_ROWS).filter(|chunk| !portable || [1, 6].contains(chunk))
+                    {
                         let found = forced(&mut runner, &lease, &tokens, chunk);
                         let expected = reference.get_or_insert_with(|| found.clone());
                         if let Some(position) = first_difference(expected, &found) {
@@ -71,8 +73,8 @@ enum Fault {
     Position,
 }
 
-/// Decodes `tokens` in cycles of `length` rows: each is drafted row by row with `mask`, then verified at once, the rows entering late.
-/// Returns the logits of the verify passes.
+/// Decodes `tokens` in cycles of `length` rows: each is drafted row by row with `mask`, then
+/// verified at once, the rows entering late. Returns the logits of the verify passes.
 fn verified(
     runner: &mut Runner,
     lease: &PageLease,
@@ -116,7 +118,9 @@ fn masks(layers: usize) -> Vec<SkipMask> {
     let mut masks = Vec::new();
     for skipped in 2..sublayers - 2 {
         masks.push(SkipMask::new((0..sublayers).map(|index| index == skipped).collect()));
-        masks.push(SkipMask::new((0..sublayers).map(|index| index >= skipped && inner(index)).collect()));
+        masks.push(SkipMask::new(
+            (0..sublayers).map(|index| index >= skipped && inner(index)).collect(),
+        ));
     }
     let mut random = Random(7);
     let sets = (0..4).map(|_| random_skip_set(layers, 0.5, &mut random));
@@ -138,8 +142,9 @@ fn late_entry_gives_the_bits_of_entry_at_the_embedding() {
                 for length in [[1, 8], [2, 16], [3, 5]][index % 3] {
                     let found = verified(&mut runner, &lease, &tokens, &mask, length, Fault::None);
                     if let Some(position) = first_difference(&expected, &found) {
-                        failures
-                            .push(format!("{kind} {architecture} {mask:?} x {length}: position {position}"));
+                        failures.push(format!(
+                            "{kind} {architecture} {mask:?} x {length}: position {position}"
+                        ));
                     }
                 }
             }
@@ -202,7 +207,8 @@ fn first_touched(model: &Arc<Model>, count: usize, random: &mut Random) -> Optio
     let (mut runner, pages) = runner(model, Isa::detect(), 1, count * (LENGTH + 32));
     let members: Vec<Member> = (0..count)
         .map(|index| {
-            // Drafts of some, verifies and prefill chunks of others; rows of 1 to 6, at positions about a page's end.
+            // Drafts of some, verifies and prefill chunks of others; rows of 1 to 6, at positions
+            // about a page's end.
             let before = 24 + random.below(10);
             let rows = 1 + random.below(6);
             let mask = (index % 3 > 0).then(|| random_skip_set(config.layers, 0.5, random).mask());
@@ -228,9 +234,12 @@ fn first_touched(model: &Arc<Model>, count: usize, random: &mut Random) -> Optio
         (from..to)
             .map(|index| {
                 let group = &groups[index];
-                let logits = (0..group.rows.len()).flat_map(|row| bits(output.logits(index - from, row)));
+                let logits =
+                    (0..group.rows.len()).flat_map(|row| bits(output.logits(index - from, row)));
                 let states = (0..group.rows.len()).filter(|_| !group.save_before.is_empty());
-                logits.chain(states.flat_map(|row| bits(output.saved(index - from, 0, row)))).collect()
+                logits
+                    .chain(states.flat_map(|row| bits(output.saved(index - from, 0, row))))
+                    .collect()
             })
             .collect()
     };

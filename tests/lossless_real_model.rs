@@ -13,8 +13,8 @@ use skipstone::engine::{Engine, EngineOptions, Speculation, ValidRequest};
 use skipstone::model::TokenId;
 use skipstone::text::{ChatMessage, Role};
 
-/// Prompts, spread over the categories, and tokens of each answer. A plain token takes 5 ms on two cores, and each prompt is answered
-/// four times, drafting.
+/// Prompts, spread over the categories, and tokens of each answer. A plain token takes 5 ms on two
+/// cores, and each prompt is answered four times, drafting.
 const PROMPTS: usize = 10;
 const NEW_TOKENS: usize = 48;
 
@@ -32,7 +32,8 @@ struct Case {
     request: ValidRequest,
 }
 
-/// Every third or so of the project's own prompts, as chats. The long ones with a passage are among them.
+/// Every third or so of the project's own prompts, as chats. The long ones with a passage are among
+/// them.
 fn prompts() -> Vec<(String, Vec<TokenId>)> {
     let all: Vec<Prompt> = include_str!("../benches/data/prompts.jsonl")
         .lines()
@@ -65,19 +66,27 @@ fn mild_skip_set(random: &mut Random) -> SkipSet {
 }
 
 fn engine(max_streams: usize, confidence_threshold: f32) -> Engine {
-    let default_skip_set = SkipSet::new(&[], &[5, 9, 13], DEFAULT_MODEL.model.config().layers).unwrap();
-    let options =
-        EngineOptions { threads: threads(), max_streams, default_skip_set, ..options(&DEFAULT_MODEL) };
+    let default_skip_set =
+        SkipSet::new(&[], &[5, 9, 13], DEFAULT_MODEL.model.config().layers).unwrap();
+    let options = EngineOptions {
+        threads: threads(),
+        max_streams,
+        default_skip_set,
+        ..options(&DEFAULT_MODEL)
+    };
     start(&DEFAULT_MODEL, EngineOptions { kv_cache_tokens: 8192, confidence_threshold, ..options })
 }
 
-/// The plans of the profile that ships with the program, their bridges and draft vocabulary, and matches, whatever the odds.
+/// The plans of the profile that ships with the program, their bridges and draft vocabulary, and
+/// matches, whatever the odds.
 #[test]
 fn bets_change_nothing_alone_or_together() {
     let prompts = prompts();
     let plain = prompts.iter().map(|(_, prompt)| request(prompt, NEW_TOKENS, Speculation::Off));
-    let expected: Vec<_> =
-        generate_all(&engine(1, 0.0), plain).into_iter().map(|outcome| outcome.unwrap().said()).collect();
+    let expected: Vec<_> = generate_all(&engine(1, 0.0), plain)
+        .into_iter()
+        .map(|outcome| outcome.unwrap().said())
+        .collect();
     let profile = Profile::from_bytes(PROFILE).unwrap();
     let frontier = adapt::frontier(&profile, &DEFAULT_MODEL.model, threads()).unwrap();
     let mut failures = Vec::new();
@@ -109,7 +118,10 @@ fn bets_change_nothing_alone_or_together() {
         }
         println!("up to {max_streams} streams: {accepted} of {drafted} drafts accepted");
         let share = f64::from(accepted as u32) / f64::from(drafted as u32);
-        assert!((0.2..0.95).contains(&share), "{accepted} of {drafted} accepted tests one side only");
+        assert!(
+            (0.2..0.95).contains(&share),
+            "{accepted} of {drafted} accepted tests one side only"
+        );
     }
     assert!(failures.is_empty(), "{failures:#?}");
 }
@@ -119,13 +131,17 @@ fn drafts_change_nothing_alone_or_in_mixed_batches() {
     let prompts = prompts();
     assert_eq!(prompts.len(), PROMPTS);
     let plain = prompts.iter().map(|(_, prompt)| request(prompt, NEW_TOKENS, Speculation::Off));
-    let expected: Vec<_> =
-        generate_all(&engine(1, 0.0), plain).into_iter().map(|outcome| outcome.unwrap().said()).collect();
+    let expected: Vec<_> = generate_all(&engine(1, 0.0), plain)
+        .into_iter()
+        .map(|outcome| outcome.unwrap().said())
+        .collect();
     let mut random = Random(2024);
     let mut failures = Vec::new();
     let (mut drafted, mut accepted) = (0, 0);
-    // Alone, a different plan for each prompt; then in batches that mix plans and modes, with drafts that stop when unsure.
-    for (round, (max_streams, confidence_threshold)) in [(1, 0.0), (8, 0.3), (4, 0.3)].into_iter().enumerate()
+    // Alone, a different plan for each prompt; then in batches that mix plans and modes, with
+    // drafts that stop when unsure.
+    for (round, (max_streams, confidence_threshold)) in
+        [(1, 0.0), (8, 0.3), (4, 0.3)].into_iter().enumerate()
     {
         let cases: Vec<Case> = prompts
             .iter()

@@ -1,5 +1,6 @@
-//! Promise: mistral.rs serves a folder of safetensors as our own engine serves a file: all get their own text, a seed repeats it, who leaves
-//! makes room, and what can't be loaded is refused by name.
+//! Promise: mistral.rs serves a folder of safetensors as our own engine serves a file: all get
+//! their own text, a seed repeats it, who leaves makes room, and what can't be loaded is refused by
+//! name.
 #![cfg(feature = "mistralrs")]
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
@@ -10,7 +11,8 @@ use std::path::Path;
 use std::sync::Arc;
 
 use common::engine::{
-    PATIENCE, generate, generate_all, read, request, wait_until, wait_until_idle, wait_until_started,
+    PATIENCE, generate, generate_all, read, request, wait_until, wait_until_idle,
+    wait_until_started,
 };
 use common::tiny_folder;
 use skipstone::config::{Device, ModelSource};
@@ -28,28 +30,39 @@ fn start() -> (Engine, Arc<TextModel>) {
     let folder = tempfile::tempdir().unwrap();
     tiny_folder::write(folder.path());
     let loaded = load_folder(folder.path()).unwrap();
-    assert_eq!((loaded.architecture.as_str(), loaded.layers, loaded.context_length), ("llama", 2, 512));
+    assert_eq!(
+        (loaded.architecture.as_str(), loaded.layers, loaded.context_length),
+        ("llama", 2, 512)
+    );
     assert_eq!(loaded.weight_types, ["float32"]);
-    let options =
-        SerialOptions { max_waiting: 64, stall_timeout: PATIENCE, event_buffer: 8, context_length: 512 };
+    let options = SerialOptions {
+        max_waiting: 64,
+        stall_timeout: PATIENCE,
+        event_buffer: 8,
+        context_length: 512,
+    };
     let text = Arc::clone(&loaded.text);
     (Engine::serial(Box::new(loaded.predictor), loaded.text, options).unwrap(), text)
 }
 
 fn of(text: &TextModel, prompt: &str, tokens: usize) -> ValidRequest {
-    let prompt = text.encode(prompt, EncodeOptions { add_special: true, parse_special: false }).unwrap();
+    let prompt =
+        text.encode(prompt, EncodeOptions { add_special: true, parse_special: false }).unwrap();
     request(&prompt, tokens, Speculation::Off)
 }
 
 #[test]
 fn many_at_once_get_each_their_own() {
     let (engine, text) = start();
-    let requests: Vec<_> = (0..8).map(|client| of(&text, &format!("client {client} asks"), 40)).collect();
+    let requests: Vec<_> =
+        (0..8).map(|client| of(&text, &format!("client {client} asks"), 40)).collect();
     let alone: Vec<_> =
         requests.iter().map(|request| generate(&engine, request.clone()).unwrap().said()).collect();
     assert!(alone.windows(2).all(|pair| pair[0].0 != pair[1].0), "or nothing could be mixed up");
-    let together: Vec<_> =
-        generate_all(&engine, requests).into_iter().map(|outcome| outcome.unwrap().said()).collect();
+    let together: Vec<_> = generate_all(&engine, requests)
+        .into_iter()
+        .map(|outcome| outcome.unwrap().said())
+        .collect();
     assert_eq!(together, alone);
 }
 
@@ -101,15 +114,23 @@ fn what_can_not_be_loaded_is_refused_by_name() {
         prepare(folder.path());
         match load_folder(folder.path()) {
             Err(error) if error.to_string().contains(says) => {}
-            other => wrong.push(format!("{name}: {:?}", other.err().map(|error| error.to_string()))),
+            other => {
+                wrong.push(format!("{name}: {:?}", other.err().map(|error| error.to_string())))
+            }
         }
     };
     let path = folder.path().display().to_string();
     case("no config", &|folder| fs::remove_file(folder.join("config.json")).unwrap(), &path);
-    case("a truncated file", &|folder| fs::write(folder.join("model.safetensors"), [0; 20]).unwrap(), &path);
+    case(
+        "a truncated file",
+        &|folder| fs::write(folder.join("model.safetensors"), [0; 20]).unwrap(),
+        &path,
+    );
     case(
         "an unknown architecture",
-        &|folder| fs::write(folder.join("config.json"), r#"{"architectures": ["Parrot"]}"#).unwrap(),
+        &|folder| {
+            fs::write(folder.join("config.json"), r#"{"architectures": ["Parrot"]}"#).unwrap()
+        },
         "Parrot",
     );
     assert!(wrong.is_empty(), "{wrong:#?}");

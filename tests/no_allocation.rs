@@ -1,4 +1,5 @@
-//! Promise: once a pass of some shape has run, another of that shape allocates nothing, on any thread.
+//! Promise: once a pass of some shape has run, another of that shape allocates nothing, on any
+//! thread.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -33,7 +34,8 @@ fn allocations(action: impl FnOnce()) -> usize {
     count() - before
 }
 
-/// One test, because the count is the process's: another test at the same time would be counted as well.
+/// One test, because the count is the process's: another test at the same time would be counted as
+/// well.
 #[test]
 fn a_pass_of_a_known_shape_allocates_nothing() {
     the_counter_counts_on_every_thread();
@@ -47,17 +49,21 @@ fn a_pass_of_a_known_shape_allocates_nothing() {
         let model = TinyModel { kind, ..wide.clone() }.load().model;
         let config = model.config();
         let pages = PagePool::pages_for(POSITIONS);
-        let options = RunnerOptions { pages, threads: THREADS, kv_precision, ..RunnerOptions::default() };
+        let options =
+            RunnerOptions { pages, threads: THREADS, kv_precision, ..RunnerOptions::default() };
         let mut runner = Runner::with_options(model.clone(), options);
         let pool = PagePool::new(pages);
         let lease = pool.lease(POSITIONS).unwrap();
 
         let tokens: Vec<TokenId> = (0..64).map(|index| TokenId(2 + index % 20)).collect();
-        let mask =
-            SkipMask::new((0..config.sublayers()).map(|sublayer| (3..5).contains(&sublayer)).collect());
+        let mask = SkipMask::new(
+            (0..config.sublayers()).map(|sublayer| (3..5).contains(&sublayer)).collect(),
+        );
         let states = vec![0.25; 8 * config.hidden];
-        let entered: Vec<RowInput<'_>> =
-            states.chunks_exact(config.hidden).map(|state| RowInput::Hidden { first: 3, state }).collect();
+        let entered: Vec<RowInput<'_>> = states
+            .chunks_exact(config.hidden)
+            .map(|state| RowInput::Hidden { first: 3, state })
+            .collect();
         let rows = inputs(&tokens);
 
         let prefill = RowGroup { logits: LogitsWanted::Last, ..group(&lease, CONTEXT - 64, &rows) };
@@ -79,7 +85,10 @@ fn a_pass_of_a_known_shape_allocates_nothing() {
             };
             let first = run(&mut runner);
             // The runner's first pass makes its memory; if that went unseen, later ones would too.
-            assert!(first > 0 || shape != "prefill chunk", "{kind}: the first pass allocated nothing");
+            assert!(
+                first > 0 || shape != "prefill chunk",
+                "{kind}: the first pass allocated nothing"
+            );
             let counts: Vec<usize> = (0..10).map(|_| run(&mut runner)).collect();
             if counts.iter().any(|&count| count > 0) {
                 failures.push(format!("{kind}, {shape}: {counts:?} allocations"));

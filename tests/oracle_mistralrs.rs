@@ -1,8 +1,9 @@
-//! Promise: the native engine computes what an independent one does. Both are fed the same tokens; where the independent one is sure of the
-//! next token ours says the same, and the best tokens come in much the same order.
+//! Promise: the native engine computes what an independent one does. Both are fed the same tokens;
+//! where the independent one is sure of the next token ours says the same, and the best tokens come
+//! in much the same order.
 //!
-//! Equality is not to be had: mistral.rs multiplies in another order and differs from itself by up to 1.4 logits between its code for one row
-//! and for several.
+//! Equality is not to be had: mistral.rs multiplies in another order and differs from itself by up
+//! to 1.4 logits between its code for one row and for several.
 #![cfg(feature = "mistralrs")]
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
@@ -33,7 +34,8 @@ const STEPS: usize = 3;
 const SURE: f32 = 1.5;
 /// The best tokens whose order is compared.
 const RANKED: usize = 20;
-/// Rank correlation of these, averaged over all positions. A model whose key/value cache is shifted scores far below; see the inverse.
+/// Rank correlation of these, averaged over all positions. A model whose key/value cache is shifted
+/// scores far below; see the inverse.
 const LEAST_CORRELATION: f64 = 0.9;
 
 #[derive(Deserialize)]
@@ -53,7 +55,8 @@ struct Comparison {
     contradictions: Vec<String>,
 }
 
-/// The Qwen model that the issue of the second backend names; too large to be fetched by every run of the tests.
+/// The Qwen model that the issue of the second backend names; too large to be fetched by every run
+/// of the tests.
 fn qwen_path() -> PathBuf {
     let cached = || model_path().with_file_name("qwen2.5-coder-1.5b-instruct-q4_k_m.gguf");
     let path = std::env::var_os("SKIPSTONE_TEST_QWEN_MODEL").map_or_else(cached, PathBuf::from);
@@ -78,7 +81,8 @@ fn prompts(loaded: &Loaded) -> Vec<Vec<TokenId>> {
     prompts
 }
 
-/// mistral.rs's logits after the prompt and after each of the tokens it chooses next; and these tokens.
+/// mistral.rs's logits after the prompt and after each of the tokens it chooses next; and these
+/// tokens.
 fn theirs(loaded: &mut Loaded, prompt: &[TokenId]) -> (Vec<Vec<f32>>, Vec<TokenId>) {
     let predictor = &mut loaded.predictor;
     while !predictor.is_free() {
@@ -117,7 +121,8 @@ fn correlation(theirs: &[f32], ours: &[f32]) -> f64 {
     let best = &order(theirs)[..RANKED];
     let mut by_ours: Vec<usize> = (0..RANKED).collect();
     by_ours.sort_by(|&left, &right| ours[best[right]].total_cmp(&ours[best[left]]));
-    let squares: usize = by_ours.iter().enumerate().map(|(rank, &other)| rank.abs_diff(other).pow(2)).sum();
+    let squares: usize =
+        by_ours.iter().enumerate().map(|(rank, &other)| rank.abs_diff(other).pow(2)).sum();
     let count = RANKED as f64;
     1.0 - 6.0 * squares as f64 / (count * (count * count - 1.0))
 }
@@ -131,10 +136,12 @@ impl Comparison {
         if gap > SURE {
             self.sure += 1;
             if our_best != best[0] {
-                self.contradictions.push(format!("{place}: {our_best}, not {} (gap {gap})", best[0]));
+                self.contradictions
+                    .push(format!("{place}: {our_best}, not {} (gap {gap})", best[0]));
             }
         }
-        let differences = theirs.iter().zip(ours).map(|(left, right)| f64::from((left - right).abs()));
+        let differences =
+            theirs.iter().zip(ours).map(|(left, right)| f64::from((left - right).abs()));
         self.difference += differences.sum::<f64>() / theirs.len() as f64;
         self.correlation += correlation(theirs, ours);
     }
@@ -147,7 +154,8 @@ impl Comparison {
 /// Compares over all prompts; ours are fed from position `shift` on.
 fn compare(path: &Path, prompts_at_most: usize, shift: usize) -> Comparison {
     let source = ModelSource::File(path.to_owned());
-    let mut loaded = load(&LoadOptions { source: &source, device: Device::Cpu, threads: threads() }).unwrap();
+    let mut loaded =
+        load(&LoadOptions { source: &source, device: Device::Cpu, threads: threads() }).unwrap();
     let file = Arc::new(GgufFile::open(path).unwrap());
     let model = Arc::new(Model::load(file, threads(), &mut |_, _| {}).unwrap());
     let prompts = prompts(&loaded);
@@ -199,5 +207,8 @@ fn qwen2_agrees() {
 #[test]
 fn a_wrong_pass_disagrees() {
     let found = compare(&model_path(), 5, 40);
-    assert!(!found.contradictions.is_empty() || found.mean_correlation() < LEAST_CORRELATION, "{found:?}");
+    assert!(
+        !found.contradictions.is_empty() || found.mean_correlation() < LEAST_CORRELATION,
+        "{found:?}"
+    );
 }

@@ -1,4 +1,5 @@
-//! Promise: streams start from what is known of their traffic, replicas share it, and no store can cost more than speed.
+//! Promise: streams start from what is known of their traffic, replicas share it, and no store can
+//! cost more than speed.
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
@@ -21,7 +22,8 @@ use skipstone::adapt::store::{
 use skipstone::adapt::{Allowed, BINS, Counts, FrontierPlan, Learned, NGRAM_BINS, PlanKnowledge};
 use skipstone::drafting::{DraftPlan, SkipSet};
 use skipstone::engine::{
-    Engine, EngineOptions, FETCH_BUDGET, ProfileOptions, Profiles, Speculation, Traffic, ValidRequest,
+    Engine, EngineOptions, FETCH_BUDGET, ProfileOptions, Profiles, Speculation, Traffic,
+    ValidRequest,
 };
 use skipstone::model::TokenId;
 use skipstone::server::wire;
@@ -143,7 +145,8 @@ fn the_end_of_the_process_writes_what_was_learned_last() {
     let replica = replica(Box::new(server.store()));
     replica.serve("a", betting(1, true));
     drop(replica);
-    let record = Record::from_bytes(&server.store().read(&record_key("a")).unwrap().unwrap()).unwrap();
+    let record =
+        Record::from_bytes(&server.store().read(&record_key("a")).unwrap().unwrap()).unwrap();
     assert!(record.learned.judged() > 20.0, "{record:?}");
 }
 
@@ -160,7 +163,10 @@ fn replicas_learn_from_each_other() {
     assert!(a > 100.0 && b > 100.0, "each sees the other's traffic: {a} {b}");
     let pools = replicas.each_ref().map(|replica| replica.judged(""));
     assert!((pools[0] - pools[1]).abs() < 0.1, "and they agree: {pools:?}");
-    assert!(pools[0] > 0.8 * (a + b) && pools[0] <= a + b, "on the sum of both: {pools:?}, {a} + {b}");
+    assert!(
+        pools[0] > 0.8 * (a + b) && pools[0] <= a + b,
+        "on the sum of both: {pools:?}, {a} + {b}"
+    );
     // The traffic of the one starts warm on the other.
     assert!((replicas[1].traffic("a").learned.unwrap().judged() - a).abs() < 0.1);
 }
@@ -180,8 +186,13 @@ fn a_server_that_dies_costs_no_request_and_gets_the_lessons_when_it_is_back() {
         } else {
             ["b", "c", "d", "e", "f", "g"][seed as usize / 2]
         });
-        assert!(asked.elapsed() < FETCH_BUDGET + Duration::from_millis(200), "{seed}: {:?}", asked.elapsed());
-        let outcome = generate(&replica.engine, ValidRequest { traffic, ..betting(seed, true) }).unwrap();
+        assert!(
+            asked.elapsed() < FETCH_BUDGET + Duration::from_millis(200),
+            "{seed}: {:?}",
+            asked.elapsed()
+        );
+        let outcome =
+            generate(&replica.engine, ValidRequest { traffic, ..betting(seed, true) }).unwrap();
         assert_eq!(outcome.tokens, plainly(&replica, seed), "stream {seed}");
     }
     assert!(replica.traffic("a").learned.is_some(), "memory goes on");
@@ -194,7 +205,8 @@ fn a_server_that_dies_costs_no_request_and_gets_the_lessons_when_it_is_back() {
 #[test]
 fn what_a_store_says_changes_no_output() {
     let counts = |share: f64| Counts::new([share * 2000.0; BINS], [2000.0; BINS]).unwrap();
-    let ngram = |share: f64| Counts::new([share * 2000.0; NGRAM_BINS], [2000.0; NGRAM_BINS]).unwrap();
+    let ngram =
+        |share: f64| Counts::new([share * 2000.0; NGRAM_BINS], [2000.0; NGRAM_BINS]).unwrap();
     let mut bets = Vec::new();
     for (pool, own) in [(1.0, 1.0), (0.0, 0.0), (1.0, 0.0), (0.0, 1.0), (0.9, 0.1)] {
         let mut store = MemoryStore::new(100);
@@ -207,7 +219,11 @@ fn what_a_store_says_changes_no_output() {
         let mut drafted = 0;
         for seed in 0..8 {
             let outcome = replica.serve("a", betting(seed, false));
-            assert_eq!(outcome.tokens, plainly(&replica, seed), "pool {pool}, own {own}, stream {seed}");
+            assert_eq!(
+                outcome.tokens,
+                plainly(&replica, seed),
+                "pool {pool}, own {own}, stream {seed}"
+            );
             drafted += outcome.finished.speculation.draft_tokens;
         }
         bets.push(drafted);
@@ -258,7 +274,10 @@ async fn a_slow_store_delays_a_stream_by_its_budget_only() {
     let asked = Instant::now();
     assert_eq!(profiles.traffic(key).await.learned, None, "it starts cold");
     let waited = asked.elapsed();
-    assert!(waited >= FETCH_BUDGET && waited < FETCH_BUDGET + Duration::from_millis(200), "{waited:?}");
+    assert!(
+        waited >= FETCH_BUDGET && waited < FETCH_BUDGET + Duration::from_millis(200),
+        "{waited:?}"
+    );
     answer.send(()).unwrap();
     // The keeper answers in turn, so what it was asked before is done.
     profiles.list().await.unwrap();
@@ -273,21 +292,26 @@ async fn the_server_hashes_the_key_and_hands_on_what_is_known() {
     merge(&mut store, &record_key("tenant 7"), &learned, DAY).unwrap();
     let profiles = Some(Arc::new(keeper(Box::new(store))));
     let fixture =
-        Fixture::with(skipstone::server::ServerOptions { profiles, ..server_fixture::options() }).await;
+        Fixture::with(skipstone::server::ServerOptions { profiles, ..server_fixture::options() })
+            .await;
     let mut client = fixture.client().await;
     let modes = [wire::SpeculationMode::Unspecified, wire::SpeculationMode::Off];
     for (mode, key) in
         [(modes[0], "tenant 7"), (modes[0], "tenant 8"), (modes[0], ""), (modes[1], "tenant 7")]
     {
-        let speculation =
-            wire::SpeculationParams { mode: mode.into(), profile_key: key.to_owned(), ..Default::default() };
+        let speculation = wire::SpeculationParams {
+            mode: mode.into(),
+            profile_key: key.to_owned(),
+            ..Default::default()
+        };
         let spec = wire::GenerationSpec { speculation: Some(speculation), ..spec(&[1, 2]) };
         client.generate(wire::GenerateRequest { spec: Some(spec) }).await.unwrap();
     }
     let requests = fixture.engine.requests();
     let keys = requests.iter().map(|request| request.traffic.key);
     assert!(keys.eq(["tenant 7", "tenant 8", "", "tenant 7"].map(ProfileKey::of)), "{requests:?}");
-    let known: Vec<bool> = requests.iter().map(|request| request.traffic.learned.is_some()).collect();
+    let known: Vec<bool> =
+        requests.iter().map(|request| request.traffic.learned.is_some()).collect();
     assert_eq!(known, [true, false, false, false], "nobody asks for a stream that drafts nothing");
     assert!(!format!("{requests:?}").contains("tenant"), "the key itself went on");
 }
@@ -303,7 +327,8 @@ fn no_store_ever_sees_a_key() {
     }
     let mut connection = server.connection();
     let names: Vec<String> = redis::cmd("KEYS").arg("*").query(&mut connection).unwrap();
-    let values = names.iter().map(|name| redis::cmd("GET").arg(name).query(&mut connection).unwrap());
+    let values =
+        names.iter().map(|name| redis::cmd("GET").arg(name).query(&mut connection).unwrap());
     let mut seen: BTreeMap<String, Vec<u8>> = names.iter().cloned().zip(values).collect();
     assert_eq!(seen.len(), 2, "the key's and the pool's: {:?}", seen.keys());
     seen.insert("the file".to_owned(), std::fs::read(&path).unwrap());

@@ -1,4 +1,5 @@
-//! Promise: what streams learn survives in every store, adds up over replicas, and whatever a store holds instead is dropped.
+//! Promise: what streams learn survives in every store, adds up over replicas, and whatever a store
+//! holds instead is dropped.
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
@@ -11,8 +12,8 @@ use std::time::Duration;
 use common::redis_server::RedisServer;
 use proptest::prelude::*;
 use skipstone::adapt::store::{
-    EmbeddedStore, MAX_RECORD_BYTES, MemoryStore, ProfileKey, ProfileStore, Record, RecordError, RecordKey,
-    SharedStore, SharedStoreOptions, load, merge, replace,
+    EmbeddedStore, MAX_RECORD_BYTES, MemoryStore, ProfileKey, ProfileStore, Record, RecordError,
+    RecordKey, SharedStore, SharedStoreOptions, load, merge, replace,
 };
 use skipstone::adapt::{BINS, Counts, Learned, MAX_JUDGED, NGRAM_BINS};
 use skipstone::drafting::PlanIdentity;
@@ -26,7 +27,8 @@ fn key(name: &str) -> RecordKey {
 /// So many drafts of a plan, all in one bin.
 fn lessons(plan: u8, judged: usize, accepted: usize) -> Learned {
     let mut learned = Learned::default();
-    (0..judged).for_each(|index| learned.observe_plan(PlanIdentity([plan; 16]), 7, index < accepted));
+    (0..judged)
+        .for_each(|index| learned.observe_plan(PlanIdentity([plan; 16]), 7, index < accepted));
     learned
 }
 
@@ -43,7 +45,9 @@ fn judged(learned: &Learned, plan: u8) -> f64 {
 fn with_each_store(check: impl Fn(&mut dyn ProfileStore)) {
     let (folder, server) = (tempfile::tempdir().unwrap(), RedisServer::start());
     check(&mut MemoryStore::new(100));
-    check(&mut EmbeddedStore::open(&folder.path().join("state").join("learned.redb"), 100).unwrap());
+    check(
+        &mut EmbeddedStore::open(&folder.path().join("state").join("learned.redb"), 100).unwrap(),
+    );
     check(&mut server.store());
 }
 
@@ -166,7 +170,10 @@ fn stores_of_this_machine_hold_so_many_records_and_no_more() {
             store.update(&key(&number.to_string()), &mut |_| record.to_bytes()).unwrap();
             let kept = store.keys(&key("").model).unwrap();
             assert!(kept.len() <= most, "{name}: {} after {number}", kept.len());
-            assert!(kept.contains(&ProfileKey::of(&number.to_string())), "{name} forgot the latest");
+            assert!(
+                kept.contains(&ProfileKey::of(&number.to_string())),
+                "{name} forgot the latest"
+            );
         }
         assert!(
             !store.keys(&key("").model).unwrap().contains(&ProfileKey::of("0")),
@@ -192,8 +199,9 @@ fn the_embedded_store_survives_its_process_and_refuses_what_it_can_not_open() {
         let error = EmbeddedStore::open(&path, 10).map(drop).unwrap_err().to_string();
         assert!(error.contains("learned.redb") && error.contains("remove the file"), "{error}");
     }
-    let error =
-        EmbeddedStore::open(std::path::Path::new("/proc/none/learned.redb"), 10).map(drop).unwrap_err();
+    let error = EmbeddedStore::open(std::path::Path::new("/proc/none/learned.redb"), 10)
+        .map(drop)
+        .unwrap_err();
     assert!(error.to_string().contains("engine.state_folder"), "{error}");
 }
 
@@ -218,8 +226,9 @@ fn counts<const N: usize>() -> impl Strategy<Value = Counts<N>> {
     prop::collection::vec((0.0..=1.0_f64, 0.0..=MAX_JUDGED), N).prop_map(|bins| {
         // Single precision, as records keep them.
         let judged = std::array::from_fn(|bin| f64::from(bins[bin].1 as f32));
-        let accepted =
-            std::array::from_fn(|bin| f64::from((bins[bin].0 * judged[bin]) as f32).min(judged[bin]));
+        let accepted = std::array::from_fn(|bin| {
+            f64::from((bins[bin].0 * judged[bin]) as f32).min(judged[bin])
+        });
         Counts::new(accepted, judged).unwrap()
     })
 }

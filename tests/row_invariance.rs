@@ -1,4 +1,5 @@
-//! The promise behind losslessness: row `i` of a call over many rows has the bits of a call over that row alone.
+//! The promise behind losslessness: row `i` of a call over many rows has the bits of a call over
+//! that row alone.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -6,8 +7,8 @@ mod common;
 
 use common::weights::{Random, random_weights};
 use skipstone::kernels::{
-    Activations, AttentionRow, FormatSet, Isa, KvPrecision, KvShape, KvSlot, KvStore, PAGE_POSITIONS,
-    PackedMatrix, Product, RopeAngles, RopePairs, ThreadPool, WeightType, multiply,
+    Activations, AttentionRow, FormatSet, Isa, KvPrecision, KvShape, KvSlot, KvStore,
+    PAGE_POSITIONS, PackedMatrix, Product, RopeAngles, RopePairs, ThreadPool, WeightType, multiply,
 };
 
 type Multiply<'a> = dyn Fn(&PackedMatrix, &[f32]) -> Vec<f32> + 'a;
@@ -45,8 +46,9 @@ fn products_of_every_type_are_row_invariant() {
         for isa in Isa::available() {
             let most = if isa == Isa::portable() { 9 } else { 64 };
             for threads in [1, 2, 3] {
-                let found =
-                    first_difference(kind, most, &|matrix, rows| multiply_rows(isa, threads, matrix, rows));
+                let found = first_difference(kind, most, &|matrix, rows| {
+                    multiply_rows(isa, threads, matrix, rows)
+                });
                 assert_eq!(found, None, "{kind} on {} with {threads} threads", isa.name());
             }
         }
@@ -61,7 +63,8 @@ fn a_row_dependent_product_is_caught() {
         if rows.len() / matrix.width() < 5 {
             return multiply_rows(isa, 1, matrix, rows);
         }
-        // From five rows on, the width is summed in two halves: right to within rounding, but not the same bits.
+        // From five rows on, the width is summed in two halves: right to within rounding, but not
+        // the same bits.
         let width = matrix.width();
         let half = |keep: fn(usize, usize) -> bool| -> Vec<f32> {
             let masked: Vec<f32> = rows
@@ -78,18 +81,21 @@ fn a_row_dependent_product_is_caught() {
 }
 
 /// No rotation: what is left of attention can be checked by its formula.
-const UNTURNED: RopeAngles<'static> = RopeAngles { pairs: RopePairs::Halves, cosines: &[], sines: &[] };
+const UNTURNED: RopeAngles<'static> =
+    RopeAngles { pairs: RopePairs::Halves, cosines: &[], sines: &[] };
 
 /// Rows of one stream in a pass.
 const ATTENDING: usize = 16;
 
 /// Lengths of attention that lie within a segment, cross a few, and need more than a round of them.
-const LENGTHS: [usize; 3] = [PAGE_POSITIONS * 2 + 5, PAGE_POSITIONS * 12 + 9, PAGE_POSITIONS * 66 + 3];
+const LENGTHS: [usize; 3] =
+    [PAGE_POSITIONS * 2 + 5, PAGE_POSITIONS * 12 + 9, PAGE_POSITIONS * 66 + 3];
 
 #[test]
 fn attention_is_row_invariant_and_right() {
     for precision in [KvPrecision::F16, KvPrecision::F32] {
-        for (query_heads, kv_heads, head_dim) in [(9, 3, 64), (12, 2, 128), (4, 4, 8), (5, 1, 24), (4, 1, 48)]
+        for (query_heads, kv_heads, head_dim) in
+            [(9, 3, 64), (12, 2, 128), (4, 4, 8), (5, 1, 24), (4, 1, 48)]
         {
             for length in LENGTHS {
                 let shape = KvShape { layers: 2, query_heads, kv_heads, head_dim };
@@ -121,13 +127,17 @@ fn check_attention_shape(shape: KvShape, precision: KvPrecision, length: usize) 
             angles: UNTURNED,
         };
         store.write(&mut ThreadPool::new(2), isa, 1, slot, &mut keys, &values);
-        let mut attend = |lengths: &(dyn Fn(usize) -> usize + Sync), first, queries: &[f32], threads| {
-            let (mut queries, mut out) = (queries.to_vec(), vec![0.0; queries.len()]);
-            let row =
-                |index| AttentionRow { pages: &pages, length: lengths(first + index), angles: UNTURNED };
-            store.attend(&mut ThreadPool::new(threads), isa, 1, row, &mut queries, &mut out);
-            out
-        };
+        let mut attend =
+            |lengths: &(dyn Fn(usize) -> usize + Sync), first, queries: &[f32], threads| {
+                let (mut queries, mut out) = (queries.to_vec(), vec![0.0; queries.len()]);
+                let row = |index| AttentionRow {
+                    pages: &pages,
+                    length: lengths(first + index),
+                    angles: UNTURNED,
+                };
+                store.attend(&mut ThreadPool::new(threads), isa, 1, row, &mut queries, &mut out);
+                out
+            };
         let bits = |values: &[f32]| values.iter().map(|value| value.to_bits()).collect::<Vec<_>>();
         let ways: [&(dyn Fn(usize) -> usize + Sync); 2] = [&following, &apart];
         for (lengths, reference) in ways.into_iter().zip(&mut references) {
@@ -142,7 +152,12 @@ fn check_attention_shape(shape: KvShape, precision: KvPrecision, length: usize) 
                     .enumerate()
                     .flat_map(|(index, queries)| attend(lengths, index * rows, queries, threads))
                     .collect();
-                assert_eq!(bits(&together), bits(&alone), "{rows} rows, {threads} threads, {}", isa.name());
+                assert_eq!(
+                    bits(&together),
+                    bits(&alone),
+                    "{rows} rows, {threads} threads, {}",
+                    isa.name()
+                );
             }
             assert_eq!(reference.get_or_insert(bits(&alone)), &bits(&alone), "{}", isa.name());
             for index in [0, ATTENDING - 1] {
@@ -186,7 +201,8 @@ fn check_attention(
         for index in 0..dim {
             let expected: f64 = (0..length)
                 .map(|position| {
-                    scores[position] / total * stored(values[position * kv_width + kv_head * dim + index])
+                    scores[position] / total
+                        * stored(values[position * kv_width + kv_head * dim + index])
                 })
                 .sum();
             let found = f64::from(out[head * dim + index]);

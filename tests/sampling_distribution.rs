@@ -1,7 +1,8 @@
 //! Promise: sampled tokens follow the full model's processed distribution, whatever drafted them.
 //!
-//! Real engines over a tiny model: 131,072 draws a case in many short streams, each draw judged against the distribution that an
-//! independent implementation of the processors, in double precision, gives for exactly that draw's context.
+//! Real engines over a tiny model: 131,072 draws a case in many short streams, each draw judged
+//! against the distribution that an independent implementation of the processors, in double
+//! precision, gives for exactly that draw's context.
 #![allow(clippy::unwrap_used, reason = "helpers of tests may assert by panicking, as tests do")]
 
 mod common;
@@ -31,7 +32,8 @@ const PROMPT: [TokenId; 3] = [TokenId(4), TokenId(7), TokenId(3)];
 /// Draws of each case.
 const DRAWS: usize = 131_072;
 
-/// Right draws are above this in one of 10,000 runs of all cases together: a normal deviate, one-sided, at 1e-4 / (14 x 2).
+/// Right draws are above this in one of 10,000 runs of all cases together: a normal deviate,
+/// one-sided, at 1e-4 / (14 x 2).
 const LIMIT: f64 = 4.49;
 
 static MODEL: LazyLock<Loaded> = LazyLock::new(|| {
@@ -101,7 +103,9 @@ fn cases() -> Vec<Case> {
     const NOTHING: (&[u32], &[u32]) = (&[], &[]);
     vec![
         case("temperature 0.3", (&[1], &[2]), 4, |settings| settings.temperature = 0.3),
-        case("temperature 0.7, top-k", ALL, 3, |settings| (settings.temperature, settings.top_k) = (0.7, 5)),
+        case("temperature 0.7, top-k", ALL, 3, |settings| {
+            (settings.temperature, settings.top_k) = (0.7, 5)
+        }),
         case("temperature 1", ALL, 4, |_| ()),
         case("temperature 1.5, min-p", (&[1, 2], &[]), 2, |settings| {
             (settings.temperature, settings.min_p) = (1.5, 0.1);
@@ -113,13 +117,18 @@ fn cases() -> Vec<Case> {
         }),
         case("everything, one draft", (&[1], &[1]), 1, |settings| {
             penalties(settings);
-            (settings.temperature, settings.top_k, settings.top_p, settings.min_p) = (1.5, 7, 0.9, 0.05);
+            (settings.temperature, settings.top_k, settings.top_p, settings.min_p) =
+                (1.5, 7, 0.9, 0.05);
         }),
         case("a plan that skips nothing", NOTHING, 3, |settings| settings.top_k = 4),
         case("rewards, cold", ALL, 4, |settings| {
-            (settings.temperature, settings.repetition_penalty, settings.presence_penalty) = (0.3, 0.9, -0.5);
+            (settings.temperature, settings.repetition_penalty, settings.presence_penalty) =
+                (0.3, 0.9, -0.5);
         }),
-        Case { confidence_threshold: 0.3, ..case("drafts stop when unsure", (&[1], &[2]), 4, |_| ()) },
+        Case {
+            confidence_threshold: 0.3,
+            ..case("drafts stop when unsure", (&[1], &[2]), 4, |_| ())
+        },
         Case {
             confidence_threshold: 0.25,
             ..case("drafts stop when unsure, penalties", ALL, 4, |settings| {
@@ -127,7 +136,11 @@ fn cases() -> Vec<Case> {
                 penalties(settings);
             })
         },
-        Case { drafting: Drafting::Adaptive, tokens_per_stream: 64, ..case("adaptive", ALL, 4, |_| ()) },
+        Case {
+            drafting: Drafting::Adaptive,
+            tokens_per_stream: 64,
+            ..case("adaptive", ALL, 4, |_| ())
+        },
         Case {
             drafting: Drafting::Always,
             tokens_per_stream: 64,
@@ -147,7 +160,8 @@ fn cases() -> Vec<Case> {
 }
 
 /// Tokens that the draft vocabulary has.
-const DRAFTED: [TokenId; 6] = [TokenId(3), TokenId(4), TokenId(7), TokenId(0), TokenId(1), TokenId(9)];
+const DRAFTED: [TokenId; 6] =
+    [TokenId(3), TokenId(4), TokenId(7), TokenId(0), TokenId(1), TokenId(9)];
 
 /// One stream's answer.
 struct Stream {
@@ -160,7 +174,9 @@ fn run(case: &Case, draws: usize) -> (Vec<Stream>, f64) {
     let set = |(attention, mlp)| SkipSet::new(attention, mlp, LAYERS).unwrap();
     let cap = Some(case.max_draft_tokens);
     let speculation = match case.drafting {
-        Drafting::Static(skip) => Speculation::Static { skip_set: Some(set(skip)), max_draft_tokens: cap },
+        Drafting::Static(skip) => {
+            Speculation::Static { skip_set: Some(set(skip)), max_draft_tokens: cap }
+        }
         Drafting::Adaptive => Speculation::adaptive(cap),
         Drafting::Always => {
             let allowed = Allowed { always: true, ..Allowed::default() };
@@ -212,14 +228,16 @@ fn bonus_places(outcome: &Outcome, cap: usize) -> Vec<usize> {
     ends.flatten().collect()
 }
 
-/// The model's logits in the context of each draw: those of stream `s` before its token `t` at `[s * length + t]`.
+/// The model's logits in the context of each draw: those of stream `s` before its token `t` at `[s
+/// * length + t]`.
 struct Reference {
     logits: Vec<Vec<f32>>,
     tokens_per_stream: usize,
 }
 
 impl Reference {
-    /// Runs all streams through the model, or through it without the sublayers of `mask`, several in a pass.
+    /// Runs all streams through the model, or through it without the sublayers of `mask`, several
+    /// in a pass.
     fn of(streams: &[Stream], mask: Option<&SkipMask>) -> Self {
         const AT_ONCE: usize = 16;
         let tokens_per_stream = streams[0].tokens.len();
@@ -230,7 +248,9 @@ impl Reference {
         for part in streams.chunks(AT_ONCE) {
             let rows: Vec<_> = part
                 .iter()
-                .map(|stream| inputs(&[&PROMPT[..], &stream.tokens[..tokens_per_stream - 1]].concat()))
+                .map(|stream| {
+                    inputs(&[&PROMPT[..], &stream.tokens[..tokens_per_stream - 1]].concat())
+                })
                 .collect();
             let groups: Vec<_> = rows
                 .iter()
@@ -239,13 +259,16 @@ impl Reference {
                 .collect();
             let output = runner.run(&groups);
             for index in 0..part.len() {
-                logits.extend((PROMPT.len() - 1..length).map(|row| output.logits(index, row).to_vec()));
+                logits.extend(
+                    (PROMPT.len() - 1..length).map(|row| output.logits(index, row).to_vec()),
+                );
             }
         }
         Self { logits, tokens_per_stream }
     }
 
-    /// Judges the draws that `counts` chooses by the processed distributions: all together, and by place and token before.
+    /// Judges the draws that `counts` chooses by the processed distributions: all together, and by
+    /// place and token before.
     fn judge(
         &self,
         streams: &[Stream],
@@ -255,11 +278,15 @@ impl Reference {
         let mut groups: BTreeMap<(usize, TokenId), Draws> = BTreeMap::new();
         let mut all = Draws::new(VOCABULARY);
         for (stream, logits) in streams.iter().zip(self.logits.chunks(self.tokens_per_stream)) {
-            for (place, token) in stream.tokens.iter().enumerate().filter(|&(place, _)| counts(stream, place))
+            for (place, token) in
+                stream.tokens.iter().enumerate().filter(|&(place, _)| counts(stream, place))
             {
-                let distribution = processed(&logits[place], &PROMPT, &stream.tokens[..place], settings);
-                let before = if place == 0 { PROMPT[PROMPT.len() - 1] } else { stream.tokens[place - 1] };
-                let group = groups.entry((place.min(8), before)).or_insert_with(|| Draws::new(VOCABULARY));
+                let distribution =
+                    processed(&logits[place], &PROMPT, &stream.tokens[..place], settings);
+                let before =
+                    if place == 0 { PROMPT[PROMPT.len() - 1] } else { stream.tokens[place - 1] };
+                let group =
+                    groups.entry((place.min(8), before)).or_insert_with(|| Draws::new(VOCABULARY));
                 group.add(token.index(), &distribution);
                 all.add(token.index(), &distribution);
             }
@@ -283,7 +310,8 @@ fn check(case: &Case) -> Vec<String> {
     if !verdict.fits(LIMIT) || verdict.freedom < 30 {
         failures.push(format!("{}: {verdict:?}", case.name));
     }
-    // Drafts that are nearly all accepted, or nearly all rejected, would test one half of the rule; matches of one token are mostly rejected.
+    // Drafts that are nearly all accepted, or nearly all rejected, would test one half of the rule;
+    // matches of one token are mostly rejected.
     let drafts = match case.drafting {
         Drafting::Static((attention, mlp)) => !attention.is_empty() || !mlp.is_empty(),
         Drafting::Adaptive => false,
@@ -317,7 +345,8 @@ fn committed_tokens_follow_the_full_model() {
 /// The token after a fully accepted draft is drawn with temperature and filters like any other.
 #[test]
 fn bonus_tokens_follow_the_full_model() {
-    let case = case("bonus", (&[], &[]), 2, |settings| (settings.temperature, settings.top_k) = (0.7, 6));
+    let case =
+        case("bonus", (&[], &[]), 2, |settings| (settings.temperature, settings.top_k) = (0.7, 6));
     let (streams, acceptance) = run(&case, DRAWS / 2);
     assert_eq!(
         acceptance, 1.0,
@@ -370,7 +399,9 @@ fn wrong_distributions_are_caught() {
         let mask = SkipSet::new(attention, mlp, LAYERS).unwrap().mask();
         let draft = Reference::of(&streams, Some(&mask));
         let verdict = draft.judge(&streams, &case.settings, |_, _| true);
-        missed.extend(verdict.fits(LIMIT).then(|| format!("draft {attention:?} {mlp:?}: {verdict:?}")));
+        missed.extend(
+            verdict.fits(LIMIT).then(|| format!("draft {attention:?} {mlp:?}: {verdict:?}")),
+        );
     }
     assert!(missed.is_empty(), "not seen: {missed:#?}");
 }

@@ -1,11 +1,12 @@
-//! Speculative sampling commits what the full model alone would: by enumeration of the acceptance rule, and by
-//! counting the output of whole draft-verify cycles. Faults that other systems shipped are built in and must show.
+//! Speculative sampling commits what the full model alone would: by enumeration of the acceptance
+//! rule, and by counting the output of whole draft-verify cycles. Faults that other systems shipped
+//! are built in and must show.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "helpers of tests may assert too")]
 
 use skipstone::model::TokenId;
 use skipstone::sampling::{
-    Distribution, Proposal, ProposalDistribution, RandomStream, Sampler, SamplingParams, SamplingSettings,
-    TokenHistory, Verdict, acceptance_probability, residual, uniform,
+    Distribution, Proposal, ProposalDistribution, RandomStream, Sampler, SamplingParams,
+    SamplingSettings, TokenHistory, Verdict, acceptance_probability, residual, uniform,
 };
 
 /// Enough to see a total variation of 0.005 in a handful of cells with a probability above .98.
@@ -13,8 +14,9 @@ const TRIALS: u64 = 131_072;
 /// The quantile of the normal distribution at 1 - 1e-4.
 const NORMAL_QUANTILE: f64 = 3.719;
 
-/// Pearson's statistic over its critical value at alpha = 1e-4: above 1 the counts don't follow the probabilities.
-/// Cells with less than 5 expected counts are one cell; a count where nothing is expected is infinitely far off.
+/// Pearson's statistic over its critical value at alpha = 1e-4: above 1 the counts don't follow the
+/// probabilities. Cells with less than 5 expected counts are one cell; a count where nothing is
+/// expected is infinitely far off.
 fn deviation(expected: &[f64], counts: &[u64]) -> f64 {
     let trials: u64 = counts.iter().sum();
     let (mut statistic, mut cells) = (0.0, 0);
@@ -41,7 +43,8 @@ fn deviation(expected: &[f64], counts: &[u64]) -> f64 {
 }
 
 fn of(weights: &[f64]) -> Distribution {
-    let weighted = weights.iter().enumerate().map(|(token, &weight)| (TokenId(token as u32), weight));
+    let weighted =
+        weights.iter().enumerate().map(|(token, &weight)| (TokenId(token as u32), weight));
     Distribution::from_weights(weighted).unwrap()
 }
 
@@ -65,7 +68,11 @@ fn random_weights(case: u64, stream: RandomStream, vocabulary: usize) -> Vec<f64
 }
 
 /// What is committed at one position, summed over every draft: accepted drafts and replacements.
-fn committed(target: &Distribution, proposals: &[(f64, Proposal<'_>)], vocabulary: usize) -> Vec<f64> {
+fn committed(
+    target: &Distribution,
+    proposals: &[(f64, Proposal<'_>)],
+    vocabulary: usize,
+) -> Vec<f64> {
     let mut committed = vec![0.0; vocabulary];
     for (share, proposal) in proposals {
         let accepted = acceptance_probability(target, proposal);
@@ -87,8 +94,9 @@ fn the_rule_commits_the_target_for_ten_thousand_pairs() {
     let mut check =
         |case: u64, target: &Distribution, proposals: &[(f64, Proposal<'_>)], vocabulary: usize| {
             let committed = committed(target, proposals, vocabulary);
-            let distance =
-                |(token, share): (usize, f64)| (share - target.probability_of(TokenId(token as u32))).abs();
+            let distance = |(token, share): (usize, f64)| {
+                (share - target.probability_of(TokenId(token as u32))).abs()
+            };
             let variation = committed.into_iter().enumerate().map(distance).sum::<f64>() / 2.0;
             if variation > worst.0 {
                 worst = (variation, case);
@@ -157,8 +165,12 @@ fn verified_tokens_follow_the_target_and_two_faults_show() {
     let one_stream = deviation(&expected, &verified(&target, &draft, &draft, RandomStream::Accept));
     assert!(one_stream > 1.0, "one stream for draft and acceptance goes unseen: {one_stream}");
     let flatter = of(&[0.27, 0.2, 0.1, 0.11, 0.11, 0.1, 0.01, 0.1]);
-    let other_draft = deviation(&expected, &verified(&target, &draft, &flatter, RandomStream::Draft));
-    assert!(other_draft > 1.0, "a draft that isn't the one sampled from goes unseen: {other_draft}");
+    let other_draft =
+        deviation(&expected, &verified(&target, &draft, &flatter, RandomStream::Draft));
+    assert!(
+        other_draft > 1.0,
+        "a draft that isn't the one sampled from goes unseen: {other_draft}"
+    );
 }
 
 const VOCABULARY: usize = 5;
@@ -184,7 +196,8 @@ enum Fault {
     DroppedByOwnProbability,
 }
 
-/// Two models whose next token depends on the last: the full one, and a draft that is somewhat like it.
+/// Two models whose next token depends on the last: the full one, and a draft that is somewhat like
+/// it.
 struct Cycles {
     sampler: Sampler,
     raw: Sampler,
@@ -221,8 +234,11 @@ impl Cycles {
             if source.top().1 < 0.25 {
                 break;
             }
-            let stream =
-                if self.fault == Fault::OneStream { RandomStream::Accept } else { RandomStream::Draft };
+            let stream = if self.fault == Fault::OneStream {
+                RandomStream::Accept
+            } else {
+                RandomStream::Draft
+            };
             last = match self.fault {
                 Fault::BestTokenAsSample => source.top().0,
                 _ => self.sampler.draw(&source, stream, counter + position),
@@ -257,9 +273,12 @@ impl Cycles {
                     Fault::StaleHistory => self.sampler.distribution(&logits, &before),
                     _ => self.sampler.distribution(&logits, &history),
                 };
-                let proposal =
-                    Proposal { token: *token, distribution: ProposalDistribution::Sampled(claimed) };
-                let verdict = self.sampler.verify(&target.unwrap(), &proposal, counter + place as u64);
+                let proposal = Proposal {
+                    token: *token,
+                    distribution: ProposalDistribution::Sampled(claimed),
+                };
+                let verdict =
+                    self.sampler.verify(&target.unwrap(), &proposal, counter + place as u64);
                 (last, fallen) = match verdict {
                     Verdict::Accepted => (*token, false),
                     Verdict::Replaced(other) => (other, true),
@@ -303,7 +322,10 @@ impl Cycles {
     fn deviation(&mut self) -> f64 {
         let mut counts = vec![0; VOCABULARY.pow(LENGTH as u32)];
         for trial in 0..TRIALS {
-            let cell = self.generate(trial).iter().fold(0, |cell, token| cell * VOCABULARY + token.index());
+            let cell = self
+                .generate(trial)
+                .iter()
+                .fold(0, |cell, token| cell * VOCABULARY + token.index());
             counts[cell] += 1;
         }
         deviation(&self.plain(), &counts)

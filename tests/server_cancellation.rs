@@ -1,4 +1,5 @@
-//! Promise: a client that goes away cancels its request at once, also while the engine has nothing to send.
+//! Promise: a client that goes away cancels its request at once, also while the engine has nothing
+//! to send.
 
 mod server_fixture;
 
@@ -41,8 +42,9 @@ async fn losing_the_connection_cancels_the_request() {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async {
             let url = format!("http://{address}");
-            let mut client =
-                wire::generation_service_client::GenerationServiceClient::connect(url).await.unwrap();
+            let mut client = wire::generation_service_client::GenerationServiceClient::connect(url)
+                .await
+                .unwrap();
             let request = wire::GenerateStreamRequest { spec: Some(spec(&[1])) };
             let mut stream = client.generate_stream(request).await.unwrap().into_inner();
             stream.message().await.unwrap();

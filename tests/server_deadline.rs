@@ -1,4 +1,5 @@
-//! Promise: a call's deadline reaches the engine, within the server's limits, and bounds a unary call by itself.
+//! Promise: a call's deadline reaches the engine, within the server's limits, and bounds a unary
+//! call by itself.
 
 mod server_fixture;
 

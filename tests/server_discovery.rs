@@ -28,18 +28,24 @@ async fn health_knows_the_server_and_the_service() {
 #[tokio::test]
 async fn reflection_lists_the_services() {
     let fixture = Fixture::start().await;
-    let mut client = v1::server_reflection_client::ServerReflectionClient::new(fixture.channel().await);
+    let mut client =
+        v1::server_reflection_client::ServerReflectionClient::new(fixture.channel().await);
     let list = v1::server_reflection_request::MessageRequest::ListServices(String::new());
     let request = v1::ServerReflectionRequest { host: String::new(), message_request: Some(list) };
-    let replies = client.server_reflection_info(tokio_stream::once(request)).await.unwrap().into_inner();
+    let replies =
+        client.server_reflection_info(tokio_stream::once(request)).await.unwrap().into_inner();
     let reply = first(replies).await.message_response;
-    let Some(v1::server_reflection_response::MessageResponse::ListServicesResponse(services)) = reply else {
+    let Some(v1::server_reflection_response::MessageResponse::ListServicesResponse(services)) =
+        reply
+    else {
         panic!("{reply:?}");
     };
     let names: Vec<_> = services.service.iter().map(|service| service.name.as_str()).collect();
-    for name in
-        ["skipstone.v1.GenerationService", "grpc.health.v1.Health", "grpc.reflection.v1.ServerReflection"]
-    {
+    for name in [
+        "skipstone.v1.GenerationService",
+        "grpc.health.v1.Health",
+        "grpc.reflection.v1.ServerReflection",
+    ] {
         assert!(names.contains(&name), "{name} is not in {names:?}");
     }
     assert!(!names.contains(&"skipstone.v1.ControlService"), "another port's: {names:?}");
@@ -48,13 +54,17 @@ async fn reflection_lists_the_services() {
 #[tokio::test]
 async fn reflection_answers_old_clients() {
     let fixture = Fixture::start().await;
-    let mut client = v1alpha::server_reflection_client::ServerReflectionClient::new(fixture.channel().await);
+    let mut client =
+        v1alpha::server_reflection_client::ServerReflectionClient::new(fixture.channel().await);
     let symbol = "skipstone.v1.GenerationSpec".to_owned();
     let ask = v1alpha::server_reflection_request::MessageRequest::FileContainingSymbol(symbol);
-    let request = v1alpha::ServerReflectionRequest { host: String::new(), message_request: Some(ask) };
-    let replies = client.server_reflection_info(tokio_stream::once(request)).await.unwrap().into_inner();
+    let request =
+        v1alpha::ServerReflectionRequest { host: String::new(), message_request: Some(ask) };
+    let replies =
+        client.server_reflection_info(tokio_stream::once(request)).await.unwrap().into_inner();
     let reply = first(replies).await.message_response;
-    let Some(v1alpha::server_reflection_response::MessageResponse::FileDescriptorResponse(files)) = reply
+    let Some(v1alpha::server_reflection_response::MessageResponse::FileDescriptorResponse(files)) =
+        reply
     else {
         panic!("{reply:?}");
     };
@@ -66,7 +76,8 @@ async fn reflection_can_be_off() {
     let mut options = options();
     options.reflection = false;
     let fixture = Fixture::with(options).await;
-    let mut client = v1::server_reflection_client::ServerReflectionClient::new(fixture.channel().await);
+    let mut client =
+        v1::server_reflection_client::ServerReflectionClient::new(fixture.channel().await);
     let request = v1::ServerReflectionRequest { host: String::new(), message_request: None };
     let status = client.server_reflection_info(tokio_stream::once(request)).await.unwrap_err();
     assert_eq!(status.code(), Code::Unimplemented, "{status:?}");

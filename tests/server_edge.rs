@@ -1,5 +1,5 @@
-//! Promise: one connection can neither hold more calls nor send larger headers than the limits say, and a client that
-//! tries does not harm the others.
+//! Promise: one connection can neither hold more calls nor send larger headers than the limits say,
+//! and a client that tries does not harm the others.
 
 mod server_fixture;
 

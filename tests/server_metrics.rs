@@ -1,4 +1,5 @@
-//! Promise: the page shows every metric of the catalogue, described, with buckets, and what calls did.
+//! Promise: the page shows every metric of the catalogue, described, with buckets, and what calls
+//! did.
 //!
 //! One test: the recorder belongs to the process.
 
@@ -28,7 +29,13 @@ async fn the_page_agrees_with_the_catalogue() {
     let address = listener.local_addr().unwrap();
     let readiness = Readiness::default();
     let others = axum::Router::new();
-    tokio::spawn(serve_admin(listener, exporter, readiness.clone(), others, std::future::pending()));
+    tokio::spawn(serve_admin(
+        listener,
+        exporter,
+        readiness.clone(),
+        others,
+        std::future::pending(),
+    ));
 
     let page = get(address, "/metrics").await;
     assert!(
@@ -47,13 +54,15 @@ async fn the_page_agrees_with_the_catalogue() {
             Kind::Histogram(_) => "histogram",
         };
         let name = metric.name;
-        let mut lines = vec![format!("# HELP {name} {}", metric.help), format!("# TYPE {name} {kind}")];
+        let mut lines =
+            vec![format!("# HELP {name} {}", metric.help), format!("# TYPE {name} {kind}")];
         if let Kind::Histogram(buckets) = metric.kind {
             lines.extend(buckets.iter().map(|bound| format!("{name}_bucket{{le=\"{bound}\"}}")));
         }
         for label in metric.labels {
-            let labelled =
-                page.lines().any(|line| line.starts_with(name) && line.contains(&format!("{label}=\"")));
+            let labelled = page
+                .lines()
+                .any(|line| line.starts_with(name) && line.contains(&format!("{label}=\"")));
             assert!(labelled, "{name} has no label {label}");
         }
         missing.extend(lines.into_iter().filter(|line| !page.contains(line)));
@@ -118,7 +127,8 @@ async fn record_everything() {
     record::kv_usage(0.25);
 }
 
-/// A client that leaves counts by what it sees: its own choice, or its deadline, at which gRPC libraries leave by themselves.
+/// A client that leaves counts by what it sees: its own choice, or its deadline, at which gRPC
+/// libraries leave by themselves.
 async fn clients_leave(address: SocketAddr) {
     let fixture = Fixture::start().await;
     for (timeout, code) in [("300S", "CANCELLED"), ("20m", "DEADLINE_EXCEEDED")] {
@@ -127,13 +137,16 @@ async fn clients_leave(address: SocketAddr) {
         request.metadata_mut().insert("grpc-timeout", timeout.parse().unwrap());
         // On a slow machine the short one has no answer at all.
         drop(fixture.client().await.generate_stream(request).await);
-        let line = format!("\nskipstone_requests_total{{method=\"GenerateStream\",code=\"{code}\"}} 1\n");
+        let line =
+            format!("\nskipstone_requests_total{{method=\"GenerateStream\",code=\"{code}\"}} 1\n");
         let seen = async {
             while !get(address, "/metrics").await.contains(&line) {
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
         };
-        tokio::time::timeout(PATIENCE, seen).await.unwrap_or_else(|_| panic!("waited in vain for {line}"));
+        tokio::time::timeout(PATIENCE, seen)
+            .await
+            .unwrap_or_else(|_| panic!("waited in vain for {line}"));
     }
 }
 

@@ -1,5 +1,5 @@
-//! Promise: the OpenAI-compatible interface speaks of the same requests as gRPC does, in that interface's words, and a client
-//! that goes away frees its place.
+//! Promise: the OpenAI-compatible interface speaks of the same requests as gRPC does, in that
+//! interface's words, and a client that goes away frees its place.
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
@@ -14,7 +14,8 @@ use server_fixture::{
     CONTEXT, Fixture, MODEL, PATIENCE, Script, delta, finished, options, started, wait_for,
 };
 use skipstone::engine::{
-    CommittedToken, Delta, Event, FinishReason, GenerationError, Speculation, StreamMessage, SubmitError,
+    CommittedToken, Delta, Event, FinishReason, GenerationError, Speculation, StreamMessage,
+    SubmitError,
 };
 use skipstone::model::TokenId;
 use skipstone::server::{Limits, ServerOptions};
@@ -33,7 +34,8 @@ struct Reply {
     body: String,
 }
 
-/// Sends a request; HTTP/1.0, so that the body comes without chunks and the connection ends with it.
+/// Sends a request; HTTP/1.0, so that the body comes without chunks and the connection ends with
+/// it.
 async fn send(address: SocketAddr, line: &str, headers: &str, body: &str) -> TcpStream {
     let mut stream = TcpStream::connect(address).await.unwrap();
     let length = body.len();
@@ -49,7 +51,8 @@ async fn read(mut stream: TcpStream) -> Reply {
     let mut lines = head.lines();
     let status = lines.next().unwrap().split(' ').nth(1).unwrap().parse().unwrap();
     let headers = lines.map(|line| line.split_once(": ").unwrap());
-    let headers = headers.map(|(name, value)| (name.to_ascii_lowercase(), value.to_owned())).collect();
+    let headers =
+        headers.map(|(name, value)| (name.to_ascii_lowercase(), value.to_owned())).collect();
     Reply { status, headers, body: body.to_owned() }
 }
 
@@ -66,7 +69,8 @@ impl Reply {
 
     /// What a stream sent, its end left out.
     fn events(&self) -> Vec<Value> {
-        let data: Vec<&str> = self.body.lines().filter_map(|line| line.strip_prefix("data: ")).collect();
+        let data: Vec<&str> =
+            self.body.lines().filter_map(|line| line.strip_prefix("data: ")).collect();
         assert_eq!(data.last(), Some(&"[DONE]"), "{self:?}");
         data[..data.len() - 1].iter().map(|data| serde_json::from_str(data).unwrap()).collect()
     }
@@ -79,7 +83,8 @@ fn chat(fields: &Value) -> Value {
 }
 
 fn hello() -> Script {
-    let tokens = vec![started(), delta("he", &[(104, false), (101, false)]), delta("y", &[(121, true)])];
+    let tokens =
+        vec![started(), delta("he", &[(104, false), (101, false)]), delta("y", &[(121, true)])];
     Script::Play(tokens.into_iter().chain([finished(FinishReason::EndOfSequence, 4)]).collect())
 }
 
@@ -105,7 +110,10 @@ async fn a_chat_is_answered_whole_or_in_chunks() {
     );
     assert_eq!(whole["choices"][0]["message"]["content"], "hey");
     assert_eq!(whole["choices"][0]["finish_reason"], "stop");
-    assert_eq!(whole["usage"], json!({"prompt_tokens": 2, "completion_tokens": 4, "total_tokens": 6}));
+    assert_eq!(
+        whole["usage"],
+        json!({"prompt_tokens": 2, "completion_tokens": 4, "total_tokens": 6})
+    );
     assert_eq!(whole["skipstone"]["seed"], 3);
     assert_eq!(whole["skipstone"]["finish_reason"], "end_of_sequence");
     assert_eq!(whole["skipstone"]["off_reason"], "not_worthwhile");
@@ -116,26 +124,40 @@ async fn a_chat_is_answered_whole_or_in_chunks() {
     let reply = post(&fixture, CHAT, &chat(&options)).await;
     assert!(reply.headers["content-type"].starts_with("text/event-stream"), "{reply:?}");
     let events = reply.events();
-    let said: String =
-        events.iter().filter_map(|event| event["choices"][0]["delta"]["content"].as_str()).collect();
+    let said: String = events
+        .iter()
+        .filter_map(|event| event["choices"][0]["delta"]["content"].as_str())
+        .collect();
     assert_eq!(said, "hey");
     assert_eq!(events[0]["choices"][0]["delta"]["role"], "assistant");
     let [.., last, counts] = &events[..] else { panic!("{events:?}") };
-    assert_eq!((&last["choices"][0]["finish_reason"], &last["usage"]), (&json!("stop"), &Value::Null));
+    assert_eq!(
+        (&last["choices"][0]["finish_reason"], &last["usage"]),
+        (&json!("stop"), &Value::Null)
+    );
     assert_eq!(last["skipstone"]["finish_reason"], "end_of_sequence");
     assert_eq!((&counts["choices"], &counts["usage"]["total_tokens"]), (&json!([]), &json!(6)));
     assert!(events.iter().all(|event| event["object"] == "chat.completion.chunk"), "{events:?}");
 
     fixture.engine.next(hello());
     let events = post(&fixture, CHAT, &chat(&json!({"stream": true}))).await.events();
-    assert!(events.iter().all(|event| event.get("usage").is_none()), "counts nobody asked for: {events:?}");
+    assert!(
+        events.iter().all(|event| event.get("usage").is_none()),
+        "counts nobody asked for: {events:?}"
+    );
 }
 
 #[tokio::test]
 async fn a_completion_is_answered_whole_or_in_chunks() {
     let fixture = Fixture::start().await;
-    let script =
-        || Script::Play(vec![started(), with_logprob(), with_logprob(), finished(FinishReason::Length, 2)]);
+    let script = || {
+        Script::Play(vec![
+            started(),
+            with_logprob(),
+            with_logprob(),
+            finished(FinishReason::Length, 2),
+        ])
+    };
     let wanted = json!({
         "tokens": ["\u{FFFD}", "\u{FFFD}"], "token_logprobs": [-0.5, -0.5], "text_offset": [0, 1],
         "top_logprobs": [{"\u{FFFD}": -0.5, "a": -1.5}, {"\u{FFFD}": -0.5, "a": -1.5}],
@@ -158,8 +180,12 @@ async fn a_completion_is_answered_whole_or_in_chunks() {
 
     fixture.engine.next(script());
     let body = chat(&json!({"logprobs": true, "top_logprobs": 2}));
-    let token = post(&fixture, CHAT, &body).await.json()["choices"][0]["logprobs"]["content"][0].clone();
-    assert_eq!((&token["bytes"], &token["top_logprobs"][1]["token"]), (&json!([0xC3]), &json!("a")));
+    let token =
+        post(&fixture, CHAT, &body).await.json()["choices"][0]["logprobs"]["content"][0].clone();
+    assert_eq!(
+        (&token["bytes"], &token["top_logprobs"][1]["token"]),
+        (&json!([0xC3]), &json!("a"))
+    );
 }
 
 #[tokio::test]
@@ -216,7 +242,13 @@ async fn errors_have_the_interface_s_form() {
             json!("max_tokens"),
             json!("context_length_exceeded"),
         ),
-        (COMPLETIONS, json!({"prompt": many}), 400, json!("prompt"), json!("context_length_exceeded")),
+        (
+            COMPLETIONS,
+            json!({"prompt": many}),
+            400,
+            json!("prompt"),
+            json!("context_length_exceeded"),
+        ),
         (COMPLETIONS, json!({"prompt": ""}), 400, json!("prompt"), Value::Null),
         (COMPLETIONS, json!({"prompt": [9999]}), 400, json!("prompt[0]"), Value::Null),
         (CHAT, chat(&json!({"model": "other"})), 404, json!("model"), json!("model_not_found")),
@@ -234,8 +266,9 @@ async fn errors_have_the_interface_s_form() {
         assert_eq!(found["type"], "invalid_request_error", "{body}");
         assert!(found["message"].as_str().is_some_and(|text| text.len() > 10), "{body}: {reply:?}");
     }
-    let plain =
-        read(send(fixture.openai, &format!("POST {CHAT}"), "content-type: text/plain\r\n", "{}").await);
+    let plain = read(
+        send(fixture.openai, &format!("POST {CHAT}"), "content-type: text/plain\r\n", "{}").await,
+    );
     assert_eq!(plain.await.status, 415, "what a page of another site could send");
     let long = json!({"prompt": "a".repeat(Limits::default().max_message_bytes)});
     assert_eq!(post(&fixture, COMPLETIONS, &long).await.status, 413);
@@ -245,7 +278,8 @@ async fn errors_have_the_interface_s_form() {
 #[tokio::test]
 async fn models_are_listed_and_ids_are_echoed() {
     let fixture = Fixture::start().await;
-    let list = read(send(fixture.openai, "GET /v1/models", "x-request-id: mine\r\n", "").await).await;
+    let list =
+        read(send(fixture.openai, "GET /v1/models", "x-request-id: mine\r\n", "").await).await;
     assert_eq!(list.headers["x-request-id"], "mine");
     assert_eq!(list.json()["data"][0]["id"], MODEL);
     let one = read(send(fixture.openai, &format!("GET /v1/models/{MODEL}"), "", "").await).await;
@@ -270,7 +304,11 @@ async fn a_deadline_bounds_the_whole_answer() {
     let fixture = Fixture::with(ServerOptions { limits, ..options() }).await;
     fixture.engine.next(Script::Hang(vec![started()]));
     let reply = post(&fixture, CHAT, &chat(&json!({}))).await;
-    assert_eq!((reply.status, reply.headers["x-should-retry"].as_str()), (504, "false"), "{reply:?}");
+    assert_eq!(
+        (reply.status, reply.headers["x-should-retry"].as_str()),
+        (504, "false"),
+        "{reply:?}"
+    );
     fixture.engine.cancelled(0).await;
 }
 
@@ -284,7 +322,10 @@ async fn a_body_that_does_not_come_is_given_up() {
     stream.write_all(part.as_bytes()).await.unwrap();
     let reply = read(stream).await;
     assert_eq!(reply.status, 408, "{reply:?}");
-    assert!(reply.json()["error"]["message"].as_str().unwrap().contains("did not arrive"), "{reply:?}");
+    assert!(
+        reply.json()["error"]["message"].as_str().unwrap().contains("did not arrive"),
+        "{reply:?}"
+    );
 }
 
 #[tokio::test]

@@ -4,7 +4,9 @@ mod server_fixture;
 
 use std::time::{Duration, Instant};
 
-use server_fixture::{Fixture, Script, delta, finished, options, read_all, spec, started, wait_for};
+use server_fixture::{
+    Fixture, Script, delta, finished, options, read_all, spec, started, wait_for,
+};
 use skipstone::engine::FinishReason;
 use skipstone::server::wire;
 use tokio::io::AsyncReadExt;
@@ -18,8 +20,14 @@ use tonic_health::pb::health_client::HealthClient;
 async fn a_peer_that_says_nothing_does_not_hold_it_up() {
     let mut fixture = Fixture::start().await;
     let mut silent = TcpStream::connect(fixture.address).await.unwrap();
-    // The connection is accepted before the server is told to stop: this call came after it on the same listener.
-    fixture.client().await.generate(wire::GenerateRequest { spec: Some(spec(&[1])) }).await.unwrap();
+    // The connection is accepted before the server is told to stop: this call came after it on the
+    // same listener.
+    fixture
+        .client()
+        .await
+        .generate(wire::GenerateRequest { spec: Some(spec(&[1])) })
+        .await
+        .unwrap();
     fixture.stop();
     let before = Instant::now();
     fixture.ended().await;
@@ -73,7 +81,8 @@ async fn health_and_readiness_turn_first() {
     options.limits.withdrawal_grace = Duration::from_millis(500);
     let mut fixture = Fixture::with(options).await;
     let mut health = HealthClient::new(fixture.channel().await);
-    let mut watch = health.watch(HealthCheckRequest { service: String::new() }).await.unwrap().into_inner();
+    let mut watch =
+        health.watch(HealthCheckRequest { service: String::new() }).await.unwrap().into_inner();
     assert_eq!(watch.message().await.unwrap().unwrap().status(), ServingStatus::Serving);
     assert!(fixture.readiness.is_ready());
 
@@ -95,7 +104,12 @@ async fn health_and_readiness_turn_first() {
 async fn new_connections_are_refused_afterwards() {
     let mut fixture = Fixture::start().await;
     let address = fixture.address;
-    fixture.client().await.generate(wire::GenerateRequest { spec: Some(spec(&[1])) }).await.unwrap();
+    fixture
+        .client()
+        .await
+        .generate(wire::GenerateRequest { spec: Some(spec(&[1])) })
+        .await
+        .unwrap();
     fixture.stop();
     fixture.ended().await;
     assert!(TcpStream::connect(address).await.is_err());

@@ -1,5 +1,5 @@
-//! Promise: a stream starts, brings one message for each step of the engine, and finishes; the unary call brings the
-//! same in one piece.
+//! Promise: a stream starts, brings one message for each step of the engine, and finishes; the
+//! unary call brings the same in one piece.
 
 mod server_fixture;
 
@@ -28,7 +28,8 @@ async fn one_message_for_each_step() {
     let request = wire::GenerateStreamRequest { spec: Some(spec(&[1, 2])) };
     let response = fixture.client().await.generate_stream(request).await.unwrap();
     let events = read_all(response.into_inner()).await.unwrap();
-    let [WireEvent::Started(started), deltas @ .., WireEvent::Finished(finished)] = &events[..] else {
+    let [WireEvent::Started(started), deltas @ .., WireEvent::Finished(finished)] = &events[..]
+    else {
         panic!("{events:#?}");
     };
     assert_eq!((started.model.as_str(), started.prompt_tokens), (MODEL, 2));
@@ -39,7 +40,11 @@ async fn one_message_for_each_step() {
             other => panic!("{other:?}"),
         })
         .collect();
-    assert_eq!(steps, [("ab", 2, 0), ("", 0, 0), ("c!", 1, 0)], "tokens are there only if asked for");
+    assert_eq!(
+        steps,
+        [("ab", 2, 0), ("", 0, 0), ("c!", 1, 0)],
+        "tokens are there only if asked for"
+    );
     let finish = finished.finish.as_ref().unwrap();
     assert_eq!(finish.reason(), wire::FinishReason::Stop);
     assert_eq!(finish.matched, Some(Matched::StopString("!".into())));
@@ -52,7 +57,8 @@ async fn the_unary_call_brings_it_in_one_piece() {
     fixture.engine.next(script());
     let mut spec = spec(&[1, 2]);
     spec.output = Some(wire::OutputOptions { tokens: true, ..Default::default() });
-    let response = fixture.client().await.generate(wire::GenerateRequest { spec: Some(spec) }).await.unwrap();
+    let response =
+        fixture.client().await.generate(wire::GenerateRequest { spec: Some(spec) }).await.unwrap();
     let response = response.into_inner();
     assert_eq!(response.text, "abc!");
     let origins: Vec<_> = response.tokens.iter().map(|token| (token.id, token.origin())).collect();
@@ -74,10 +80,12 @@ async fn log_probabilities_bring_the_tokens_with_them() {
     fixture.engine.next(Script::Play(messages));
     let mut spec = spec(&[1]);
     spec.output = Some(wire::OutputOptions { top_logprobs: 2, ..Default::default() });
-    let response = fixture.client().await.generate(wire::GenerateRequest { spec: Some(spec) }).await.unwrap();
+    let response =
+        fixture.client().await.generate(wire::GenerateRequest { spec: Some(spec) }).await.unwrap();
     let tokens = response.into_inner().tokens;
     assert_eq!((tokens.len(), tokens[0].logprob), (1, Some(-0.5)));
-    let alternatives: Vec<_> = tokens[0].top_logprobs.iter().map(|other| (other.id, other.logprob)).collect();
+    let alternatives: Vec<_> =
+        tokens[0].top_logprobs.iter().map(|other| (other.id, other.logprob)).collect();
     assert_eq!(alternatives, [(65, -0.5), (66, -1.5)]);
     let asked = fixture.engine.requests()[0].output;
     assert!(asked.tokens && asked.logprobs && asked.top_logprobs == 2, "{asked:?}");
@@ -99,8 +107,10 @@ async fn the_reply_names_the_request() {
     let status = client.generate(request).await.unwrap_err();
     assert_eq!(status.metadata().get("x-request-id").unwrap(), "edge-8", "errors name it too");
 
-    let response =
-        client.generate_stream(wire::GenerateStreamRequest { spec: Some(spec(&[1])) }).await.unwrap();
+    let response = client
+        .generate_stream(wire::GenerateStreamRequest { spec: Some(spec(&[1])) })
+        .await
+        .unwrap();
     let made = response.metadata().get("x-request-id").unwrap().to_str().unwrap().to_owned();
     let events = read_all(response.into_inner()).await.unwrap();
     assert!(
@@ -143,10 +153,19 @@ async fn the_end_says_why_nothing_was_drafted() {
         let fixture = Fixture::with(options).await;
         fixture.engine.next(short());
         let mut spec = spec(&[1]);
-        spec.speculation = Some(wire::SpeculationParams { mode: mode.into(), ..Default::default() });
-        let response =
-            fixture.client().await.generate(wire::GenerateRequest { spec: Some(spec) }).await.unwrap();
-        assert_eq!(response.into_inner().speculation.unwrap().off_reason(), reason, "{server} {mode:?}");
+        spec.speculation =
+            Some(wire::SpeculationParams { mode: mode.into(), ..Default::default() });
+        let response = fixture
+            .client()
+            .await
+            .generate(wire::GenerateRequest { spec: Some(spec) })
+            .await
+            .unwrap();
+        assert_eq!(
+            response.into_inner().speculation.unwrap().off_reason(),
+            reason,
+            "{server} {mode:?}"
+        );
     }
 }
 

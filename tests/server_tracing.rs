@@ -1,5 +1,5 @@
-//! Promise: a traced request shows up at the collector as one span with its phases as children, within the caller's trace and
-//! without a word of text; a collector that is away costs no request.
+//! Promise: a traced request shows up at the collector as one span with its phases as children,
+//! within the caller's trace and without a word of text; a collector that is away costs no request.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -47,7 +47,8 @@ async fn collector() -> (SocketAddr, mpsc::UnboundedReceiver<ExportTraceServiceR
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let (sender, receiver) = mpsc::unbounded_channel();
-    let server = tonic::transport::Server::builder().add_service(TraceServiceServer::new(Collector(sender)));
+    let server =
+        tonic::transport::Server::builder().add_service(TraceServiceServer::new(Collector(sender)));
     tokio::spawn(server.serve_with_incoming(TcpListenerStream::new(listener)));
     (address, receiver)
 }
@@ -106,7 +107,10 @@ async fn a_call_is_a_span_of_the_callers_trace_with_its_phases_as_children() {
 
     let spans = spans(tracing, received).await;
     let call = &spans["Generate"];
-    assert_eq!((hex(&call.trace_id), hex(&call.parent_span_id)), (TRACE.to_owned(), CALLER.to_owned()));
+    assert_eq!(
+        (hex(&call.trace_id), hex(&call.parent_span_id)),
+        (TRACE.to_owned(), CALLER.to_owned())
+    );
     let found = attributes(call);
     for (key, value) in [
         ("skipstone.request_id", Value::StringValue("mine".to_owned())),
@@ -121,17 +125,20 @@ async fn a_call_is_a_span_of_the_callers_trace_with_its_phases_as_children() {
     }
     let mut before = call.start_time_unix_nano;
     for phase in ["queue", "prefill", "decode"] {
-        let span = spans.get(phase).unwrap_or_else(|| panic!("no {phase} among {:?}", spans.keys()));
+        let span =
+            spans.get(phase).unwrap_or_else(|| panic!("no {phase} among {:?}", spans.keys()));
         assert_eq!(span.parent_span_id, call.span_id, "{phase}");
         assert!(
-            before <= span.start_time_unix_nano && span.start_time_unix_nano <= span.end_time_unix_nano,
+            before <= span.start_time_unix_nano
+                && span.start_time_unix_nano <= span.end_time_unix_nano,
             "{phase}"
         );
         before = span.end_time_unix_nano;
     }
     assert!(before <= call.end_time_unix_nano, "a phase outlasts its call");
     let decode = attributes(&spans["decode"]);
-    for (key, value) in [("cycles", 2), ("tokens", 3), ("draft_tokens", 1), ("accepted_tokens", 1)] {
+    for (key, value) in [("cycles", 2), ("tokens", 3), ("draft_tokens", 1), ("accepted_tokens", 1)]
+    {
         assert_eq!(
             decode.get(format!("skipstone.{key}").as_str()),
             Some(&Value::IntValue(value)),

@@ -1,5 +1,5 @@
-//! Promise: a request that can't be served is refused with the field, the value and the remedy, and never reaches the
-//! engine.
+//! Promise: a request that can't be served is refused with the field, the value and the remedy, and
+//! never reaches the engine.
 
 mod server_fixture;
 
@@ -29,17 +29,26 @@ fn stop(spec: &mut wire::GenerationSpec) -> &mut wire::StopCriteria {
     spec.stop.get_or_insert_default()
 }
 
-fn skip(spec: &mut wire::GenerationSpec, mode: wire::SpeculationMode, attention: &[u32], mlp: &[u32]) {
+fn skip(
+    spec: &mut wire::GenerationSpec,
+    mode: wire::SpeculationMode,
+    attention: &[u32],
+    mlp: &[u32],
+) {
     spec.speculation = Some(wire::SpeculationParams {
         mode: mode.into(),
         max_draft_tokens: None,
-        skip_set: Some(wire::SkipSet { attention_layers: attention.to_vec(), mlp_layers: mlp.to_vec() }),
+        skip_set: Some(wire::SkipSet {
+            attention_layers: attention.to_vec(),
+            mlp_layers: mlp.to_vec(),
+        }),
         ..Default::default()
     });
 }
 
 fn draft_length(spec: &mut wire::GenerationSpec, tokens: u32) {
-    spec.speculation = Some(wire::SpeculationParams { max_draft_tokens: Some(tokens), ..Default::default() });
+    spec.speculation =
+        Some(wire::SpeculationParams { max_draft_tokens: Some(tokens), ..Default::default() });
 }
 
 fn chat(spec: &mut wire::GenerationSpec, messages: &[(i32, &str)]) {
@@ -80,16 +89,31 @@ const CASES: &[Case] = &[
     invalid("much text", "spec.text", &["262145 bytes", "262144 are allowed", "shorten"], |s| {
         s.input = Some(Input::Text("x ".repeat(131_073)[..262_145].to_owned()));
     }),
-    invalid("token beyond the vocabulary", "spec.token_ids.ids[1]", &["4000000000", "vocabulary"], |s| {
-        ids(s, vec![1, 4_000_000_000]);
-    }),
+    invalid(
+        "token beyond the vocabulary",
+        "spec.token_ids.ids[1]",
+        &["4000000000", "vocabulary"],
+        |s| {
+            ids(s, vec![1, 4_000_000_000]);
+        },
+    ),
     invalid("empty chat", "spec.chat.messages", &["0 messages"], |s| chat(s, &[])),
-    invalid("message without a role", "spec.chat.messages[1].role", &["role 0", "ROLE_USER"], |s| {
-        chat(s, &[(2, "hello"), (0, "you")]);
-    }),
-    invalid("prompt fills the context", "spec.token_ids", &["64 tokens", "holds 64", "at most 63"], |s| {
-        ids(s, vec![1; CONTEXT]);
-    }),
+    invalid(
+        "message without a role",
+        "spec.chat.messages[1].role",
+        &["role 0", "ROLE_USER"],
+        |s| {
+            chat(s, &[(2, "hello"), (0, "you")]);
+        },
+    ),
+    invalid(
+        "prompt fills the context",
+        "spec.token_ids",
+        &["64 tokens", "holds 64", "at most 63"],
+        |s| {
+            ids(s, vec![1; CONTEXT]);
+        },
+    ),
     invalid(
         "no room for the new tokens",
         "spec.stop.max_new_tokens",
@@ -99,34 +123,62 @@ const CASES: &[Case] = &[
             stop(s).max_new_tokens = Some(5);
         },
     ),
-    invalid("long profile key", "spec.speculation.profile_key", &["257 bytes", "at most 256", "hash"], |s| {
-        s.speculation = Some(wire::SpeculationParams { profile_key: "k".repeat(257), ..Default::default() });
-    }),
+    invalid(
+        "long profile key",
+        "spec.speculation.profile_key",
+        &["257 bytes", "at most 256", "hash"],
+        |s| {
+            s.speculation = Some(wire::SpeculationParams {
+                profile_key: "k".repeat(257),
+                ..Default::default()
+            });
+        },
+    ),
     invalid("no new tokens", "spec.stop.max_new_tokens", &["is 0", "Tokenize"], |s| {
         stop(s).max_new_tokens = Some(0)
     }),
     invalid("least above most", "spec.stop.min_new_tokens", &["is 4", "is 3"], |s| {
         stop(s).min_new_tokens = Some(4)
     }),
-    invalid("least above the room", "spec.stop.min_new_tokens", &["60 tokens", "leaves 4", "is 5"], |s| {
-        ids(s, vec![1; 60]);
-        s.stop = Some(wire::StopCriteria { min_new_tokens: Some(5), ..Default::default() });
-    }),
+    invalid(
+        "least above the room",
+        "spec.stop.min_new_tokens",
+        &["60 tokens", "leaves 4", "is 5"],
+        |s| {
+            ids(s, vec![1; 60]);
+            s.stop = Some(wire::StopCriteria { min_new_tokens: Some(5), ..Default::default() });
+        },
+    ),
     invalid("empty stop string", "spec.stop.stop_strings[1]", &["0 bytes", "1 to 256"], |s| {
         stop(s).stop_strings = vec!["a".into(), String::new()];
     }),
     invalid("long stop string", "spec.stop.stop_strings[0]", &["257 bytes"], |s| {
         stop(s).stop_strings = vec!["x".repeat(257)];
     }),
-    invalid("many stop strings", "spec.stop.stop_strings", &["17 stop strings", "at most 16"], |s| {
-        stop(s).stop_strings = vec!["x".into(); 17];
-    }),
-    invalid("stop token beyond the vocabulary", "spec.stop.stop_token_ids[0]", &["4000000000"], |s| {
-        stop(s).stop_token_ids = vec![4_000_000_000];
-    }),
-    invalid("many stop tokens", "spec.stop.stop_token_ids", &["65 stop tokens", "at most 64"], |s| {
-        stop(s).stop_token_ids = vec![1; 65];
-    }),
+    invalid(
+        "many stop strings",
+        "spec.stop.stop_strings",
+        &["17 stop strings", "at most 16"],
+        |s| {
+            stop(s).stop_strings = vec!["x".into(); 17];
+        },
+    ),
+    invalid(
+        "stop token beyond the vocabulary",
+        "spec.stop.stop_token_ids[0]",
+        &["4000000000"],
+        |s| {
+            stop(s).stop_token_ids = vec![4_000_000_000];
+        },
+    ),
+    invalid(
+        "many stop tokens",
+        "spec.stop.stop_token_ids",
+        &["65 stop tokens", "at most 64"],
+        |s| {
+            stop(s).stop_token_ids = vec![1; 65];
+        },
+    ),
     invalid("NaN temperature", "spec.sampling.temperature", &["NaN", "greedy"], |s| {
         sampling(s).temperature = Some(f32::NAN);
     }),
@@ -148,9 +200,14 @@ const CASES: &[Case] = &[
     invalid("many alternatives", "spec.output.top_logprobs", &["is 21", "at most 20"], |s| {
         s.output = Some(wire::OutputOptions { top_logprobs: 21, ..Default::default() });
     }),
-    invalid("no draft", "spec.speculation.max_draft_tokens", &["is 0", "SPECULATION_MODE_OFF"], |s| {
-        draft_length(s, 0);
-    }),
+    invalid(
+        "no draft",
+        "spec.speculation.max_draft_tokens",
+        &["is 0", "SPECULATION_MODE_OFF"],
+        |s| {
+            draft_length(s, 0);
+        },
+    ),
     invalid("long draft", "spec.speculation.max_draft_tokens", &["is 17", "1 to 16"], |s| {
         draft_length(s, 17)
     }),
@@ -168,9 +225,14 @@ const CASES: &[Case] = &[
             skip(s, STATIC, &[LAYERS as u32], &[]);
         },
     ),
-    invalid("skipped last layer", "spec.speculation.skip_set.mlp_layers", &["layer 7", "1 to 6"], |s| {
-        skip(s, STATIC, &[2], &[7]);
-    }),
+    invalid(
+        "skipped last layer",
+        "spec.speculation.skip_set.mlp_layers",
+        &["layer 7", "1 to 6"],
+        |s| {
+            skip(s, STATIC, &[2], &[7]);
+        },
+    ),
     invalid("unknown mode", "spec.speculation.mode", &["mode 9"], |s| {
         s.speculation = Some(wire::SpeculationParams { mode: 9, ..Default::default() });
     }),
@@ -185,7 +247,8 @@ async fn each_fault_is_named_with_its_value_and_remedy() {
         let mut spec = spec(&[1, 2]);
         (case.change)(&mut spec);
         let unary = client.generate(wire::GenerateRequest { spec: Some(spec.clone()) }).await.err();
-        let streamed = client.generate_stream(wire::GenerateStreamRequest { spec: Some(spec) }).await.err();
+        let streamed =
+            client.generate_stream(wire::GenerateStreamRequest { spec: Some(spec) }).await.err();
         for (method, status) in [("unary", unary), ("streamed", streamed)] {
             let Some(status) = status else {
                 failures.push(format!("{} ({method}): accepted", case.name));
@@ -195,7 +258,8 @@ async fn each_fault_is_named_with_its_value_and_remedy() {
             let field = details.bad_request().map_or("", |bad| &bad.field_violations[0].field);
             let domain = details.error_info().map_or("", |info| &info.domain);
             let said = case.says.iter().all(|part| status.message().contains(part));
-            if status.code() != case.code || field != case.field || domain != ERROR_DOMAIN || !said {
+            if status.code() != case.code || field != case.field || domain != ERROR_DOMAIN || !said
+            {
                 failures.push(format!("{} ({method}): {field:?} {status:?}", case.name));
             }
         }
@@ -212,8 +276,12 @@ async fn all_faulty_fields_are_named_at_once() {
     stop(&mut spec).stop_strings = vec![String::new()];
     draft_length(&mut spec, 99);
     spec.input = None;
-    let status =
-        fixture.client().await.generate(wire::GenerateRequest { spec: Some(spec) }).await.unwrap_err();
+    let status = fixture
+        .client()
+        .await
+        .generate(wire::GenerateRequest { spec: Some(spec) })
+        .await
+        .unwrap_err();
     let details = status.get_error_details();
     let fields: Vec<_> = details
         .bad_request()
@@ -235,7 +303,8 @@ async fn all_faulty_fields_are_named_at_once() {
 #[tokio::test]
 async fn a_request_without_a_spec_is_refused() {
     let fixture = Fixture::start().await;
-    let status = fixture.client().await.generate(wire::GenerateRequest { spec: None }).await.unwrap_err();
+    let status =
+        fixture.client().await.generate(wire::GenerateRequest { spec: None }).await.unwrap_err();
     assert_eq!(status.code(), Code::InvalidArgument);
     assert!(status.message().contains("spec"), "{status:?}");
 }
@@ -245,18 +314,26 @@ async fn a_message_above_the_limit_is_refused_unread() {
     let fixture = Fixture::start().await;
     let mut spec = spec(&[1]);
     spec.input = Some(Input::Text("x".repeat(2 * 1024 * 1024)));
-    let status =
-        fixture.client().await.generate(wire::GenerateRequest { spec: Some(spec) }).await.unwrap_err();
+    let status = fixture
+        .client()
+        .await
+        .generate(wire::GenerateRequest { spec: Some(spec) })
+        .await
+        .unwrap_err();
     assert_eq!(status.code(), Code::OutOfRange, "{status:?}");
     assert!(
-        status.message().contains("1048576") && status.message().contains("server.max_message_bytes"),
+        status.message().contains("1048576")
+            && status.message().contains("server.max_message_bytes"),
         "{status:?}"
     );
     assert_eq!(status.get_error_details().error_info().unwrap().reason, "MESSAGE_TOO_LONG");
     assert!(status.metadata().contains_key("x-request-id"), "{status:?}");
     // The server is none the worse for it.
-    let response =
-        fixture.client().await.generate(wire::GenerateRequest { spec: Some(self::spec(&[1])) }).await;
+    let response = fixture
+        .client()
+        .await
+        .generate(wire::GenerateRequest { spec: Some(self::spec(&[1])) })
+        .await;
     assert_eq!(response.unwrap().into_inner().text, "a");
 }
 
@@ -294,8 +371,12 @@ async fn text_of_tokens_that_the_model_lacks_is_refused() {
     let fixture = Fixture::with_vocabulary(options(), 1).await;
     let mut spec = spec(&[0]);
     spec.input = Some(Input::Text("ab".to_owned()));
-    let status =
-        fixture.client().await.generate(wire::GenerateRequest { spec: Some(spec) }).await.unwrap_err();
+    let status = fixture
+        .client()
+        .await
+        .generate(wire::GenerateRequest { spec: Some(spec) })
+        .await
+        .unwrap_err();
     assert_eq!(status.code(), Code::InvalidArgument, "{status:?}");
     for part in ["the tokenizer", "its vocabulary ends at 1", "its own tokenizer"] {
         assert!(status.message().contains(part), "{status:?}");

@@ -1,5 +1,5 @@
-//! Promise: none of the mistakes that speculative decoders were shipped with. Those of sampling are in `sampling_rules.rs` and
-//! `sampling_distribution.rs`.
+//! Promise: none of the mistakes that speculative decoders were shipped with. Those of sampling are
+//! in `sampling_rules.rs` and `sampling_distribution.rs`.
 #![allow(clippy::unwrap_used, reason = "helpers of tests may assert by panicking, as tests do")]
 
 mod common;
@@ -37,16 +37,18 @@ fn prompts(count: usize) -> Vec<Vec<TokenId>> {
 fn plans() -> Vec<SkipSet> {
     let layers = MODEL.model.config().layers;
     let mut random = Random(43);
-    let mut plans = vec![SkipSet::empty(layers), SkipSet::new(&[1, 2, 3, 4], &[1, 2, 3, 4], layers).unwrap()];
+    let mut plans =
+        vec![SkipSet::empty(layers), SkipSet::new(&[1, 2, 3, 4], &[1, 2, 3, 4], layers).unwrap()];
     plans.extend((0..6).map(|_| random_skip_set(layers, 0.3, &mut random)));
     plans
 }
 
-/// Runs each request without drafts and with every plan and several draft lengths, all in one batch; the answers without
-/// drafts, and the outcomes with them, those of one request together.
+/// Runs each request without drafts and with every plan and several draft lengths, all in one
+/// batch; the answers without drafts, and the outcomes with them, those of one request together.
 fn compare(requests: &[ValidRequest]) -> Vec<(Said, Vec<Outcome>)> {
     let engine = engine();
-    let off = |request: &ValidRequest| ValidRequest { speculation: Speculation::Off, ..request.clone() };
+    let off =
+        |request: &ValidRequest| ValidRequest { speculation: Speculation::Off, ..request.clone() };
     let plain: Vec<Said> = generate_all(&engine, requests.iter().map(off))
         .into_iter()
         .map(|outcome| outcome.unwrap().said())
@@ -54,7 +56,8 @@ fn compare(requests: &[ValidRequest]) -> Vec<(Said, Vec<Outcome>)> {
     let plans: Vec<Speculation> =
         plans().iter().flat_map(|set| [1, 4, 9].map(|length| fixed(set, length))).collect();
     let drafting = requests.iter().flat_map(|request| {
-        let with = |plan: &Speculation| ValidRequest { speculation: plan.clone(), ..request.clone() };
+        let with =
+            |plan: &Speculation| ValidRequest { speculation: plan.clone(), ..request.clone() };
         plans.iter().map(with)
     });
     let mut outcomes = generate_all(&engine, drafting).into_iter().map(Result::unwrap);
@@ -66,7 +69,10 @@ fn compare(requests: &[ValidRequest]) -> Vec<(Said, Vec<Outcome>)> {
             let with: Vec<Outcome> = outcomes.by_ref().take(plans.len()).collect();
             for (outcome, plan) in with.iter().zip(&plans) {
                 if outcome.said() != plain {
-                    wrong.push(format!("{request:?} with {plan:?}: {:?}, not {plain:?}", outcome.said()));
+                    wrong.push(format!(
+                        "{request:?} with {plan:?}: {:?}, not {plain:?}",
+                        outcome.said()
+                    ));
                 }
             }
             (plain, with)
@@ -76,7 +82,8 @@ fn compare(requests: &[ValidRequest]) -> Vec<(Said, Vec<Outcome>)> {
     compared
 }
 
-/// Whether the stream ended at a token that was drafted, with more of the chain after it: what is behind a stop does not count as accepted.
+/// Whether the stream ended at a token that was drafted, with more of the chain after it: what is
+/// behind a stop does not count as accepted.
 fn ended_inside_a_draft(outcome: &Outcome) -> bool {
     let last: &Delta = outcome.deltas.last().unwrap();
     last.tokens.len() == last.accepted
@@ -90,7 +97,10 @@ fn with_stop(request: ValidRequest, change: impl FnOnce(&mut StopCriteria)) -> V
     request
 }
 
-fn with_sampling(request: ValidRequest, change: impl FnOnce(&mut SamplingSettings)) -> ValidRequest {
+fn with_sampling(
+    request: ValidRequest,
+    change: impl FnOnce(&mut SamplingSettings),
+) -> ValidRequest {
     let mut settings = SamplingSettings::default();
     change(&mut settings);
     ValidRequest { sampling: SamplingParams::new(settings, VOCABULARY).unwrap(), ..request }
@@ -106,15 +116,21 @@ fn the_end_of_the_sequence_inside_an_accepted_draft_ends_the_stream_there() {
         let request = with_stop(greedy(prompt), |stop| stop.ignore_end_of_sequence = false);
         with_sampling(request, |settings| settings.logit_bias = vec![(END, bias)])
     };
-    let requests: Vec<ValidRequest> =
-        prompts(12).iter().flat_map(|prompt| [0.0, 2.0, 4.0].map(|bias| biased(prompt, bias))).collect();
+    let requests: Vec<ValidRequest> = prompts(12)
+        .iter()
+        .flat_map(|prompt| [0.0, 2.0, 4.0].map(|bias| biased(prompt, bias)))
+        .collect();
     let compared = compare(&requests);
     let mut inside = 0;
     for ((tokens, text, reason), outcomes) in &compared {
         let end = tokens.iter().position(|&token| token == END);
         assert_eq!(end.map(|end| end + 1).unwrap_or(40), tokens.len());
         assert_eq!(end.is_some(), *reason == FinishReason::EndOfSequence);
-        assert_eq!(text.len(), tokens.iter().filter(|&&token| token.0 > 1).count(), "{text:?} of {tokens:?}");
+        assert_eq!(
+            text.len(),
+            tokens.iter().filter(|&&token| token.0 > 1).count(),
+            "{text:?} of {tokens:?}"
+        );
         inside += outcomes.iter().filter(|outcome| ended_inside_a_draft(outcome)).count();
     }
     assert!(inside > 10, "the end fell inside a draft {inside} times: too few to tell");
@@ -126,7 +142,8 @@ fn a_stop_token_inside_an_accepted_draft_ends_the_stream_there() {
     for prompt in prompts(6) {
         let text = generate(&engine(), greedy(&prompt)).unwrap().tokens;
         for place in [0, 1, 3, 6, 11, 20, 39] {
-            requests.push(with_stop(greedy(&prompt), |stop| stop.stop_token_ids = vec![text[place]]));
+            requests
+                .push(with_stop(greedy(&prompt), |stop| stop.stop_token_ids = vec![text[place]]));
         }
     }
     let compared = compare(&requests);
@@ -180,7 +197,11 @@ fn stops_before_the_least_length_are_passed_over() {
         }
     }
     for (((tokens, _, _), _), request) in compare(&requests).iter().zip(&requests) {
-        assert!(tokens.len() >= request.stop.min_new_tokens, "{} tokens: {request:?}", tokens.len());
+        assert!(
+            tokens.len() >= request.stop.min_new_tokens,
+            "{} tokens: {request:?}",
+            tokens.len()
+        );
     }
 }
 
@@ -188,7 +209,9 @@ fn stops_before_the_least_length_are_passed_over() {
 fn the_length_limit_inside_a_draft_is_kept() {
     let requests: Vec<ValidRequest> = prompts(4)
         .iter()
-        .flat_map(|prompt| (1..=12).map(|new| request(prompt, new, Speculation::Off)).collect::<Vec<_>>())
+        .flat_map(|prompt| {
+            (1..=12).map(|new| request(prompt, new, Speculation::Off)).collect::<Vec<_>>()
+        })
         .collect();
     for (((tokens, _, reason), outcomes), request) in compare(&requests).iter().zip(&requests) {
         assert_eq!((tokens.len(), reason), (request.stop.max_new_tokens, &FinishReason::Length));
@@ -214,7 +237,9 @@ fn penalties_and_bias_apply_to_drafts_and_to_their_verification() {
     let mut requests = Vec::new();
     for prompt in prompts(6) {
         requests.extend(settings.iter().map(|change| with_sampling(greedy(&prompt), change)));
-        requests.push(with_sampling(greedy(&prompt), |settings| settings.logit_bias = favoured.clone()));
+        requests.push(with_sampling(greedy(&prompt), |settings| {
+            settings.logit_bias = favoured.clone()
+        }));
     }
     let compared = compare(&requests);
     let untouched = generate_all(&engine(), prompts(6).iter().map(|prompt| greedy(prompt)));
@@ -223,7 +248,8 @@ fn penalties_and_bias_apply_to_drafts_and_to_their_verification() {
         let changed = answers.iter().filter(|((tokens, _, _), _)| *tokens != plain).count();
         assert!(changed >= 4, "only {changed} of the settings changed anything");
     }
-    // What a plan that skips nothing drafts differs from the verified token only if the processors differ.
+    // What a plan that skips nothing drafts differs from the verified token only if the processors
+    // differ.
     for (_, outcomes) in &compared {
         let stats = &outcomes[1].finished.speculation;
         assert_eq!(
@@ -242,7 +268,8 @@ fn keys_and_values_of_rejected_drafts_leave_no_trace() {
         let stats = &outcome.finished.speculation;
         stats.draft_tokens - stats.accepted_tokens
     };
-    let count: usize = compare(&requests).iter().flat_map(|(_, outcomes)| outcomes).map(rejected).sum();
+    let count: usize =
+        compare(&requests).iter().flat_map(|(_, outcomes)| outcomes).map(rejected).sum();
     assert!(count > 1000, "only {count} drafts were rejected");
 }
 
@@ -250,7 +277,8 @@ fn keys_and_values_of_rejected_drafts_leave_no_trace() {
 #[test]
 fn switching_drafts_off_and_on_leaves_no_trace() {
     let layers = MODEL.model.config().layers;
-    // Hardly a draft is accepted, so every stream folds after its first cycles and probes again later.
+    // Hardly a draft is accepted, so every stream folds after its first cycles and probes again
+    // later.
     let bad = SkipSet::new(&[1, 2, 3, 4], &[1, 2, 3, 4], layers).unwrap();
     let engine = start(&MODEL, EngineOptions { default_skip_set: bad, ..options(&MODEL) });
     let adaptive = Speculation::adaptive(Some(8));
@@ -258,8 +286,12 @@ fn switching_drafts_off_and_on_leaves_no_trace() {
         let plain = generate(&engine, request(&prompt, 400, Speculation::Off)).unwrap();
         let outcome = generate(&engine, request(&prompt, 400, adaptive.clone())).unwrap();
         assert_eq!(outcome.said(), plain.said());
-        let kinds: Vec<bool> = outcome.deltas.iter().skip(1).map(|delta| delta.drafted > 0).collect();
-        assert!(kinds.contains(&true) && kinds.contains(&false), "the stream never switched: {kinds:?}");
+        let kinds: Vec<bool> =
+            outcome.deltas.iter().skip(1).map(|delta| delta.drafted > 0).collect();
+        assert!(
+            kinds.contains(&true) && kinds.contains(&false),
+            "the stream never switched: {kinds:?}"
+        );
     }
 }
 
@@ -273,11 +305,13 @@ fn acceptance_is_counted_by_position_and_never_inflated() {
             let by_position = &stats.accepted_per_position;
             assert_eq!(by_position.iter().sum::<usize>(), stats.accepted_tokens);
             assert!(by_position.is_sorted_by(|a, b| a >= b), "{by_position:?}");
-            let cycles: Vec<&Delta> = outcome.deltas.iter().filter(|delta| delta.drafted > 0).collect();
+            let cycles: Vec<&Delta> =
+                outcome.deltas.iter().filter(|delta| delta.drafted > 0).collect();
             assert_eq!(cycles.len(), stats.drafts);
             assert_eq!(cycles.iter().map(|delta| delta.drafted).sum::<usize>(), stats.draft_tokens);
             for delta in &outcome.deltas {
-                // Nothing stops these streams inside a chain: each cycle commits what it accepted, and one token more.
+                // Nothing stops these streams inside a chain: each cycle commits what it accepted,
+                // and one token more.
                 assert_eq!(delta.tokens.len(), delta.accepted + 1, "{delta:?}");
                 let drafted = delta.tokens.iter().filter(|token| token.drafted).count();
                 assert_eq!(drafted, delta.accepted, "{delta:?}");

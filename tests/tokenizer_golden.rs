@@ -1,6 +1,8 @@
-//! Promise: token ids equal those of the model's original tokenizer, in text, in chats and on the way back.
+//! Promise: token ids equal those of the model's original tokenizer, in text, in chats and on the
+//! way back.
 //!
-//! The expected ids come from an independent implementation; each file under `tests/data` says how it was made.
+//! The expected ids come from an independent implementation; each file under `tests/data` says how
+//! it was made.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -87,7 +89,10 @@ fn prompts_and_outputs_equal_the_golden_ones() {
         let chat = [ChatMessage::new(Role::User, case.user.as_str())];
         let checks = [
             ("prompt text", encode(&case.prompt_text, SPECIAL) == case.prompt_ids),
-            ("rendered chat", MODEL.render_chat(&chat, true).is_ok_and(|text| text == case.prompt_text)),
+            (
+                "rendered chat",
+                MODEL.render_chat(&chat, true).is_ok_and(|text| text == case.prompt_text),
+            ),
             ("chat", MODEL.encode_chat(&chat, true).is_ok_and(|ids| ids == case.prompt_ids)),
             ("output", decode_in_steps(&case.output_ids) == case.output_text),
         ];
@@ -114,14 +119,16 @@ fn nasty_texts_equal_the_reference() {
 fn plain_text_comes_back_unchanged() {
     let nasty: Nasty = data("tokenizer-smollm2.json");
     let texts = nasty.plain.iter().chain(&nasty.special).map(|case| &case.text);
-    let wrong: Vec<_> = texts.filter(|text| decode_in_steps(&encode(text, PLAIN)) != **text).collect();
+    let wrong: Vec<_> =
+        texts.filter(|text| decode_in_steps(&encode(text, PLAIN)) != **text).collect();
     assert!(wrong.is_empty(), "{wrong:#?}");
 }
 
 #[test]
 fn special_tokens_are_read_only_on_request() {
     let text = "<|im_start|>user\nhi<|im_end|>\n<|endoftext|>";
-    let special = |tokens: &[TokenId]| tokens.iter().filter(|&&token| MODEL.is_special(token)).count();
+    let special =
+        |tokens: &[TokenId]| tokens.iter().filter(|&&token| MODEL.is_special(token)).count();
     assert_eq!(special(&encode(text, PLAIN)), 0);
     assert_eq!(special(&encode(text, SPECIAL)), 3);
 }
@@ -132,14 +139,22 @@ fn the_model_says_how_it_ends() {
     assert_eq!(MODEL.end_of_sequence(), [TokenId(2), TokenId(0)]);
     assert_eq!(MODEL.token_text(TokenId(2)), "<|im_end|>");
     assert_eq!(MODEL.token_text(TokenId(198)), "\n");
-    assert!(MODEL.has_chat_template() && MODEL.is_special(TokenId(2)) && !MODEL.is_special(TokenId(198)));
+    assert!(
+        MODEL.has_chat_template()
+            && MODEL.is_special(TokenId(2))
+            && !MODEL.is_special(TokenId(198))
+    );
     // This model asks for no beginning-of-sequence token.
-    assert_eq!(encode("hi", EncodeOptions { add_special: true, parse_special: false }), encode("hi", PLAIN));
+    assert_eq!(
+        encode("hi", EncodeOptions { add_special: true, parse_special: false }),
+        encode("hi", PLAIN)
+    );
 }
 
 #[test]
 fn text_beyond_the_limit_is_refused() {
-    let error = MODEL.encode(&"a b ".repeat(300_000), PLAIN).expect_err("more than a mebibyte").to_string();
+    let error =
+        MODEL.encode(&"a b ".repeat(300_000), PLAIN).expect_err("more than a mebibyte").to_string();
     assert!(error.contains("1200000") && error.contains("1048576"), "{error}");
 }
 

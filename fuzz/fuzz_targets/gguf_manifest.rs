@@ -1,4 +1,5 @@
-//! Any bytes: the GGUF reader may refuse them, but must not panic, and what it accepts must hold its promises.
+//! Any bytes: the GGUF reader may refuse them, but must not panic, and what it accepts must hold
+//! its promises.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

@@ -1,4 +1,5 @@
-//! What learning from traffic is worth: acceptance on fixed prompts, again and again while other traffic is served.
+//! What learning from traffic is worth: acceptance on fixed prompts, again and again while other
+//! traffic is served.
 
 use serde::Serialize;
 
@@ -68,7 +69,11 @@ impl LearningBench {
         Ok(points)
     }
 
-    fn measure(&self, engine: &dyn Submit, served_tokens: usize) -> Result<Checkpoint, DecodeError> {
+    fn measure(
+        &self,
+        engine: &dyn Submit,
+        served_tokens: usize,
+    ) -> Result<Checkpoint, DecodeError> {
         let allowed = Allowed { ngram: false, always: true, ..Allowed::default() };
         let speculation = Speculation::Adaptive { max_draft_tokens: Some(1), allowed };
         let always = DecodeMode { name: "always".to_owned(), speculation };
@@ -94,7 +99,8 @@ impl LearningBench {
 
     /// Serves some streams, of which the first has number `first`. Returns their tokens.
     fn serve(&self, engine: &dyn Submit, first: usize) -> Result<usize, DecodeError> {
-        let mode = DecodeMode { name: "traffic".to_owned(), speculation: Speculation::adaptive(None) };
+        let mode =
+            DecodeMode { name: "traffic".to_owned(), speculation: Speculation::adaptive(None) };
         let turn = |number: usize| Turn {
             prompt: &self.traffic[number % self.traffic.len()],
             mode: &mode,
@@ -107,7 +113,8 @@ impl LearningBench {
             teaches: true,
         };
         let turns: Vec<Turn<'_>> = (first..first + CONCURRENT).map(turn).collect();
-        let streams = turns.iter().map(|turn| turn.submit(engine)).collect::<Result<Vec<_>, _>>()?;
+        let streams =
+            turns.iter().map(|turn| turn.submit(engine)).collect::<Result<Vec<_>, _>>()?;
         let mut tokens = 0;
         for (turn, stream) in turns.iter().zip(streams) {
             tokens += turn.prompt.tokens.len() + turn.read(stream)?.1.len();

@@ -23,7 +23,8 @@ impl Machine {
     /// The machine this process runs on.
     pub fn this() -> Self {
         let information = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-        let processor = field(&information, "model name").unwrap_or(std::env::consts::ARCH).to_owned();
+        let processor =
+            field(&information, "model name").unwrap_or(std::env::consts::ARCH).to_owned();
         Self { processor, cores: std::thread::available_parallelism().map_or(1, usize::from) }
     }
 }
@@ -34,14 +35,16 @@ impl fmt::Display for Machine {
     }
 }
 
-/// The most memory that this process has held so far, in bytes; `None` where the system does not tell.
+/// The most memory that this process has held so far, in bytes; `None` where the system does not
+/// tell.
 pub fn peak_resident_bytes() -> Option<u64> {
     let status = fs::read_to_string("/proc/self/status").ok()?;
     let kilobytes: u64 = field(&status, "VmHWM")?.strip_suffix("kB")?.trim_end().parse().ok()?;
     Some(kilobytes * 1024)
 }
 
-/// Median seconds to fork a job to `threads` threads, see each of them start on it, and join them; job after job, as in a pass.
+/// Median seconds to fork a job to `threads` threads, see each of them start on it, and join them;
+/// job after job, as in a pass.
 pub fn fork_join_seconds(threads: usize) -> f64 {
     /// Enough for a steady median: some milliseconds in all.
     const JOBS: usize = 2001;
@@ -51,7 +54,8 @@ pub fn fork_join_seconds(threads: usize) -> f64 {
         .map(|_| {
             let started = Instant::now();
             let arrived = AtomicUsize::new(0);
-            // Without waiting for the others, the first thread would take all the chunks before a second one notices.
+            // Without waiting for the others, the first thread would take all the chunks before a
+            // second one notices.
             pool.run(threads, &|_| {
                 arrived.fetch_add(1, Ordering::AcqRel);
                 while arrived.load(Ordering::Acquire) < threads {

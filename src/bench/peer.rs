@@ -1,4 +1,5 @@
-//! What to compare with. llama.cpp as a peer: a child process that times its own passes when told to, so that both engines alternate in one run.
+//! What to compare with. llama.cpp as a peer: a child process that times its own passes when told
+//! to, so that both engines alternate in one run.
 
 use std::io::{self, BufRead, BufReader, Write};
 use std::path::Path;
@@ -11,12 +12,17 @@ pub trait DecodePeer {
     /// What it is.
     fn name(&self) -> &str;
 
-    /// Decodes greedily after `prompt`, up to `max_new_tokens` tokens or the end of the sequence; the seconds between the first and the last
-    /// token, and the number of tokens, the first included.
+    /// Decodes greedily after `prompt`, up to `max_new_tokens` tokens or the end of the sequence;
+    /// the seconds between the first and the last token, and the number of tokens, the first
+    /// included.
     ///
     /// # Errors
     /// The peer's own.
-    fn generate(&mut self, prompt: &[TokenId], max_new_tokens: usize) -> Result<(f64, usize), PeerError>;
+    fn generate(
+        &mut self,
+        prompt: &[TokenId],
+        max_new_tokens: usize,
+    ) -> Result<(f64, usize), PeerError>;
 }
 
 /// A child that answers one line a command.
@@ -31,7 +37,9 @@ pub struct Peer {
 #[derive(Debug, thiserror::Error)]
 pub enum PeerError {
     /// Python did not start.
-    #[error("can't start {python}: {source}; name an interpreter that has llama-cpp-python with --python")]
+    #[error(
+        "can't start {python}: {source}; name an interpreter that has llama-cpp-python with --python"
+    )]
     Start {
         /// The interpreter.
         python: String,
@@ -58,7 +66,12 @@ const PROGRAM: &str = include_str!("peer_llama_cpp.py");
 
 impl Peer {
     /// Starts llama.cpp with `model` on `threads` threads and room for `capacity` positions.
-    pub fn llama_cpp(python: &str, model: &Path, threads: usize, capacity: usize) -> Result<Self, PeerError> {
+    pub fn llama_cpp(
+        python: &str,
+        model: &Path,
+        threads: usize,
+        capacity: usize,
+    ) -> Result<Self, PeerError> {
         let start = |source| PeerError::Start { python: python.to_owned(), source };
         let mut child = Command::new(python)
             .args(["-c", PROGRAM])
@@ -71,10 +84,15 @@ impl Peer {
         let (Some(commands), Some(answers)) = (child.stdin.take(), child.stdout.take()) else {
             return Err(PeerError::Ended);
         };
-        let mut peer =
-            Self { child, commands, answers: BufReader::new(answers), name: "llama.cpp".to_owned() };
+        let mut peer = Self {
+            child,
+            commands,
+            answers: BufReader::new(answers),
+            name: "llama.cpp".to_owned(),
+        };
         let ready = peer.line()?;
-        let version = ready.strip_prefix("ready ").ok_or_else(|| PeerError::Answer(ready.clone()))?;
+        let version =
+            ready.strip_prefix("ready ").ok_or_else(|| PeerError::Answer(ready.clone()))?;
         peer.name = format!("llama.cpp (llama-cpp-python {version})");
         Ok(peer)
     }
@@ -84,7 +102,8 @@ impl Peer {
         &self.name
     }
 
-    /// Clears the cache and evaluates `tokens` tokens, after one that wakes the threads; the seconds that took.
+    /// Clears the cache and evaluates `tokens` tokens, after one that wakes the threads; the
+    /// seconds that took.
     pub fn context(&mut self, tokens: usize) -> Result<f64, PeerError> {
         self.ask(&format!("context {tokens}"))
     }
@@ -114,7 +133,11 @@ impl DecodePeer for Peer {
         self.name()
     }
 
-    fn generate(&mut self, prompt: &[TokenId], max_new_tokens: usize) -> Result<(f64, usize), PeerError> {
+    fn generate(
+        &mut self,
+        prompt: &[TokenId],
+        max_new_tokens: usize,
+    ) -> Result<(f64, usize), PeerError> {
         let ids: Vec<String> = prompt.iter().map(TokenId::to_string).collect();
         writeln!(self.commands, "generate {max_new_tokens} {}", ids.join(","))
             .map_err(|_| PeerError::Ended)?;

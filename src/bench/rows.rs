@@ -1,8 +1,9 @@
-//! The verify slope: what a pass over r rows costs against a plain step. Whether drafting can pay at all is decided here.
+//! The verify slope: what a pass over r rows costs against a plain step. Whether drafting can pay
+//! at all is decided here.
 //!
-//! Two engines alternate, so that both see the same machine. So that neither sees the other, the threads of one are left time to
-//! go to sleep before the other's turn, and each turn is an untimed pass, which wakes threads and fills caches, and then the
-//! timed one.
+//! Two engines alternate, so that both see the same machine. So that neither sees the other, the
+//! threads of one are left time to go to sleep before the other's turn, and each turn is an untimed
+//! pass, which wakes threads and fills caches, and then the timed one.
 
 use std::time::Duration;
 
@@ -46,7 +47,8 @@ pub struct RowPoint {
     pub seconds_median: f64,
     /// The same against one row.
     pub v: f64,
-    /// Weight bytes of the file's matrices over the time: how near the pass is to the memory's speed.
+    /// Weight bytes of the file's matrices over the time: how near the pass is to the memory's
+    /// speed.
     pub gigabytes_per_second: f64,
 }
 
@@ -59,8 +61,9 @@ pub struct RowReport {
     pub model_bytes: u64,
     /// What it took to load it and pack the weights, in seconds.
     pub load_seconds: f64,
-    /// The most memory this process held until the model was loaded (keys, values and scratch come later and depend on what is run), and the
-    /// same over the file's size; `None` where the system does not tell.
+    /// The most memory this process held until the model was loaded (keys, values and scratch come
+    /// later and depend on what is run), and the same over the file's size; `None` where the system
+    /// does not tell.
     pub peak_resident_bytes: Option<u64>,
     /// See above.
     pub peak_resident_ratio: Option<f64>,
@@ -88,7 +91,8 @@ impl RowsBench {
         (self.context + most).max(self.prefill).next_multiple_of(PAGE_POSITIONS)
     }
 
-    /// Measures `runner`, which has [`RowsBench::capacity`] positions, and the peer in turn. Each time is that of a second pass in a row.
+    /// Measures `runner`, which has [`RowsBench::capacity`] positions, and the peer in turn. Each
+    /// time is that of a second pass in a row.
     ///
     /// # Errors
     /// If the peer fails.
@@ -135,7 +139,8 @@ impl RowsBench {
         }
         let bytes = runner.model().weights().bytes() as f64;
         let ours = ours.curve("skipstone".to_owned(), &counts, self.prefill, bytes);
-        let theirs = peer.map(|peer| theirs.curve(peer.name().to_owned(), &counts, self.prefill, bytes));
+        let theirs =
+            peer.map(|peer| theirs.curve(peer.name().to_owned(), &counts, self.prefill, bytes));
         Ok((ours, theirs))
     }
 }
@@ -152,7 +157,8 @@ impl Times {
 
     fn curve(mut self, name: String, counts: &[usize], prefill: usize, bytes: f64) -> RowCurve {
         let medians: Vec<f64> = self.rows.iter_mut().map(|times| median(times)).collect();
-        let one = counts.iter().position(|&count| count == 1).map_or(f64::NAN, |index| medians[index]);
+        let one =
+            counts.iter().position(|&count| count == 1).map_or(f64::NAN, |index| medians[index]);
         let points = counts.iter().zip(&medians).map(|(&rows, &seconds)| RowPoint {
             rows,
             seconds_median: seconds,
@@ -168,8 +174,9 @@ impl Times {
     }
 }
 
-/// How long an engine rests while the other has its turn: the threads of GNU OpenMP, which llama.cpp uses, spin for some
-/// milliseconds after a pass, ours for less. (Telling them not to spin would be unfair: it triples llama.cpp's plain step.)
+/// How long an engine rests while the other has its turn: the threads of GNU OpenMP, which
+/// llama.cpp uses, spin for some milliseconds after a pass, ours for less. (Telling them not to
+/// spin would be unfair: it triples llama.cpp's plain step.)
 const REST: Duration = Duration::from_millis(20);
 
 /// Waits until the threads of the engine that had its turn sleep.
@@ -194,10 +201,24 @@ fn prefill(runner: &mut Runner, pages: &[u32], tokens: usize) -> f64 {
         .sum()
 }
 
-fn pass(runner: &mut Runner, pages: &[u32], position: usize, count: usize, logits: LogitsWanted<'_>) -> f64 {
+fn pass(
+    runner: &mut Runner,
+    pages: &[u32],
+    position: usize,
+    count: usize,
+    logits: LogitsWanted<'_>,
+) -> f64 {
     let vocabulary = runner.model().config().vocabulary;
     let token = |row: usize| TokenId(((100 + (position + row) % 1000) % vocabulary) as u32);
     let rows: Vec<RowInput<'_>> = (0..count).map(|row| RowInput::Token(token(row))).collect();
-    let group = RowGroup { pages, position, rows: &rows, skip: None, bridges: &[], save_before: &[], logits };
+    let group = RowGroup {
+        pages,
+        position,
+        rows: &rows,
+        skip: None,
+        bridges: &[],
+        save_before: &[],
+        logits,
+    };
     runner.run(std::slice::from_ref(&group)).seconds
 }

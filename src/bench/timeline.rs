@@ -64,13 +64,16 @@ impl TimelineBench {
     /// If a stream fails, or drafting changed a token.
     pub fn run(&self, engine: &dyn Submit) -> Result<Vec<Window>, DecodeError> {
         let off = DecodeMode { name: "off".to_owned(), speculation: Speculation::Off };
-        let adaptive = DecodeMode { name: "adaptive".to_owned(), speculation: Speculation::adaptive(None) };
+        let adaptive =
+            DecodeMode { name: "adaptive".to_owned(), speculation: Speculation::adaptive(None) };
         let (mut plain, mut drafted) = (Vec::new(), Vec::new());
         for _ in 0..self.repeats {
             plain.push(self.follow(engine, &off)?);
             drafted.push(self.follow(engine, &adaptive)?);
         }
-        let Some((reference, first)) = plain.first().zip(drafted.first()) else { return Ok(Vec::new()) };
+        let Some((reference, first)) = plain.first().zip(drafted.first()) else {
+            return Ok(Vec::new());
+        };
         for course in plain.iter().chain(&drafted) {
             let mut pairs = course.tokens().zip(reference.tokens());
             if let Some(position) = pairs.position(|(token, expected)| token != expected) {
@@ -84,8 +87,10 @@ impl TimelineBench {
         }
         let windows = reference.tokens().count() / self.window;
         let rate = |courses: &[Course], window: usize| {
-            let mut rates: Vec<f64> =
-                courses.iter().map(|course| course.rate(window * self.window, self.window)).collect();
+            let mut rates: Vec<f64> = courses
+                .iter()
+                .map(|course| course.rate(window * self.window, self.window))
+                .collect();
             median(&mut rates)
         };
         let window = |window: usize| {
@@ -100,8 +105,11 @@ impl TimelineBench {
     }
 
     fn follow(&self, engine: &dyn Submit, mode: &DecodeMode) -> Result<Course, DecodeError> {
-        let failed =
-            |source| DecodeError::Failed { prompt: self.prompt.id.clone(), mode: mode.name.clone(), source };
+        let failed = |source| DecodeError::Failed {
+            prompt: self.prompt.id.clone(),
+            mode: mode.name.clone(),
+            source,
+        };
         let turn = Turn {
             prompt: &self.prompt,
             mode,
@@ -125,7 +133,9 @@ impl TimelineBench {
                 Event::Finished(_) => return Ok(course),
             }
         }
-        Err(failed(GenerationError::Internal("the engine ended the stream without a result".to_owned())))
+        Err(failed(GenerationError::Internal(
+            "the engine ended the stream without a result".to_owned(),
+        )))
     }
 }
 
@@ -181,8 +191,12 @@ mod tests {
     use skipstone_engine::{CommittedToken, DraftedBy};
 
     fn delta(tokens: usize, drafted_by: DraftedBy) -> Delta {
-        let token =
-            CommittedToken { id: TokenId(7), logprob: None, top_logprobs: Vec::new(), drafted: false };
+        let token = CommittedToken {
+            id: TokenId(7),
+            logprob: None,
+            top_logprobs: Vec::new(),
+            drafted: false,
+        };
         Delta {
             text: "x".repeat(tokens),
             tokens: vec![token; tokens],

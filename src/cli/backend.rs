@@ -34,19 +34,30 @@ pub(super) fn load(
         (Backend::Native, _) if device != Device::Cpu => bail!(
             "engine.device is {device}, but the native engine computes on the CPU; set it to cpu, or engine.backend to mistralrs"
         ),
-        (Backend::Native, ModelSource::File(path)) => start_native(settings, path, learning, progress),
+        (Backend::Native, ModelSource::File(path)) => {
+            start_native(settings, path, learning, progress)
+        }
         (Backend::Native, _) => {
-            bail!("the native engine reads GGUF files, and {source} is none; {}", remedy("name a GGUF file"))
+            bail!(
+                "the native engine reads GGUF files, and {source} is none; {}",
+                remedy("name a GGUF file")
+            )
         }
         (Backend::Auto, ModelSource::File(path)) if device == Device::Cpu => {
             match start_native(settings, path, learning, progress) {
-                Err(error) if error.downcast_ref::<ModelError>().is_some_and(ModelError::is_unsupported) => {
+                Err(error)
+                    if error
+                        .downcast_ref::<ModelError>()
+                        .is_some_and(ModelError::is_unsupported) =>
+                {
                     if HAS_MISTRALRS {
                         progress.stage(&format!("{error:#}: mistral.rs takes over"));
                         return start_mistralrs(settings, &source, progress);
                     }
                     let supported = SUPPORTED_ARCHITECTURES.join(", ");
-                    Err(error.context(remedy(&format!("choose a model of the architectures {supported}"))))
+                    Err(error.context(remedy(&format!(
+                        "choose a model of the architectures {supported}"
+                    ))))
                 }
                 started => started,
             }
@@ -55,7 +66,10 @@ pub(super) fn load(
             bail!("engine.device is {device}; {}", remedy("set it to cpu"))
         }
         (Backend::Auto, _) if !HAS_MISTRALRS => {
-            bail!("the native engine reads GGUF files, and {source} is none; {}", remedy("name a GGUF file"))
+            bail!(
+                "the native engine reads GGUF files, and {source} is none; {}",
+                remedy("name a GGUF file")
+            )
         }
         (Backend::MistralRs, _) if !HAS_MISTRALRS => {
             bail!("engine.backend is mistralrs; {}", remedy("set it to native"))
@@ -73,7 +87,10 @@ pub(super) fn native_file(settings: &Settings) -> anyhow::Result<PathBuf> {
         );
     }
     if engine.device != Device::Cpu {
-        bail!("engine.device is {}, but this command runs on the CPU; set it to cpu", engine.device);
+        bail!(
+            "engine.device is {}, but this command runs on the CPU; set it to cpu",
+            engine.device
+        );
     }
     match source_of(model)? {
         ModelSource::File(path) => Ok(path),
@@ -132,7 +149,8 @@ fn start_mistralrs(
         event_buffer: engine.event_buffer,
         context_length,
     };
-    let running = Arc::new(Engine::serial(Box::new(loaded.predictor), Arc::clone(&loaded.text), options)?);
+    let running =
+        Arc::new(Engine::serial(Box::new(loaded.predictor), Arc::clone(&loaded.text), options)?);
     let info = ServerInfo {
         model: name.clone(),
         fingerprint: loaded.fingerprint,
@@ -185,7 +203,8 @@ mod tests {
     use skipstone_gguf::GgufBuilder;
 
     fn settings_of(changes: &[(&str, &str)]) -> Configuration {
-        let flags = changes.iter().map(|(key, value)| Flag::new(*key, *value, "the test")).collect();
+        let flags =
+            changes.iter().map(|(key, value)| Flag::new(*key, *value, "the test")).collect();
         Layers { flags, ..Layers::default() }.load().unwrap()
     }
 
@@ -198,7 +217,10 @@ mod tests {
     #[test]
     fn commands_of_the_native_engine_refuse_what_it_can_not_run() {
         for (changes, says) in [
-            ([("model.path", "m.gguf"), ("engine.backend", "mistralrs")], "engine.backend is mistralrs"),
+            (
+                [("model.path", "m.gguf"), ("engine.backend", "mistralrs")],
+                "engine.backend is mistralrs",
+            ),
             ([("model.path", "m.gguf"), ("engine.device", "cuda:1")], "engine.device is cuda:1"),
             ([("model.path", "owner/name"), ("engine.backend", "native")], "owner/name"),
         ] {
@@ -211,9 +233,14 @@ mod tests {
     fn what_can_not_run_is_refused_with_the_ways_out() {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("m.gguf");
-        std::fs::write(&file, GgufBuilder::new().metadata("general.architecture", "falcon").build()).unwrap();
+        std::fs::write(
+            &file,
+            GgufBuilder::new().metadata("general.architecture", "falcon").build(),
+        )
+        .unwrap();
         let (folder, file) = (folder.path().to_str().unwrap(), file.to_str().unwrap());
-        let other = if HAS_MISTRALRS { "engine.backend to mistralrs" } else { "--features mistralrs" };
+        let other =
+            if HAS_MISTRALRS { "engine.backend to mistralrs" } else { "--features mistralrs" };
         let mut wrong = Vec::new();
         let mut case = |name: &str, changes: &[(&str, &str)], says: &[&str]| {
             let error = error_of(changes);
@@ -222,9 +249,17 @@ mod tests {
             }
         };
         let (path, backend, device) = ("model.path", "engine.backend", "engine.device");
-        case("architecture, native", &[(path, file), (backend, "native")], &["falcon", "llama, qwen2"]);
+        case(
+            "architecture, native",
+            &[(path, file), (backend, "native")],
+            &["falcon", "llama, qwen2"],
+        );
         case("folder, native", &[(path, folder), (backend, "native")], &[folder, "GGUF", other]);
-        case("device, native", &[(path, file), (backend, "native"), (device, "cuda:1")], &["cuda:1", "cpu"]);
+        case(
+            "device, native",
+            &[(path, file), (backend, "native"), (device, "cuda:1")],
+            &["cuda:1", "cpu"],
+        );
         if HAS_MISTRALRS {
             case("architecture", &[(path, file)], &["mistral.rs can't load", "docs/backends.md"]);
         } else {
@@ -232,7 +267,11 @@ mod tests {
             case("folder", &[(path, folder)], &[folder, other]);
             case("repository", &[(path, "owner/name")], &["owner/name", other]);
             case("device", &[(path, file), (device, "metal")], &["metal", other]);
-            case("not built", &[(path, file), (backend, "mistralrs")], &["mistralrs", other, "native"]);
+            case(
+                "not built",
+                &[(path, file), (backend, "mistralrs")],
+                &["mistralrs", other, "native"],
+            );
         }
         assert!(wrong.is_empty(), "{wrong:#?}");
     }

@@ -18,12 +18,14 @@ use skipstone_gguf::GgufFile;
 use skipstone_model::text::{ChatMessage, EncodeOptions, Role, TextModel};
 use skipstone_model::{Model, TokenId};
 
-/// The prompts that the model's own text starts from: those of the end-to-end benchmark's sibling set, shipped with the program.
+/// The prompts that the model's own text starts from: those of the end-to-end benchmark's sibling
+/// set, shipped with the program.
 const SEEDS: &str = include_str!("../../benches/data/prompts.jsonl");
 
 /// Learn which sublayers a draft may skip, and bridges over them
 ///
-/// The model writes text of its own; from that come the profile's plans, bridges and expectations. An interrupted run goes on where it was.
+/// The model writes text of its own; from that come the profile's plans, bridges and expectations.
+/// An interrupted run goes on where it was.
 #[derive(Args, Debug)]
 pub(super) struct Calibrate {
     #[command(flatten)]
@@ -62,7 +64,10 @@ impl Calibrate {
         let mut partial = out.clone().into_os_string();
         partial.push(".partial");
         let calibration = Calibration {
-            name: path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default(),
+            name: path
+                .file_name()
+                .map(|name| name.to_string_lossy().into_owned())
+                .unwrap_or_default(),
             fingerprint: file.fingerprint(),
             seeds: seeds(&text)?,
             ends: text.end_of_sequence().to_vec(),
@@ -72,8 +77,9 @@ impl Calibrate {
         };
         let bar = Bar::new();
         bar.stage("loading the model", 100);
-        let model =
-            Model::load(file, threads, &mut |done, total| bar.done((100 * done / total.max(1)) as usize))?;
+        let model = Model::load(file, threads, &mut |done, total| {
+            bar.done((100 * done / total.max(1)) as usize)
+        })?;
         let profile = calibration.run(&Arc::new(model), &bar)?;
         profile.write(&out)?;
         calibration.clean_up();
@@ -91,7 +97,9 @@ fn seeds(text: &TextModel) -> anyhow::Result<Vec<Vec<TokenId>>> {
         let Seed { prompt } = serde_json::from_str(line)?;
         Ok(match text.has_chat_template() {
             true => text.encode_chat(&[ChatMessage { role: Role::User, content: prompt }], true)?,
-            false => text.encode(&prompt, EncodeOptions { add_special: true, parse_special: false })?,
+            false => {
+                text.encode(&prompt, EncodeOptions { add_special: true, parse_special: false })?
+            }
         })
     });
     seeds.collect::<anyhow::Result<_>>().context("the seed prompts can't be read")
@@ -103,7 +111,9 @@ impl Bar {
     fn new() -> Self {
         let bar = ProgressBar::new(0);
         // A template that can't be read costs the looks of the bar only.
-        if let Ok(style) = ProgressStyle::with_template("{msg} [{bar:30}] {pos} of {len}, {eta} left") {
+        if let Ok(style) =
+            ProgressStyle::with_template("{msg} [{bar:30}] {pos} of {len}, {eta} left")
+        {
             bar.set_style(style.progress_chars("=> "));
         }
         Self(bar)

@@ -1,4 +1,5 @@
-//! `skipstone chat`: a conversation in the terminal that shows, turn by turn, what drafting brought.
+//! `skipstone chat`: a conversation in the terminal that shows, turn by turn, what drafting
+//! brought.
 
 use std::io::{self, BufRead, IsTerminal, Write};
 use std::process::ExitCode;
@@ -47,7 +48,8 @@ struct Totals {
     tokens: usize,
     draft_tokens: usize,
     accepted_tokens: usize,
-    /// Decode time in seconds, and what it would have been without drafting by the engine's estimate.
+    /// Decode time in seconds, and what it would have been without drafting by the engine's
+    /// estimate.
     seconds: f64,
     plain_seconds: f64,
 }
@@ -68,9 +70,13 @@ impl Chat {
     pub(super) fn run(self) -> anyhow::Result<ExitCode> {
         let configuration = self.options.configuration(1)?;
         let runtime = load(configuration.settings(), &LoadBar::new())?;
-        let template = self.options.template(configuration.settings(), ModelShape::from(&runtime))?;
-        let messages: Vec<ChatMessage> =
-            self.system.into_iter().map(|content| ChatMessage { role: Role::System, content }).collect();
+        let template =
+            self.options.template(configuration.settings(), ModelShape::from(&runtime))?;
+        let messages: Vec<ChatMessage> = self
+            .system
+            .into_iter()
+            .map(|content| ChatMessage { role: Role::System, content })
+            .collect();
         let mut conversation = Conversation {
             runtime: &runtime,
             template,
@@ -113,7 +119,9 @@ impl Conversation<'_> {
                     self.totals = Totals::default();
                 }
                 Input::Stats => writeln!(io::stderr(), "{}", self.totals)?,
-                Input::Unknown(command) => writeln!(io::stderr(), "{command} is not a command: {HELP}")?,
+                Input::Unknown(command) => {
+                    writeln!(io::stderr(), "{command} is not a command: {HELP}")?
+                }
                 Input::Say(text) => self.turn_or_complain(text)?,
             }
         }

@@ -44,7 +44,8 @@ struct Input {
     /// The prompt as token ids, as in 1,2,3
     #[arg(long, value_name = "IDS", value_parser = parse_token_ids)]
     prompt_token_ids: Option<TokenIds>,
-    /// Many prompts: one JSON object a line, with id, prompt and perhaps category; prints one JSON object a line
+    /// Many prompts: one JSON object a line, with id, prompt and perhaps category; prints one JSON
+    /// object a line
     #[arg(long, value_name = "FILE", requires = "json")]
     prompts_file: Option<PathBuf>,
 }
@@ -84,7 +85,8 @@ impl Generate {
         let configuration = self.options.configuration(self.concurrency.get())?;
         let records = self.input.prompts_file.as_deref().map(read_prompts).transpose()?;
         let runtime = load(configuration.settings(), &LoadBar::new())?;
-        let template = self.options.template(configuration.settings(), ModelShape::from(&runtime))?;
+        let template =
+            self.options.template(configuration.settings(), ModelShape::from(&runtime))?;
         match records {
             Some(records) => self.run_many(&runtime, &template, &records),
             None => self.run_one(&runtime, &template),
@@ -133,21 +135,29 @@ impl Generate {
                         LineResult::Failed { error: format!("{error:#}") }
                     }
                 };
-                let line = Line { id: record.id.clone(), category: record.category.clone(), result };
+                let line =
+                    Line { id: record.id.clone(), category: record.category.clone(), result };
                 let line = serde_json::to_string(&line)?;
-                lines.lock().map_err(|_| anyhow!("another prompt's thread failed"))?.put(number, line)?;
+                lines
+                    .lock()
+                    .map_err(|_| anyhow!("another prompt's thread failed"))?
+                    .put(number, line)?;
             }
         };
         thread::scope(|scope| {
             let workers: Vec<_> = (0..self.concurrency.get()).map(|_| scope.spawn(work)).collect();
-            workers
-                .into_iter()
-                .try_for_each(|worker| worker.join().map_err(|_| anyhow!("a prompt's thread failed"))?)
+            workers.into_iter().try_for_each(|worker| {
+                worker.join().map_err(|_| anyhow!("a prompt's thread failed"))?
+            })
         })?;
         match failed.into_inner() {
             0 => Ok(ExitCode::SUCCESS),
             failed => {
-                writeln!(io::stderr(), "{failed} of {} prompts failed; their lines say why", records.len())?;
+                writeln!(
+                    io::stderr(),
+                    "{failed} of {} prompts failed; their lines say why",
+                    records.len()
+                )?;
                 Ok(ExitCode::FAILURE)
             }
         }

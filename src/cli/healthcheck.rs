@@ -1,4 +1,5 @@
-//! `skipstone healthcheck`: asks a running server whether it serves, for containers without a gRPC client of their own.
+//! `skipstone healthcheck`: asks a running server whether it serves, for containers without a gRPC
+//! client of their own.
 
 use std::net::SocketAddr;
 use std::process::ExitCode;
@@ -53,7 +54,8 @@ async fn ask(address: SocketAddr, service: String) -> anyhow::Result<ServingStat
         .connect()
         .await
         .with_context(|| format!("can't reach {address}; is the server running?"))?;
-    let reply = HealthClient::new(channel).check(HealthCheckRequest { service: service.clone() }).await;
+    let reply =
+        HealthClient::new(channel).check(HealthCheckRequest { service: service.clone() }).await;
     match reply {
         Ok(reply) => Ok(reply.into_inner().status()),
         Err(status) if status.code() == tonic::Code::NotFound => {

@@ -10,7 +10,8 @@ pub trait LoadProgress: Sync {
     fn bytes(&self, done: u64, total: u64);
 }
 
-/// A bar on a terminal, which goes away when the load is over, and a line in the log for each stage.
+/// A bar on a terminal, which goes away when the load is over, and a line in the log for each
+/// stage.
 pub(super) struct LoadBar(ProgressBar);
 
 // === impl LoadBar ===
@@ -19,7 +20,8 @@ impl LoadBar {
     pub(super) fn new() -> Self {
         // indicatif draws nothing unless stderr is a terminal.
         let bar = ProgressBar::new(0);
-        if let Ok(style) = ProgressStyle::with_template("{msg} [{bar:30}] {bytes} of {total_bytes}") {
+        if let Ok(style) = ProgressStyle::with_template("{msg} [{bar:30}] {bytes} of {total_bytes}")
+        {
             bar.set_style(style.progress_chars("=> "));
         }
         Self(bar)

@@ -1,4 +1,5 @@
-//! The command line: one file a subcommand. The parts that several share: `options`, `request`, `outcome`, `runtime`.
+//! The command line: one file a subcommand. The parts that several share: `options`, `request`,
+//! `outcome`, `runtime`.
 
 #![forbid(unsafe_code)]
 
@@ -63,7 +64,8 @@ enum Command {
 // === impl CommandLine ===
 
 impl CommandLine {
-    /// Runs the subcommand. `Ok` carries the exit status: a command may succeed at saying that something is wrong.
+    /// Runs the subcommand. `Ok` carries the exit status: a command may succeed at saying that
+    /// something is wrong.
     pub fn run(self) -> anyhow::Result<ExitCode> {
         match self.command {
             Command::Serve(command) => command.run(),
@@ -133,9 +135,11 @@ mod tests {
 
     #[test]
     fn prompts_exclude_each_other() {
-        for line in
-            ["generate", "generate --prompt a --prompt-token-ids 1", "generate --prompt a --concurrency 2"]
-        {
+        for line in [
+            "generate",
+            "generate --prompt a --prompt-token-ids 1",
+            "generate --prompt a --concurrency 2",
+        ] {
             let words = std::iter::once("skipstone").chain(line.split_whitespace());
             assert!(CommandLine::try_parse_from(words).is_err(), "{line}");
         }

@@ -19,7 +19,8 @@ pub(super) struct DefaultModel {
     pub(super) member: &'static str,
 }
 
-/// SmolLM2-135M-Instruct, 98 MB: small enough for a first try on any machine. `scripts/fetch-model` names it too.
+/// SmolLM2-135M-Instruct, 98 MB: small enough for a first try on any machine. `scripts/fetch-model`
+/// names it too.
 pub(super) const DEFAULT_MODEL: DefaultModel = DefaultModel {
     file: "SmolLM2-135M-Instruct.Q4_1.gguf",
     sha256: "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
@@ -33,10 +34,12 @@ pub(super) fn folder() -> anyhow::Result<PathBuf> {
         .context("no folder for models: neither XDG_CACHE_HOME nor HOME is an absolute path; name one with --output")
 }
 
-/// The folder for what is kept between runs: `named`, or `skipstone` in the user's state folder; `None` where there is neither.
+/// The folder for what is kept between runs: `named`, or `skipstone` in the user's state folder;
+/// `None` where there is neither.
 pub(super) fn state_folder(named: Option<&Path>) -> Option<PathBuf> {
     let absolute = |name| env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
-    let users = || absolute("XDG_STATE_HOME").or_else(|| Some(absolute("HOME")?.join(".local/state")));
+    let users =
+        || absolute("XDG_STATE_HOME").or_else(|| Some(absolute("HOME")?.join(".local/state")));
     named.map(Path::to_path_buf).or_else(|| Some(users()?.join("skipstone")))
 }
 
@@ -44,7 +47,9 @@ pub(super) fn state_folder(named: Option<&Path>) -> Option<PathBuf> {
 pub(super) fn resolve(settings: &ModelSettings) -> anyhow::Result<PathBuf> {
     match &settings.path {
         Some(path) if path.is_file() => Ok(path.clone()),
-        Some(path) => bail!("there is no model file at {}; `skipstone fetch` can fetch one", path.display()),
+        Some(path) => {
+            bail!("there is no model file at {}; `skipstone fetch` can fetch one", path.display())
+        }
         None => {
             let path = folder()?.join(DEFAULT_MODEL.file);
             if !path.is_file() {
@@ -61,7 +66,8 @@ pub(super) fn resolve(settings: &ModelSettings) -> anyhow::Result<PathBuf> {
 /// The name a model is served under.
 pub(super) fn served_name(settings: &ModelSettings, path: &Path) -> String {
     settings.name.clone().unwrap_or_else(|| {
-        path.file_stem().map_or_else(|| "model".to_owned(), |stem| stem.to_string_lossy().into_owned())
+        path.file_stem()
+            .map_or_else(|| "model".to_owned(), |stem| stem.to_string_lossy().into_owned())
     })
 }
 
@@ -88,13 +94,18 @@ mod tests {
             (None, None, None),
             (None, path("relative"), None),
         ] {
-            assert_eq!(folder_of(cache_home.clone(), home.clone()), expected, "{cache_home:?} {home:?}");
+            assert_eq!(
+                folder_of(cache_home.clone(), home.clone()),
+                expected,
+                "{cache_home:?} {home:?}"
+            );
         }
     }
 
     #[test]
     fn a_missing_model_is_refused_with_the_remedy() {
-        let settings = ModelSettings { path: Some("/no/such.gguf".into()), name: None, context_length: None };
+        let settings =
+            ModelSettings { path: Some("/no/such.gguf".into()), name: None, context_length: None };
         let error = resolve(&settings).unwrap_err().to_string();
         assert!(error.contains("/no/such.gguf") && error.contains("skipstone fetch"), "{error}");
     }

@@ -21,7 +21,8 @@ pub(super) struct ConfigOptions {
 /// Which model, on how many threads.
 #[derive(Args, Clone, Default, Debug)]
 pub(super) struct ModelOptions {
-    /// Model file (GGUF), or what the mistral.rs backend takes; without it, the default model if `skipstone fetch` has fetched it
+    /// Model file (GGUF), or what the mistral.rs backend takes; without it, the default model if
+    /// `skipstone fetch` has fetched it
     #[arg(long, value_name = "PATH")]
     model: Option<String>,
     /// Longest prompt plus output, in tokens
@@ -82,7 +83,8 @@ pub(super) struct SamplingOptions {
 impl ConfigOptions {
     /// Merges and checks all layers. `flags` are those of the subcommand; they win over `--set`.
     pub(super) fn load(&self, flags: Vec<Flag>) -> anyhow::Result<Configuration> {
-        let assigned = self.assignments.iter().map(|(key, value)| Flag::new(key, value, "the flag --set"));
+        let assigned =
+            self.assignments.iter().map(|(key, value)| Flag::new(key, value, "the flag --set"));
         let configuration =
             Layers::of_process(self.config.clone(), assigned.chain(flags).collect()).load()?;
         Ok(configuration)
@@ -141,7 +143,8 @@ pub(super) fn flags<const N: usize>(given: [(&str, &str, Option<String>); N]) ->
         .collect()
 }
 
-/// Where to connect to a server that listens on `listen`: one that listens everywhere is asked on loopback.
+/// Where to connect to a server that listens on `listen`: one that listens everywhere is asked on
+/// loopback.
 pub(super) fn reachable(listen: SocketAddr) -> SocketAddr {
     let ip = match listen.ip() {
         IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
@@ -157,7 +160,9 @@ fn text<T: ToString>(value: Option<T>) -> Option<String> {
 
 fn assignment(argument: &str) -> Result<(String, String), String> {
     match argument.split_once('=') {
-        Some((key, value)) if !key.trim().is_empty() => Ok((key.trim().to_owned(), value.to_owned())),
+        Some((key, value)) if !key.trim().is_empty() => {
+            Ok((key.trim().to_owned(), value.to_owned()))
+        }
         _ => Err("write KEY=VALUE, as in engine.max_streams=4".to_owned()),
     }
 }

@@ -85,10 +85,13 @@ pub(super) fn collect(
                     text.push_str(&delta.text);
                 }
             }
-            Event::Finished(finished) => return Ok(Outcome { text, token_ids, finished: *finished }),
+            Event::Finished(finished) => {
+                return Ok(Outcome { text, token_ids, finished: *finished });
+            }
         }
     }
-    Err(anyhow!("the engine ended the stream without a result")).context("this is a defect; please report it")
+    Err(anyhow!("the engine ended the stream without a result"))
+        .context("this is a defect; please report it")
 }
 
 // === impl Report ===
@@ -148,7 +151,8 @@ impl fmt::Display for Summary<'_> {
         }
         write!(formatter, ", the first after {:.2} s", timing.time_to_first_token.as_secs_f64())?;
         if speculation.draft_tokens > 0 {
-            let share = speculation.accepted_tokens as f64 / speculation.draft_tokens as f64 * 100.0;
+            let share =
+                speculation.accepted_tokens as f64 / speculation.draft_tokens as f64 * 100.0;
             let (accepted, drafted) = (speculation.accepted_tokens, speculation.draft_tokens);
             write!(formatter, "; {accepted} of {drafted} drafted tokens accepted ({share:.0} %)")?;
             if let Some(speedup) = speculation.estimated_speedup {
@@ -212,7 +216,9 @@ mod tests {
 
     use super::testing::finished;
     use super::*;
-    use skipstone_engine::{CancelFlag, CommittedToken, Delta, GenerationError, Started, StreamMessage};
+    use skipstone_engine::{
+        CancelFlag, CommittedToken, Delta, GenerationError, Started, StreamMessage,
+    };
     use skipstone_model::TokenId;
 
     fn stream_of(messages: Vec<StreamMessage>) -> GenerationStream {
@@ -224,8 +230,12 @@ mod tests {
     }
 
     fn delta(text: &str, ids: &[u32]) -> StreamMessage {
-        let token =
-            |&id| CommittedToken { id: TokenId(id), logprob: None, top_logprobs: vec![], drafted: false };
+        let token = |&id| CommittedToken {
+            id: TokenId(id),
+            logprob: None,
+            top_logprobs: vec![],
+            drafted: false,
+        };
         let tokens = ids.iter().map(token).collect();
         Ok(Event::Delta(Delta { text: text.to_owned(), tokens, ..Delta::default() }))
     }
@@ -247,13 +257,16 @@ mod tests {
         })
         .unwrap();
         assert_eq!(pieces, ["Hello", " you"]);
-        assert_eq!((outcome.text.as_str(), &outcome.token_ids[..]), ("Hello you", &[1, 2, 3, 4, 5][..]));
+        assert_eq!(
+            (outcome.text.as_str(), &outcome.token_ids[..]),
+            ("Hello you", &[1, 2, 3, 4, 5][..])
+        );
     }
 
     #[test]
     fn a_failed_stream_is_an_error_and_so_is_one_that_just_ends() {
-        let error =
-            collect(stream_of(vec![Err(GenerationError::ShuttingDown)]), &mut |_| Ok(())).unwrap_err();
+        let error = collect(stream_of(vec![Err(GenerationError::ShuttingDown)]), &mut |_| Ok(()))
+            .unwrap_err();
         assert!(error.to_string().contains("shutting down"), "{error:#}");
         assert!(collect(stream_of(vec![delta("a", &[1])]), &mut |_| Ok(())).is_err());
     }

@@ -16,14 +16,16 @@ use skipstone_engine::{ProfileOptions, Profiles};
 /// The file of the embedded store, in the state folder.
 const FILE: &str = "learned.redb";
 
-/// A shared record that nobody changed for so many half-lives counts a thousandth, and is forgotten.
+/// A shared record that nobody changed for so many half-lives counts a thousandth, and is
+/// forgotten.
 const RETENTION_HALF_LIVES: u32 = 10;
 
 /// Longest password that is read, in bytes.
 const MAX_PASSWORD: usize = 4096;
 
-/// Opens the store and starts to keep profiles of the model with this fingerprint. A store that can't be opened is no reason not to serve:
-/// profiles are kept in memory then, and a warning says why. A setting that can't be right is an error.
+/// Opens the store and starts to keep profiles of the model with this fingerprint. A store that
+/// can't be opened is no reason not to serve: profiles are kept in memory then, and a warning says
+/// why. A setting that can't be right is an error.
 pub(super) fn start(settings: &Settings, fingerprint: &str) -> anyhow::Result<Profiles> {
     let ProfileSettings { store, max_records, .. } = &settings.profiles;
     let store: Box<dyn ProfileStore> = match store {

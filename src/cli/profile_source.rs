@@ -13,11 +13,12 @@ pub(super) fn beside(model: &Path) -> PathBuf {
     model.with_extension("profile")
 }
 
-/// The plans of the profile of `model`, loaded from `path`, the best first: of the profile that the settings name, or of the one beside the model, or
-/// of a built-in one. None without a profile.
+/// The plans of the profile of `model`, loaded from `path`, the best first: of the profile that the
+/// settings name, or of the one beside the model, or of a built-in one. None without a profile.
 ///
 /// # Errors
-/// If the settings name one that can't be used. A bad one beside the model costs speed only, so it is logged and ignored.
+/// If the settings name one that can't be used. A bad one beside the model costs speed only, so it
+/// is logged and ignored.
 pub(super) fn plans(
     setting: Option<&Path>,
     path: &Path,

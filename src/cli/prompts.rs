@@ -42,7 +42,8 @@ pub(super) fn token_ids(argument: &str) -> Result<Vec<TokenId>, String> {
     argument.split(',').map(parse).collect()
 }
 
-/// Reads a prompts file: one JSON object a line with `id`, `prompt` and perhaps `category`. Empty lines are passed over.
+/// Reads a prompts file: one JSON object a line with `id`, `prompt` and perhaps `category`. Empty
+/// lines are passed over.
 pub(super) fn read_prompts(path: &Path) -> anyhow::Result<Vec<PromptRecord>> {
     let text = fs::read_to_string(path)
         .with_context(|| format!("can't read the prompts file {}", path.display()))?;
@@ -76,7 +77,8 @@ mod tests {
 
     #[test]
     fn one_line_end_is_dropped() {
-        for (text, prompt) in [("a\n", "a"), ("a\n\n", "a\n"), ("a\r\n", "a"), ("a", "a"), ("", "")] {
+        for (text, prompt) in [("a\n", "a"), ("a\n\n", "a\n"), ("a\r\n", "a"), ("a", "a"), ("", "")]
+        {
             assert_eq!(without_last_line_end(text), prompt, "{text:?}");
         }
     }
@@ -100,12 +102,21 @@ mod tests {
         .unwrap();
         let records = read_prompts(&path).unwrap();
         assert_eq!(records.len(), 2);
-        assert_eq!((&records[0].id, records[0].category.as_deref()), (&serde_json::json!(82), Some("qa")));
-        assert_eq!((&records[1].id, records[1].category.as_deref()), (&serde_json::json!("b"), None));
+        assert_eq!(
+            (&records[0].id, records[0].category.as_deref()),
+            (&serde_json::json!(82), Some("qa"))
+        );
+        assert_eq!(
+            (&records[1].id, records[1].category.as_deref()),
+            (&serde_json::json!("b"), None)
+        );
 
         fs::write(&path, "{\"id\": 1, \"prompt\": \"a\"}\n{\"id\": 2}\n").unwrap();
         let error = format!("{:#}", read_prompts(&path).unwrap_err());
-        assert!(error.contains("line 2 of ") && error.contains("missing field `prompt`"), "{error}");
+        assert!(
+            error.contains("line 2 of ") && error.contains("missing field `prompt`"),
+            "{error}"
+        );
         fs::write(&path, "\n").unwrap();
         assert!(read_prompts(&path).unwrap_err().to_string().contains("holds no prompts"));
     }

@@ -20,7 +20,8 @@ pub(super) struct GenerationOptions {
     config: ConfigOptions,
     #[command(flatten)]
     model: ModelOptions,
-    /// Stop after this many tokens [default: server.max_new_tokens_default, or what the context leaves]
+    /// Stop after this many tokens [default: server.max_new_tokens_default, or what the context
+    /// leaves]
     #[arg(long, value_name = "COUNT")]
     max_new_tokens: Option<usize>,
     /// Stop at this text; may be given several times
@@ -74,7 +75,10 @@ pub(super) fn speculation_of(
         SpeculationMode::Adaptive => Speculation::adaptive(max_draft_tokens),
         SpeculationMode::Static => {
             let skip_set = SkipSet::new(&settings.skip_attention, &settings.skip_mlp, layer_count)?;
-            Speculation::Static { skip_set: (!skip_set.is_empty()).then_some(skip_set), max_draft_tokens }
+            Speculation::Static {
+                skip_set: (!skip_set.is_empty()).then_some(skip_set),
+                max_draft_tokens,
+            }
         }
     })
 }
@@ -84,7 +88,8 @@ pub(super) fn speculation_of(
 impl GenerationOptions {
     /// The settings for an engine that runs `streams` requests at once.
     pub(super) fn configuration(&self, streams: usize) -> anyhow::Result<Configuration> {
-        let mut flags = vec![Flag::new("engine.max_streams", streams.to_string(), "the flag --concurrency")];
+        let mut flags =
+            vec![Flag::new("engine.max_streams", streams.to_string(), "the flag --concurrency")];
         flags.extend(self.model.flags());
         flags.extend(self.sampling.flags());
         flags.extend(self.speculation.flags());
@@ -92,7 +97,11 @@ impl GenerationOptions {
     }
 
     /// Checks what does not depend on the prompt.
-    pub(super) fn template(&self, settings: &Settings, shape: ModelShape) -> anyhow::Result<RequestTemplate> {
+    pub(super) fn template(
+        &self,
+        settings: &Settings,
+        shape: ModelShape,
+    ) -> anyhow::Result<RequestTemplate> {
         let seed = self.seed.unwrap_or_else(random_seed);
         if let Some(0) = self.max_new_tokens {
             bail!("--max-new-tokens is 0; at least one token must be generated");
@@ -104,7 +113,9 @@ impl GenerationOptions {
             shape,
             sampling: SamplingParams::new(settings.sampling.with_seed(seed), shape.vocabulary)?,
             stop: StopCriteria {
-                max_new_tokens: self.max_new_tokens.unwrap_or(settings.server.max_new_tokens_default),
+                max_new_tokens: self
+                    .max_new_tokens
+                    .unwrap_or(settings.server.max_new_tokens_default),
                 min_new_tokens: 0,
                 stop_strings: self.stop.clone(),
                 stop_token_ids: Vec::new(),
@@ -135,7 +146,10 @@ impl RequestTemplate {
         let ModelShape { vocabulary, context_length, .. } = self.shape;
         ensure!(!prompt.is_empty(), "the prompt is empty; at least one token is needed");
         if let Some(token) = prompt.iter().find(|token| token.index() >= vocabulary) {
-            bail!("token {token} of the prompt is not in the vocabulary, which ends at {}", vocabulary - 1);
+            bail!(
+                "token {token} of the prompt is not in the vocabulary, which ends at {}",
+                vocabulary - 1
+            );
         }
         let mut stop = self.stop.clone();
         let room = context_length.saturating_sub(prompt.len());
@@ -162,7 +176,8 @@ impl RequestTemplate {
     }
 }
 
-/// A number that differs from call to call: the standard library keys its hasher by the system's random numbers.
+/// A number that differs from call to call: the standard library keys its hasher by the system's
+/// random numbers.
 fn random_seed() -> u64 {
     RandomState::new().hash_one(())
 }
@@ -188,11 +203,17 @@ mod tests {
         assert_eq!(default.build("a".to_owned(), prompt(30)).unwrap().stop.max_new_tokens, 2);
         assert!(default.build("a".to_owned(), prompt(32)).is_err());
 
-        let asked =
-            template(&GenerationOptions { max_new_tokens: Some(3), ..GenerationOptions::default() }).unwrap();
+        let asked = template(&GenerationOptions {
+            max_new_tokens: Some(3),
+            ..GenerationOptions::default()
+        })
+        .unwrap();
         assert_eq!(asked.build("a".to_owned(), prompt(29)).unwrap().stop.max_new_tokens, 3);
         let error = asked.build("a".to_owned(), prompt(30)).unwrap_err().to_string();
-        assert!(error.contains("30 prompt tokens and 3 new ones don't fit the context of 32"), "{error}");
+        assert!(
+            error.contains("30 prompt tokens and 3 new ones don't fit the context of 32"),
+            "{error}"
+        );
     }
 
     #[test]
@@ -232,14 +253,22 @@ mod tests {
         for (mode, skip_mlp, expected) in [
             (SpeculationMode::Off, &[3][..], Speculation::Off),
             (SpeculationMode::Adaptive, &[], Speculation::adaptive(max_draft_tokens)),
-            (SpeculationMode::Static, &[], Speculation::Static { skip_set: None, max_draft_tokens }),
+            (
+                SpeculationMode::Static,
+                &[],
+                Speculation::Static { skip_set: None, max_draft_tokens },
+            ),
             (
                 SpeculationMode::Static,
                 &[4, 3],
                 Speculation::Static { skip_set: skip_set(&[3, 4]), max_draft_tokens },
             ),
         ] {
-            assert_eq!(speculation_of(&settings(mode, skip_mlp), 8), Ok(expected), "{mode:?} {skip_mlp:?}");
+            assert_eq!(
+                speculation_of(&settings(mode, skip_mlp), 8),
+                Ok(expected),
+                "{mode:?} {skip_mlp:?}"
+            );
         }
         assert!(speculation_of(&settings(SpeculationMode::Static, &[7]), 8).is_err());
     }

@@ -12,12 +12,12 @@ use super::model_cache;
 use super::profile_keeping;
 use super::profile_source;
 use super::request::speculation_of;
-use skipstone_engine::adapt::Mechanisms;
 use crate::bench::Machine;
 use crate::config::{EngineSettings, KvCachePrecision, ServerSettings, Settings};
 use crate::control::ServerInfo;
 use crate::server::{self, Limits, Listeners, ServedModel, ServerOptions};
 use crate::telemetry::{Readiness, Tracing};
+use skipstone_engine::adapt::Mechanisms;
 use skipstone_engine::drafting::{SkipSet, unified};
 use skipstone_engine::{
     CostFile, Engine, EngineOptions, GenerationStream, Observer, Profiles, Submit, ValidRequest,
@@ -47,7 +47,8 @@ pub struct Runtime {
     pub context_length: usize,
     /// Whether the backend can draft.
     pub can_draft: bool,
-    /// Keeps what streams learn, if that was asked for. Dropped after the engine, whose last lessons it writes.
+    /// Keeps what streams learn, if that was asked for. Dropped after the engine, whose last
+    /// lessons it writes.
     pub profiles: Option<Arc<Profiles>>,
 }
 
@@ -133,10 +134,12 @@ pub(super) fn start_native(
 ) -> anyhow::Result<Runtime> {
     let name = model_cache::served_name(&settings.model, path);
     progress.stage(&format!("reading {}", path.display()));
-    start(settings, path, name, learning, progress).with_context(|| format!("can't load {}", path.display()))
+    start(settings, path, name, learning, progress)
+        .with_context(|| format!("can't load {}", path.display()))
 }
 
-/// The native engine of the settings, and further ones over the same weights, each with other options: to measure what an option is worth.
+/// The native engine of the settings, and further ones over the same weights, each with other
+/// options: to measure what an option is worth.
 pub(super) fn start_variants(
     settings: &Settings,
     path: &Path,
@@ -166,7 +169,9 @@ fn start(
 ) -> anyhow::Result<Runtime> {
     let prepared = prepare(settings, path, name, progress)?;
     let profiles = match learning {
-        Learning::Kept => Some(Arc::new(profile_keeping::start(settings, &prepared.info.fingerprint)?)),
+        Learning::Kept => {
+            Some(Arc::new(profile_keeping::start(settings, &prepared.info.fingerprint)?))
+        }
         Learning::Forgotten => None,
     };
     progress.stage("starting the engine");
@@ -195,7 +200,8 @@ fn prepare(
     let weight_types = file.manifest().weight_types();
     let threads = settings.engine.thread_count().get();
     progress.stage(&format!("preparing the weights on {threads} threads"));
-    let model = Arc::new(Model::load(file, threads, &mut |done, total| progress.bytes(done, total))?);
+    let model =
+        Arc::new(Model::load(file, threads, &mut |done, total| progress.bytes(done, total))?);
     let (layer_count, vocabulary) = (model.config().layers, model.config().vocabulary);
     let context_length = context_length(settings, model.config().context_length)?;
     let mut options = engine_options(settings, &model, context_length)?;
@@ -250,7 +256,8 @@ impl Prepared {
     }
 }
 
-/// Longest prompt plus output, in tokens. Positions beyond the trained ones yield nonsense, so they are refused.
+/// Longest prompt plus output, in tokens. Positions beyond the trained ones yield nonsense, so they
+/// are refused.
 pub(super) fn context_length(settings: &Settings, trained: usize) -> anyhow::Result<usize> {
     let context_length = settings.model.context_length(trained);
     ensure!(
@@ -267,8 +274,9 @@ fn engine_options(
 ) -> anyhow::Result<EngineOptions> {
     let Settings { engine, speculation, .. } = settings;
     let weights = model.weights();
-    let skip_set = SkipSet::new(&speculation.skip_attention, &speculation.skip_mlp, model.config().layers)
-        .context("the skip lists of the settings don't fit this model")?;
+    let skip_set =
+        SkipSet::new(&speculation.skip_attention, &speculation.skip_mlp, model.config().layers)
+            .context("the skip lists of the settings don't fit this model")?;
     let default_skip_set = if skip_set.is_empty() {
         let sublayers = model.config().sublayers();
         let bytes: Vec<usize> = (0..sublayers).map(|index| weights.sublayer_bytes(index)).collect();
@@ -305,10 +313,11 @@ pub(super) fn kv_precision(engine: &EngineSettings) -> KvPrecision {
     }
 }
 
-/// Positions of the cache. A stream leases its whole context and the longest draft at once, in whole pages; a cache
-/// that can't hold one such stream would leave it waiting for ever.
+/// Positions of the cache. A stream leases its whole context and the longest draft at once, in
+/// whole pages; a cache that can't hold one such stream would leave it waiting for ever.
 fn kv_cache_tokens(engine: &EngineSettings, context_length: usize) -> anyhow::Result<usize> {
-    let one_stream = (context_length + Limits::default().max_draft_tokens).next_multiple_of(PAGE_POSITIONS);
+    let one_stream =
+        (context_length + Limits::default().max_draft_tokens).next_multiple_of(PAGE_POSITIONS);
     let tokens = engine.kv_cache_tokens(one_stream);
     ensure!(
         tokens >= one_stream,
@@ -321,13 +330,15 @@ fn kv_cache_tokens(engine: &EngineSettings, context_length: usize) -> anyhow::Re
 // === impl Runtime ===
 
 impl Runtime {
-    /// Tokenises a raw prompt. Special tokens are added as the model wants them, but not read from the text.
+    /// Tokenises a raw prompt. Special tokens are added as the model wants them, but not read from
+    /// the text.
     pub fn encode_text(&self, text: &str) -> anyhow::Result<Vec<TokenId>> {
         let options = EncodeOptions { add_special: true, parse_special: false };
         Ok(self.text.encode(text, options)?)
     }
 
-    /// Renders a chat with the model's own template, ready for the assistant's turn, and tokenises it.
+    /// Renders a chat with the model's own template, ready for the assistant's turn, and tokenises
+    /// it.
     pub fn encode_chat(&self, messages: &[ChatMessage]) -> anyhow::Result<Vec<TokenId>> {
         Ok(self.text.encode_chat(messages, true)?)
     }
@@ -345,7 +356,8 @@ mod tests {
     use super::*;
     use crate::config::{Flag, Layers};
 
-    /// The documented defaults are stated twice, in `config/default.toml` and in `server`; they must agree.
+    /// The documented defaults are stated twice, in `config/default.toml` and in `server`; they
+    /// must agree.
     #[test]
     fn the_built_in_settings_are_the_server_s_defaults() {
         let configuration = Layers::default().load().unwrap();

@@ -21,7 +21,8 @@ use crate::server::Listeners;
 use crate::telemetry::{self, ExporterHandle, LogFilter, Readiness, Tracing};
 use skipstone_engine::record::{self, BuildInfo};
 
-/// Threads for network traffic. The engine has threads of its own; serialising a few messages a step needs no more.
+/// Threads for network traffic. The engine has threads of its own; serialising a few messages a
+/// step needs no more.
 const NETWORK_THREADS: usize = 2;
 /// How long the profile store may take to write what was learned last.
 const LAST_WRITE_BACK: Duration = Duration::from_secs(2);
@@ -48,7 +49,8 @@ pub(super) struct Serve {
     config: ConfigOptions,
 }
 
-/// Sockets that are open before the model is loaded, so that a taken port is found at once and not after seconds.
+/// Sockets that are open before the model is loaded, so that a taken port is found at once and not
+/// after seconds.
 struct Sockets {
     serving: Listeners,
     metrics: Option<TcpListener>,
@@ -76,9 +78,17 @@ impl Serve {
         given.extend(self.speculation.flags());
         given.extend(flags([
             ("--listen", "server.listen", self.listen.map(|address| address.to_string())),
-            ("--openai-listen", "openai.listen", self.openai_listen.map(|address| address.to_string())),
+            (
+                "--openai-listen",
+                "openai.listen",
+                self.openai_listen.map(|address| address.to_string()),
+            ),
             ("--openai-listen", "openai.enabled", self.openai_listen.map(|_| true.to_string())),
-            ("--metrics-listen", "metrics.listen", self.metrics_listen.map(|address| address.to_string())),
+            (
+                "--metrics-listen",
+                "metrics.listen",
+                self.metrics_listen.map(|address| address.to_string()),
+            ),
         ]));
         let configuration = self.config.load(given)?;
         let settings = configuration.settings().clone();
@@ -106,13 +116,17 @@ async fn serve(settings: Arc<Settings>, admin: Admin) -> anyhow::Result<()> {
         None => Tracing::default(),
     };
     let for_load = Arc::clone(&settings);
-    let loading = tokio::task::spawn_blocking(move || load_with(&for_load, Learning::Kept, &LoadBar::new()));
+    let loading =
+        tokio::task::spawn_blocking(move || load_with(&for_load, Learning::Kept, &LoadBar::new()));
     let runtime = tokio::select! {
         loaded = loading => loaded.context("loading the model failed")??,
         () = signals.wait() => return Ok(()),
     };
 
-    record::build_info(&BuildInfo { model: &runtime.name, instruction_set: runtime.info.instruction_set });
+    record::build_info(&BuildInfo {
+        model: &runtime.name,
+        instruction_set: runtime.info.instruction_set,
+    });
     let (stop, stopped) = watch::channel(false);
     let readiness = Readiness::default();
     let ready_line = sockets.ready_line(&runtime.name)?;
@@ -126,11 +140,20 @@ async fn serve(settings: Arc<Settings>, admin: Admin) -> anyhow::Result<()> {
         drain: Arc::clone(&drain),
         profiles: runtime.profiles.clone(),
     };
-    let routes =
-        if settings.serves_control() { control::routes(control, admin.access)? } else { axum::Router::new() };
+    let routes = if settings.serves_control() {
+        control::routes(control, admin.access)?
+    } else {
+        axum::Router::new()
+    };
     let metrics = sockets.metrics.zip(admin.exporter).map(|(listener, exporter)| {
         let shutdown = wait_for(stopped.clone());
-        tokio::spawn(telemetry::serve_admin(listener, exporter, readiness.clone(), routes, shutdown))
+        tokio::spawn(telemetry::serve_admin(
+            listener,
+            exporter,
+            readiness.clone(),
+            routes,
+            shutdown,
+        ))
     });
     writeln!(io::stdout(), "{ready_line}")?;
     io::stdout().flush()?;
@@ -150,16 +173,19 @@ async fn serve(settings: Arc<Settings>, admin: Admin) -> anyhow::Result<()> {
             stop_at_once(signals).await;
         });
     };
-    let result = serve_grpc(&runtime, &settings, sockets.serving, (readiness, tracing.clone()), shutdown)
-        .await
-        .context("the service failed");
+    let result =
+        serve_grpc(&runtime, &settings, sockets.serving, (readiness, tracing.clone()), shutdown)
+            .await
+            .context("the service failed");
     // An error would be the task's own panic, which was reported.
     let _ = tokio::task::spawn_blocking(move || tracing.finish()).await;
     if let Some(profiles) = &runtime.profiles {
         match tokio::time::timeout(LAST_WRITE_BACK, profiles.flush()).await {
             Ok(Ok(())) => {}
             Ok(Err(error)) => tracing::warn!(%error, "what was learned last is lost"),
-            Err(_) => tracing::warn!("the profile store is slow: what was learned last may be lost"),
+            Err(_) => {
+                tracing::warn!("the profile store is slow: what was learned last may be lost")
+            }
         }
     }
     // The admin port goes last, so that the drain can be watched.
@@ -186,8 +212,10 @@ async fn stop_at_once(mut signals: StopSignals) {
 impl Sockets {
     async fn open(settings: &Settings) -> anyhow::Result<Self> {
         let grpc = bind(settings.server.listen, "server.listen").await?;
-        let openai = bind_if(settings.openai.enabled, settings.openai.listen, "openai.listen").await?;
-        let metrics = bind_if(settings.metrics.enabled, settings.metrics.listen, "metrics.listen").await?;
+        let openai =
+            bind_if(settings.openai.enabled, settings.openai.listen, "openai.listen").await?;
+        let metrics =
+            bind_if(settings.metrics.enabled, settings.metrics.listen, "metrics.listen").await?;
         Ok(Self { serving: Listeners { grpc, openai }, metrics })
     }
 
@@ -206,7 +234,11 @@ impl Sockets {
     }
 }
 
-async fn bind_if(enabled: bool, address: SocketAddr, key: &str) -> anyhow::Result<Option<TcpListener>> {
+async fn bind_if(
+    enabled: bool,
+    address: SocketAddr,
+    key: &str,
+) -> anyhow::Result<Option<TcpListener>> {
     if enabled { Ok(Some(bind(address, key).await?)) } else { Ok(None) }
 }
 
@@ -219,9 +251,13 @@ async fn bind(address: SocketAddr, key: &str) -> anyhow::Result<TcpListener> {
 // === impl StopSignals ===
 
 impl StopSignals {
-    /// Takes over the signals. Must come early: as the first process of a container, ours would ignore SIGTERM.
+    /// Takes over the signals. Must come early: as the first process of a container, ours would
+    /// ignore SIGTERM.
     fn new() -> io::Result<Self> {
-        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+        })
     }
 
     async fn wait(&mut self) {
@@ -265,7 +301,9 @@ mod tests {
 
         let error = format!("{:#}", bind(grpc, "server.listen").await.unwrap_err());
         assert!(
-            error.contains(&format!("can't listen on {grpc}; name another address with server.listen")),
+            error.contains(&format!(
+                "can't listen on {grpc}; name another address with server.listen"
+            )),
             "{error}"
         );
     }

@@ -1,4 +1,5 @@
-//! The ranges of the settings. Each limit is stated here once; `config/default.toml` repeats it for readers.
+//! The ranges of the settings. Each limit is stated here once; `config/default.toml` repeats it for
+//! readers.
 
 use std::fmt::Display;
 use std::ops::RangeInclusive;
@@ -81,9 +82,14 @@ pub(super) fn check(settings: &Settings, origin_of: &dyn Fn(&str) -> String) -> 
     checker.range("server.max_stop_strings", server.max_stop_strings, 0..=1024);
     checker.range("server.max_stop_string_bytes", server.max_stop_string_bytes, 1..=65_536);
     checker.range("server.max_top_logprobs", server.max_top_logprobs, 0..=100);
-    checker.range("server.max_streams_per_connection", server.max_streams_per_connection, 1..=65_536);
+    checker.range(
+        "server.max_streams_per_connection",
+        server.max_streams_per_connection,
+        1..=65_536,
+    );
     checker.range("server.max_header_list_bytes", server.max_header_list_bytes, 1024..=1 << 20);
-    // Below HTTP/2's own default of 65,535 bytes a window only adds round trips; above 2^31-1 it is not allowed.
+    // Below HTTP/2's own default of 65,535 bytes a window only adds round trips; above 2^31-1 it is
+    // not allowed.
     checker.range("server.stream_window_bytes", server.stream_window_bytes, 65_535..=(1 << 31) - 1);
     checker.range("server.withdrawal_grace_seconds", server.withdrawal_grace_seconds, 0..=600);
     checker.range("server.drain_seconds", server.drain_seconds, 0..=3600);
@@ -96,15 +102,16 @@ pub(super) fn check(settings: &Settings, origin_of: &dyn Fn(&str) -> String) -> 
         if !enabled {
             continue;
         }
-        if let Some((other, _)) = taken.iter().find(|(_, address)| *address == listen && listen.port() != 0) {
+        if let Some((other, _)) =
+            taken.iter().find(|(_, address)| *address == listen && listen.port() != 0)
+        {
             checker.that(false, key, listen, &format!("another address than {other}, or port 0"));
         }
         taken.push((key, listen));
     }
     checker.range("tracing.sample_ratio", tracing.sample_ratio, 0.0..=1.0);
     if let Some(endpoint) = &tracing.otlp_endpoint {
-        let allowed =
-            "the http:// address of an OTLP collector that speaks gRPC, such as \"http://127.0.0.1:4317\"";
+        let allowed = "the http:// address of an OTLP collector that speaks gRPC, such as \"http://127.0.0.1:4317\"";
         checker.that(
             endpoint.starts_with("http://"),
             "tracing.otlp_endpoint",
@@ -119,10 +126,15 @@ pub(super) fn check(settings: &Settings, origin_of: &dyn Fn(&str) -> String) -> 
         "a level (error, warn, info, debug, trace, off) or a filter such as \"info,skipstone::engine=debug\"",
     );
 
-    // The sampler knows its own ranges. No vocabulary is at hand, and none is needed without a bias.
+    // The sampler knows its own ranges. No vocabulary is at hand, and none is needed without a
+    // bias.
     for fault in SamplingParams::faults(&sampling.with_seed(0), usize::MAX) {
         let key = format!("sampling.{}", fault.field);
-        checker.errors.push(ConfigError::Invalid { origin: origin_of(&key), key, problem: fault.message });
+        checker.errors.push(ConfigError::Invalid {
+            origin: origin_of(&key),
+            key,
+            problem: fault.message,
+        });
     }
     checker.errors
 }
@@ -186,7 +198,11 @@ mod tests {
                 &["", "http://127.0.0.1:4317"],
                 &["127.0.0.1:4317", "https://collector:4317"],
             ),
-            ("log.level", &["warn", "info,skipstone::engine=debug", "off"], &["", "loud=very", "inof"]),
+            (
+                "log.level",
+                &["warn", "info,skipstone::engine=debug", "off"],
+                &["", "loud=very", "inof"],
+            ),
             ("sampling.temperature", &["0", "100"], &["-0.1", "100.1", "inf"]),
             ("sampling.top_p", &["0.01", "1"], &["0", "1.01", "-1"]),
             ("sampling.min_p", &["0", "0.99"], &["1", "-0.01"]),
@@ -207,9 +223,8 @@ mod tests {
                 match load(value) {
                     Ok(_) => failures.push(format!("{key} = {value} is taken")),
                     Err(error) if error.to_string().contains(key) => {}
-                    Err(error) => {
-                        failures.push(format!("{key} = {value}: the error names another key: {error}"))
-                    }
+                    Err(error) => failures
+                        .push(format!("{key} = {value}: the error names another key: {error}")),
                 }
             }
         }

@@ -52,7 +52,11 @@ impl fmt::Display for Configuration {
                 writeln!(formatter, "{blank}[{section}]")?;
             }
             let padding = width - value.width();
-            writeln!(formatter, "{} = {}{:padding$}  # {}", value.name, value.value, "", value.origin)?;
+            writeln!(
+                formatter,
+                "{} = {}{:padding$}  # {}",
+                value.name, value.value, "", value.origin
+            )?;
         }
         Ok(())
     }
@@ -63,7 +67,8 @@ impl fmt::Display for Configuration {
 impl EffectiveValue {
     pub(super) fn new(key: &str, value: &Value, origin: String) -> Self {
         let (section, name) = key.rsplit_once('.').unwrap_or(("", key));
-        // What JSON and TOML share (numbers, truth values, basic strings, lists) is all that settings are made of.
+        // What JSON and TOML share (numbers, truth values, basic strings, lists) is all that
+        // settings are made of.
         let value = serde_json::to_string(value).unwrap_or_default();
         Self { section: section.to_owned(), name: name.to_owned(), value, origin }
     }

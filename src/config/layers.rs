@@ -53,7 +53,11 @@ struct Layer {
 
 impl Flag {
     /// Sets `key` (as in `server.listen`) to `value`; `origin` is how errors name the flag.
-    pub fn new(key: impl Into<String>, value: impl Into<String>, origin: impl Into<String>) -> Self {
+    pub fn new(
+        key: impl Into<String>,
+        value: impl Into<String>,
+        origin: impl Into<String>,
+    ) -> Self {
         Self { key: key.into(), value: value.into(), origin: origin.into() }
     }
 }
@@ -74,7 +78,8 @@ impl Layers {
     pub fn load(&self) -> Result<Configuration, ConfigErrors> {
         let defaults = parse_toml("the built-in defaults", DEFAULT_TOML)?;
         let known: Vec<(String, Value)> = leaves(&defaults.values);
-        let kind_of = |key: &str| known.iter().find(|(known, _)| known == key).map(|(_, value)| value);
+        let kind_of =
+            |key: &str| known.iter().find(|(known, _)| known == key).map(|(_, value)| value);
 
         let mut errors = Vec::new();
         let mut layers = vec![];
@@ -142,24 +147,28 @@ impl Provider for Layer {
 }
 
 fn read_file(path: &Path) -> Result<Layer, ConfigError> {
-    let text = fs::read_to_string(path)
-        .map_err(|error| ConfigError::Unreadable { path: path.to_owned(), reason: error.to_string() })?;
+    let text = fs::read_to_string(path).map_err(|error| ConfigError::Unreadable {
+        path: path.to_owned(),
+        reason: error.to_string(),
+    })?;
     parse_toml(&path.display().to_string(), &text)
 }
 
 fn parse_toml(origin: &str, text: &str) -> Result<Layer, ConfigError> {
-    let values = Toml::from_str(text).map_err(|error: <Toml as Format>::Error| ConfigError::Syntax {
-        origin: origin.to_owned(),
-        reason: error.to_string().trim_end().to_owned(),
-    })?;
+    let values =
+        Toml::from_str(text).map_err(|error: <Toml as Format>::Error| ConfigError::Syntax {
+            origin: origin.to_owned(),
+            reason: error.to_string().trim_end().to_owned(),
+        })?;
     Ok(Layer { origin: origin.to_owned(), values })
 }
 
 /// The key that a variable sets, or `None` for the many variables that are not settings.
 ///
-/// Only names with the separator are settings: an orchestrator that runs a service called "skipstone" sets variables
-/// such as `SKIPSTONE_SERVICE_HOST`, and they must not stop the start. A setting with one underscore too few is told
-/// apart by its name, so that it isn't passed over in silence.
+/// Only names with the separator are settings: an orchestrator that runs a service called
+/// "skipstone" sets variables such as `SKIPSTONE_SERVICE_HOST`, and they must not stop the start. A
+/// setting with one underscore too few is told apart by its name, so that it isn't passed over in
+/// silence.
 fn key_of_variable(name: &str, known: &[(String, Value)]) -> Result<Option<String>, ConfigError> {
     let Some(rest) = name.strip_prefix(PREFIX) else { return Ok(None) };
     if rest.contains(SEPARATOR) {
@@ -186,7 +195,8 @@ fn unknown_keys(layer: &Layer, known: &[(String, Value)]) -> Vec<ConfigError> {
         .collect()
 }
 
-/// The known key that `key` most probably means: the same name in another section, or a misspelling.
+/// The known key that `key` most probably means: the same name in another section, or a
+/// misspelling.
 fn nearest(key: &str, known: &[(String, Value)]) -> Option<String> {
     let name_of = |key: &str| key.rsplit('.').next().unwrap_or_default().to_owned();
     let name = name_of(key);
@@ -195,7 +205,8 @@ fn nearest(key: &str, known: &[(String, Value)]) -> Option<String> {
         let by_name = strsim::damerau_levenshtein(&name, &name_of(candidate));
         in_full.min(by_name.saturating_mul(2).saturating_add(1))
     };
-    let (distance, candidate) = known.iter().map(|(candidate, _)| (distance(candidate), candidate)).min()?;
+    let (distance, candidate) =
+        known.iter().map(|(candidate, _)| (distance(candidate), candidate)).min()?;
     // Two fifths of the letters wrong is still a misspelling; more is another word.
     (distance <= (key.len() * 2 / 5).max(2)).then(|| candidate.clone())
 }
@@ -230,7 +241,9 @@ fn extract(merged: &Figment) -> Result<Settings, ConfigErrors> {
         Some(sampling),
     ) = sections
     else {
-        return Err(ConfigErrors::check(errors).err().unwrap_or_else(|| ConfigErrors::from(internal_gap())));
+        return Err(ConfigErrors::check(errors)
+            .err()
+            .unwrap_or_else(|| ConfigErrors::from(internal_gap())));
     };
     Ok(Settings {
         model,
@@ -247,7 +260,11 @@ fn extract(merged: &Figment) -> Result<Settings, ConfigErrors> {
     })
 }
 
-fn section<T: DeserializeOwned>(merged: &Figment, name: &str, errors: &mut Vec<ConfigError>) -> Option<T> {
+fn section<T: DeserializeOwned>(
+    merged: &Figment,
+    name: &str,
+    errors: &mut Vec<ConfigError>,
+) -> Option<T> {
     match merged.extract_inner(name) {
         Ok(section) => Some(section),
         Err(found) => {
@@ -261,8 +278,10 @@ fn wrong_type(section: &str, error: &figment::Error) -> ConfigError {
     // figment appends the section where it should go in front.
     let names = error.path.iter().map(String::as_str).filter(|&name| name != section);
     let key = std::iter::once(section).chain(names).collect::<Vec<_>>().join(".");
-    let origin =
-        error.metadata.as_ref().map_or_else(|| UNKNOWN_ORIGIN.to_owned(), |layer| layer.name.to_string());
+    let origin = error
+        .metadata
+        .as_ref()
+        .map_or_else(|| UNKNOWN_ORIGIN.to_owned(), |layer| layer.name.to_string());
     ConfigError::WrongType { key, origin, reason: error.kind.to_string() }
 }
 

@@ -1,7 +1,8 @@
 //! Layers of configuration, merged and validated into [`Settings`].
 //!
-//! Built-in defaults (`config/default.toml`) <- `--config FILE` <- `SKIPSTONE_*` variables <- flags. Every value keeps
-//! the name of the layer it came from, so that an error can say where to look.
+//! Built-in defaults (`config/default.toml`) <- `--config FILE` <- `SKIPSTONE_*` variables <-
+//! flags. Every value keeps the name of the layer it came from, so that an error can say where to
+//! look.
 
 #![forbid(unsafe_code)]
 
@@ -21,8 +22,8 @@ pub use error::{ConfigError, ConfigErrors};
 pub use layers::{Flag, Layers};
 pub use ports::{ControlSettings, MetricsSettings, ServerSettings, Switch};
 pub use settings::{
-    EngineSettings, KvCachePrecision, LogSettings, ModelSettings, ProfileSettings, ProfileStoreKind,
-    SamplingDefaults, Settings, SpeculationMode, SpeculationSettings,
+    EngineSettings, KvCachePrecision, LogSettings, ModelSettings, ProfileSettings,
+    ProfileStoreKind, SamplingDefaults, Settings, SpeculationMode, SpeculationSettings,
 };
 pub use source::ModelSource;
 

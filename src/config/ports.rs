@@ -92,7 +92,8 @@ impl ServerSettings {
         Duration::from_secs(self.drain_seconds)
     }
 
-    /// Whether reflection is served: on loopback it helps, on a network it tells strangers about the service.
+    /// Whether reflection is served: on loopback it helps, on a network it tells strangers about
+    /// the service.
     pub fn serves_reflection(&self) -> bool {
         self.reflection.decide(self.listen.ip().is_loopback())
     }

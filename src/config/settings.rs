@@ -43,13 +43,15 @@ pub struct Settings {
 /// Which model, and how much context.
 #[derive(Clone, PartialEq, Debug, Deserialize)]
 pub struct ModelSettings {
-    /// The GGUF file, a folder with safetensors, or the name of a repository on the hub; `None`: the default model of the cache folder.
+    /// The GGUF file, a folder with safetensors, or the name of a repository on the hub; `None`:
+    /// the default model of the cache folder.
     #[serde(deserialize_with = "empty_is_unset")]
     pub path: Option<PathBuf>,
     /// The served name; `None`: the file's name without its suffix.
     #[serde(deserialize_with = "empty_is_unset")]
     pub name: Option<String>,
-    /// Longest prompt plus output in tokens; `None`: the model's own, at most [`ModelSettings::CONTEXT_CAP`].
+    /// Longest prompt plus output in tokens; `None`: the model's own, at most
+    /// [`ModelSettings::CONTEXT_CAP`].
     #[serde(deserialize_with = "zero_is_unset")]
     pub context_length: Option<NonZeroUsize>,
 }
@@ -109,7 +111,8 @@ pub struct SpeculationSettings {
     pub skip_mlp: Vec<u32>,
     /// Draft probability below which a static draft stops; 0: never.
     pub confidence_threshold: f64,
-    /// The profile to draft by; `None`: the one beside the model file, else the built-in one of the default model.
+    /// The profile to draft by; `None`: the one beside the model file, else the built-in one of the
+    /// default model.
     #[serde(deserialize_with = "empty_is_unset")]
     pub profile: Option<PathBuf>,
     /// Plans of the profile that adaptive streams bet on, at most.
@@ -203,7 +206,8 @@ pub struct SamplingDefaults {
 // === impl ModelSettings ===
 
 impl ModelSettings {
-    /// Context length where none is set, in tokens: a model trained for 128k would otherwise reserve gigabytes of cache.
+    /// Context length where none is set, in tokens: a model trained for 128k would otherwise
+    /// reserve gigabytes of cache.
     pub const CONTEXT_CAP: usize = 8192;
 
     /// The context length in tokens for a model that was trained for `trained` of them.
@@ -217,7 +221,9 @@ impl ModelSettings {
 impl EngineSettings {
     /// Threads that compute: as set, else as many as the affinity mask and the cgroup quota allow.
     pub fn thread_count(&self) -> NonZeroUsize {
-        self.threads.or_else(|| std::thread::available_parallelism().ok()).unwrap_or(NonZeroUsize::MIN)
+        self.threads
+            .or_else(|| std::thread::available_parallelism().ok())
+            .unwrap_or(NonZeroUsize::MIN)
     }
 
     /// How long a reader may take nothing before its stream is cancelled.
@@ -248,9 +254,12 @@ impl ProfileSettings {
 // === impl Settings ===
 
 impl Settings {
-    /// Whether control is served: to those on the same machine, or to those with a token, unless the setting says otherwise.
+    /// Whether control is served: to those on the same machine, or to those with a token, unless
+    /// the setting says otherwise.
     pub fn serves_control(&self) -> bool {
-        self.control.serve.decide(self.metrics.listen.ip().is_loopback() || self.control.token_file.is_some())
+        self.control
+            .serve
+            .decide(self.metrics.listen.ip().is_loopback() || self.control.token_file.is_some())
     }
 }
 

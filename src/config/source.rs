@@ -17,14 +17,17 @@ pub enum ModelSource {
 // === impl ModelSource ===
 
 impl ModelSource {
-    /// Tells by looking: what exists is a file or a folder; what does not may be a repository's name, unless it would lie in a folder that exists.
+    /// Tells by looking: what exists is a file or a folder; what does not may be a repository's
+    /// name, unless it would lie in a folder that exists.
     pub fn of(path: &Path) -> Self {
         if path.is_dir() {
             return Self::Folder(path.to_owned());
         }
         match path.to_str() {
             Some(text)
-                if !path.exists() && is_repository(text) && !path.parent().is_some_and(Path::is_dir) =>
+                if !path.exists()
+                    && is_repository(text)
+                    && !path.parent().is_some_and(Path::is_dir) =>
             {
                 Self::Hub(text.to_owned())
             }
@@ -47,7 +50,9 @@ impl fmt::Display for ModelSource {
 fn is_repository(text: &str) -> bool {
     let is_name = |part: &str| {
         part.starts_with(|first: char| first.is_ascii_alphanumeric())
-            && part.chars().all(|other| other.is_ascii_alphanumeric() || matches!(other, '-' | '_' | '.'))
+            && part
+                .chars()
+                .all(|other| other.is_ascii_alphanumeric() || matches!(other, '-' | '_' | '.'))
     };
     text.split_once('/').is_some_and(|(owner, name)| is_name(owner) && is_name(name))
         && !text.to_ascii_lowercase().ends_with(".gguf")

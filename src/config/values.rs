@@ -1,4 +1,5 @@
-//! Reading single values: text from flags and variables, and the empty values that stand for "not set".
+//! Reading single values: text from flags and variables, and the empty values that stand for "not
+//! set".
 
 use std::num::NonZeroUsize;
 
@@ -7,8 +8,8 @@ use serde::{Deserialize, Deserializer};
 
 /// Reads `text` as a value of the same kind as `model`, the built-in value of the same key.
 ///
-/// Text stays text where text is meant (`404` may be a model's name), and lists may leave out their brackets
-/// (`3,4`). What does not fit is passed on as text, for the type check to refuse by name.
+/// Text stays text where text is meant (`404` may be a model's name), and lists may leave out their
+/// brackets (`3,4`). What does not fit is passed on as text, for the type check to refuse by name.
 pub(super) fn value_like(model: Option<&Value>, text: &str) -> Value {
     let text = text.trim();
     let parsed = match model {

@@ -49,8 +49,8 @@ impl Access {
 
     /// For those who send the token in the file, which may end with a line break.
     pub fn from_file(path: &Path) -> Result<Self, AccessError> {
-        let text =
-            fs::read_to_string(path).map_err(|source| AccessError::File { path: path.to_owned(), source })?;
+        let text = fs::read_to_string(path)
+            .map_err(|source| AccessError::File { path: path.to_owned(), source })?;
         let token = text.trim();
         if token.len() < LEAST_TOKEN_BYTES {
             return Err(AccessError::Short { path: path.to_owned(), length: token.len() });
@@ -61,7 +61,8 @@ impl Access {
     /// Whether a call with these headers may pass.
     pub(super) fn allows(&self, headers: &HeaderMap) -> bool {
         let Some(token) = &self.token else { return true };
-        let sent = headers.get(AUTHORIZATION).and_then(|value| value.as_bytes().strip_prefix(b"Bearer "));
+        let sent =
+            headers.get(AUTHORIZATION).and_then(|value| value.as_bytes().strip_prefix(b"Bearer "));
         sent.is_some_and(|sent| Sha256::digest(sent).as_slice() == token)
     }
 }

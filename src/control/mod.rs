@@ -1,6 +1,8 @@
-//! The admin port's control of a running replica: the gRPC service, the same data as JSON, and the live page that draws it.
+//! The admin port's control of a running replica: the gRPC service, the same data as JSON, and the
+//! live page that draws it.
 //!
-//! [`routes`] adds them to the metrics and the health of the process. Nothing here shows text of a prompt or an output.
+//! [`routes`] adds them to the metrics and the health of the process. Nothing here shows text of a
+//! prompt or an output.
 
 #![forbid(unsafe_code)]
 

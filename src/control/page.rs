@@ -1,4 +1,5 @@
-//! The live page: one document that holds all it needs, and the policy under which a browser may run it.
+//! The live page: one document that holds all it needs, and the policy under which a browser may
+//! run it.
 
 use std::sync::LazyLock;
 
@@ -22,13 +23,15 @@ const SCRIPTS: [&str; 3] = [
 /// What a browser gets.
 struct Page {
     html: String,
-    /// For `Content-Security-Policy`: runs only what the page was built with, and asks nobody but this port.
+    /// For `Content-Security-Policy`: runs only what the page was built with, and asks nobody but
+    /// this port.
     policy: String,
 }
 
 static PAGE: LazyLock<Page> = LazyLock::new(Page::build);
 
-/// Answers with the page. It holds no data, so anybody may have it; the data it asks for may be guarded.
+/// Answers with the page. It holds no data, so anybody may have it; the data it asks for may be
+/// guarded.
 pub(super) async fn live_page() -> Response {
     let headers = [
         (header::CONTENT_TYPE, "text/html; charset=utf-8"),
@@ -69,7 +72,8 @@ impl Page {
 
 /// The hashes by which a policy admits elements with these contents.
 fn sources(contents: &[&str]) -> String {
-    let hashes = contents.iter().map(|text| format!("'sha256-{}'", STANDARD.encode(Sha256::digest(text))));
+    let hashes =
+        contents.iter().map(|text| format!("'sha256-{}'", STANDARD.encode(Sha256::digest(text))));
     hashes.collect::<Vec<_>>().join(" ")
 }
 
@@ -91,7 +95,8 @@ mod tests {
                 "df630c6a8d6f8eeaff264b50f73ce5b114f646ffd9a0bb74f049b0a00135fa04",
             ),
         ] {
-            let found: String = Sha256::digest(text).iter().map(|byte| format!("{byte:02x}")).collect();
+            let found: String =
+                Sha256::digest(text).iter().map(|byte| format!("{byte:02x}")).collect();
             assert_eq!(found, checksum, "{name} was changed; see assets/uplot/README.md");
         }
     }

@@ -39,7 +39,10 @@ impl ProfileControl {
         })
     }
 
-    pub(super) async fn export(&self, key_hash: &str) -> Result<wire::ExportProfileResponse, Status> {
+    pub(super) async fn export(
+        &self,
+        key_hash: &str,
+    ) -> Result<wire::ExportProfileResponse, Status> {
         Ok(wire::ExportProfileResponse { record: self.record(key_hash).await?.to_bytes() })
     }
 
@@ -59,7 +62,10 @@ impl ProfileControl {
         Ok(wire::PutProfileResponse {})
     }
 
-    pub(super) async fn delete(&self, key_hash: &str) -> Result<wire::DeleteProfileResponse, Status> {
+    pub(super) async fn delete(
+        &self,
+        key_hash: &str,
+    ) -> Result<wire::DeleteProfileResponse, Status> {
         let key = key_of(key_hash)?;
         if !self.profiles()?.delete(key).await.map_err(status)? {
             return Err(missing(key));
@@ -74,7 +80,9 @@ impl ProfileControl {
     }
 
     fn profiles(&self) -> Result<&Profiles, Status> {
-        self.0.as_deref().ok_or_else(|| Status::failed_precondition("this replica keeps no profiles"))
+        self.0
+            .as_deref()
+            .ok_or_else(|| Status::failed_precondition("this replica keeps no profiles"))
     }
 }
 
@@ -115,8 +123,11 @@ mod tests {
 
     fn control() -> ProfileControl {
         let day = Duration::from_secs(86_400);
-        let options = ProfileOptions { model: "a fingerprint".into(), half_life: day, write_back: day };
-        ProfileControl(Some(Arc::new(Profiles::start(Box::new(MemoryStore::new(10)), options).unwrap())))
+        let options =
+            ProfileOptions { model: "a fingerprint".into(), half_life: day, write_back: day };
+        ProfileControl(Some(Arc::new(
+            Profiles::start(Box::new(MemoryStore::new(10)), options).unwrap(),
+        )))
     }
 
     fn record() -> Record {
@@ -161,7 +172,14 @@ mod tests {
         for (name, control, key, record, code, says) in [
             ("a key", control(), "tenant 7", &sound, Code::InvalidArgument, "ListProfiles"),
             ("a damaged record", control(), &key, &damaged, Code::InvalidArgument, "ExportProfile"),
-            ("nobody keeps any", ProfileControl(None), &key, &sound, Code::FailedPrecondition, "keeps no"),
+            (
+                "nobody keeps any",
+                ProfileControl(None),
+                &key,
+                &sound,
+                Code::FailedPrecondition,
+                "keeps no",
+            ),
         ] {
             let status = control.put(key, record).await.unwrap_err();
             assert_eq!(status.code(), code, "{name}: {status:?}");

@@ -114,8 +114,10 @@ fn totals(totals: &Totals) -> wire::ActivityTotals {
 }
 
 fn account(stats: &SpeculationStats) -> wire::DecodingAccount {
-    let arms =
-        stats.arms.iter().map(|arm| wire::DraftArm { name: arm.name.clone(), cycles: count(arm.cycles) });
+    let arms = stats
+        .arms
+        .iter()
+        .map(|arm| wire::DraftArm { name: arm.name.clone(), cycles: count(arm.cycles) });
     let off = stats.off.iter().map(|(reason, time)| (reason.name().to_owned(), time.seconds));
     wire::DecodingAccount {
         drafts: stats.drafts as u64,

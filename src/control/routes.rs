@@ -18,8 +18,8 @@ use crate::server::wire::control_service_server::ControlServiceServer;
 /// What a browser is told that may not read the data.
 const NOT_ALLOWED: &str = "send the token of control.token_file as `Authorization: Bearer TOKEN`";
 
-/// The gRPC service with its reflection; `/api/server` and `/api/activity`, which are two of its replies as JSON; and `/`, the page that
-/// draws these.
+/// The gRPC service with its reflection; `/api/server` and `/api/activity`, which are two of its
+/// replies as JSON; and `/`, the page that draws these.
 ///
 /// # Errors
 /// If the compiled descriptors don't load.
@@ -59,13 +59,16 @@ fn json(reply: &impl serde::Serialize) -> Response {
     }
 }
 
-/// A page of a stranger, open in an operator's browser, can send requests here, but none by HTTP/2 without TLS: so it can't drain.
+/// A page of a stranger, open in an operator's browser, can send requests here, but none by HTTP/2
+/// without TLS: so it can't drain.
 async fn guard_grpc(State(access): State<Access>, request: Request, next: Next) -> Response {
     if request.version() != Version::HTTP_2 {
         return (StatusCode::HTTP_VERSION_NOT_SUPPORTED, "gRPC needs HTTP/2\n").into_response();
     }
     if !access.allows(request.headers()) {
-        return Status::unauthenticated(NOT_ALLOWED).into_http::<tonic::body::Body>().into_response();
+        return Status::unauthenticated(NOT_ALLOWED)
+            .into_http::<tonic::body::Body>()
+            .into_response();
     }
     next.run(request).await
 }

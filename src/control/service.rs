@@ -97,7 +97,10 @@ impl ControlService for Control {
         Ok(Response::new(self.activity().await))
     }
 
-    async fn drain(&self, _: Request<wire::DrainRequest>) -> Result<Response<wire::DrainResponse>, Status> {
+    async fn drain(
+        &self,
+        _: Request<wire::DrainRequest>,
+    ) -> Result<Response<wire::DrainResponse>, Status> {
         let in_flight = reply::count(self.engine.in_flight());
         tracing::info!(in_flight, "the control service was asked to drain");
         self.drain.notify_one();
@@ -116,8 +119,10 @@ impl ControlService for Control {
         request: Request<wire::SetLogLevelRequest>,
     ) -> Result<Response<wire::SetLogLevelResponse>, Status> {
         let filter = request.into_inner().filter;
-        let previous =
-            self.log_filter.set(&filter).map_err(|error| Status::invalid_argument(error.to_string()))?;
+        let previous = self
+            .log_filter
+            .set(&filter)
+            .map_err(|error| Status::invalid_argument(error.to_string()))?;
         tracing::info!(filter, previous, "what is logged was changed");
         Ok(Response::new(wire::SetLogLevelResponse { previous }))
     }

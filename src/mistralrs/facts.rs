@@ -46,7 +46,9 @@ pub enum FactsError {
         reason: String,
     },
     /// The hub's cache has not what was downloaded.
-    #[error("{0} is not in the hub's cache, though mistral.rs loaded it; name its folder with --model")]
+    #[error(
+        "{0} is not in the hub's cache, though mistral.rs loaded it; name its folder with --model"
+    )]
     NotCached(String),
 }
 
@@ -66,9 +68,12 @@ impl Facts {
         let file = GgufFile::open(path)?;
         let metadata = file.manifest().metadata();
         let architecture = metadata.require_string("general.architecture")?.to_owned();
-        let scaling = metadata.string(&format!("{architecture}.rope.scaling.type"))?.unwrap_or("none");
+        let scaling =
+            metadata.string(&format!("{architecture}.rope.scaling.type"))?.unwrap_or("none");
         if scaling != "none" {
-            return Err(FactsError::Scaled(format!("{architecture}.rope.scaling.type is {scaling}")));
+            return Err(FactsError::Scaled(format!(
+                "{architecture}.rope.scaling.type is {scaling}"
+            )));
         }
         if file.manifest().tensor("rope_freqs.weight").is_some() {
             return Err(FactsError::Scaled("it has rope_freqs.weight".to_owned()));
@@ -85,8 +90,10 @@ impl Facts {
         let path = folder.join("config.json");
         let refuse = |reason: String| FactsError::File { path: path.clone(), reason };
         let contents = fs::read(&path).map_err(|error| refuse(error.to_string()))?;
-        let config: Value = serde_json::from_slice(&contents).map_err(|error| refuse(error.to_string()))?;
-        let text = |keys: &[&str]| keys.iter().find_map(|key| config[*key].as_str()).map(str::to_owned);
+        let config: Value =
+            serde_json::from_slice(&contents).map_err(|error| refuse(error.to_string()))?;
+        let text =
+            |keys: &[&str]| keys.iter().find_map(|key| config[*key].as_str()).map(str::to_owned);
         let mut hash = Sha256::new();
         hash.update(&contents);
         for (name, bytes) in weights(folder).map_err(|error| refuse(error.to_string()))? {
@@ -109,7 +116,8 @@ fn weights(folder: &Path) -> io::Result<Vec<(String, u64)>> {
         if path.extension().is_some_and(|extension| extension == "safetensors") {
             // Through links: the hub's cache is made of them.
             let bytes = fs::metadata(&path)?.len();
-            found.push((path.file_name().unwrap_or_default().to_string_lossy().into_owned(), bytes));
+            found
+                .push((path.file_name().unwrap_or_default().to_string_lossy().into_owned(), bytes));
         }
     }
     found.sort();

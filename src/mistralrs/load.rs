@@ -7,9 +7,10 @@ use std::path::Path;
 use std::sync::Arc;
 
 use mistralrs_core::{
-    AutoLoaderBuilder, DefaultSchedulerMethod, DeviceMapMetadata, DeviceMapSetting, EmbeddingSpecificConfig,
-    GGUFLoaderBuilder, GGUFSpecificConfig, Loader, MistralRs, MistralRsBuilder, ModelCategory, ModelDType,
-    MultimodalSpecificConfig, NormalSpecificConfig, Pipeline, SchedulerConfig, TokenSource,
+    AutoLoaderBuilder, DefaultSchedulerMethod, DeviceMapMetadata, DeviceMapSetting,
+    EmbeddingSpecificConfig, GGUFLoaderBuilder, GGUFSpecificConfig, Loader, MistralRs,
+    MistralRsBuilder, ModelCategory, ModelDType, MultimodalSpecificConfig, NormalSpecificConfig,
+    Pipeline, SchedulerConfig, TokenSource,
 };
 use tokio::sync::Mutex;
 
@@ -26,7 +27,8 @@ pub struct LoadOptions<'a> {
     pub source: &'a ModelSource,
     /// Where to compute.
     pub device: Device,
-    /// Threads that compute. They are the process's own: the first model that is loaded settles their number.
+    /// Threads that compute. They are the process's own: the first model that is loaded settles
+    /// their number.
     pub threads: usize,
 }
 
@@ -105,7 +107,8 @@ pub enum LoadError {
 
 type SharedPipeline = Arc<Mutex<dyn Pipeline + Send + Sync>>;
 
-/// Loads the model. Takes seconds to minutes; blocks. A model of the hub is downloaded first, unless it is in the hub's cache.
+/// Loads the model. Takes seconds to minutes; blocks. A model of the hub is downloaded first,
+/// unless it is in the hub's cache.
 ///
 /// # Errors
 /// See [`LoadError`].
@@ -121,7 +124,8 @@ pub fn load(options: &LoadOptions<'_>) -> Result<Loaded, LoadError> {
             );
         }
     }
-    // What can't be described is refused before it is loaded. A repository of the hub is here only after.
+    // What can't be described is refused before it is loaded. A repository of the hub is here only
+    // after.
     let known = match source {
         ModelSource::File(_) | ModelSource::Folder(_) => Some(Facts::of(source)?),
         ModelSource::Hub(_) => None,
@@ -177,10 +181,13 @@ fn loader(source: &ModelSource) -> (Box<dyn Loader>, TokenSource) {
             let folder = folder.unwrap_or_else(|| Path::new(".")).to_string_lossy().into_owned();
             let file = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
             let config = GGUFSpecificConfig::default();
-            let builder = GGUFLoaderBuilder::new(None, None, folder, vec![file], config, false, None);
+            let builder =
+                GGUFLoaderBuilder::new(None, None, folder, vec![file], config, false, None);
             (builder.build(), TokenSource::None)
         }
-        ModelSource::Folder(path) => (folder_loader(path.to_string_lossy().into_owned()), TokenSource::None),
+        ModelSource::Folder(path) => {
+            (folder_loader(path.to_string_lossy().into_owned()), TokenSource::None)
+        }
         // HF_TOKEN, or what the hub's own tools keep.
         ModelSource::Hub(name) => (folder_loader(name.clone()), TokenSource::CacheToken),
     }
@@ -202,10 +209,11 @@ fn folder_loader(model_id: String) -> Box<dyn Loader> {
 
 fn start(pipeline: SharedPipeline) -> io::Result<Arc<MistralRs>> {
     let method = DefaultSchedulerMethod::Fixed(std::num::NonZeroUsize::MIN);
-    let builder = MistralRsBuilder::new(pipeline, SchedulerConfig::DefaultScheduler { method }, false, None)
-        .with_no_prefix_cache(true)
-        // What ends a sequence is our engine's to say.
-        .with_disable_eos_stop(true);
+    let builder =
+        MistralRsBuilder::new(pipeline, SchedulerConfig::DefaultScheduler { method }, false, None)
+            .with_no_prefix_cache(true)
+            // What ends a sequence is our engine's to say.
+            .with_disable_eos_stop(true);
     let runtime = tokio::runtime::Builder::new_current_thread().build()?;
     Ok(runtime.block_on(builder.build()))
 }

@@ -38,7 +38,8 @@ impl MistralRsPeer {
                 Prediction::Pending => {}
                 Prediction::Failed(reason) => return Err(PeerError::Failed(reason)),
                 Prediction::Logits(logits) => {
-                    return argmax(&logits).ok_or_else(|| PeerError::Failed("no logit is finite".to_owned()));
+                    return argmax(&logits)
+                        .ok_or_else(|| PeerError::Failed("no logit is finite".to_owned()));
                 }
             }
         }
@@ -50,7 +51,11 @@ impl DecodePeer for MistralRsPeer {
         "mistral.rs (mistralrs-core 0.8.1)"
     }
 
-    fn generate(&mut self, prompt: &[TokenId], max_new_tokens: usize) -> Result<(f64, usize), PeerError> {
+    fn generate(
+        &mut self,
+        prompt: &[TokenId],
+        max_new_tokens: usize,
+    ) -> Result<(f64, usize), PeerError> {
         // What an error left under way.
         self.predictor.end();
         while !self.predictor.is_free() {

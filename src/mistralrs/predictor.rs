@@ -1,7 +1,9 @@
-//! One sequence at a time through mistral.rs: its sampler is asked to choose what our engine has chosen.
+//! One sequence at a time through mistral.rs: its sampler is asked to choose what our engine has
+//! chosen.
 //!
-//! A logits processor sees the logits of each step before anything is sampled. It hands them over, waits for the answer, and returns a row in
-//! which only that token is left. To end a sequence it fails instead, which ends the sequence, and nothing else, within the step.
+//! A logits processor sees the logits of each step before anything is sampled. It hands them over,
+//! waits for the answer, and returns a row in which only that token is left. To end a sequence it
+//! fails instead, which ends the sequence, and nothing else, within the step.
 
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -55,10 +57,17 @@ impl MistralRsPredictor {
         Self { runner, vocabulary, sequence: None, ending: None, next_id: 0 }
     }
 
-    fn request(&mut self, prompt: &[TokenId], tap: Tap, response: mpsc::Sender<Response>) -> NormalRequest {
+    fn request(
+        &mut self,
+        prompt: &[TokenId],
+        tap: Tap,
+        response: mpsc::Sender<Response>,
+    ) -> NormalRequest {
         self.next_id += 1;
         NormalRequest {
-            messages: RequestMessage::CompletionTokens(prompt.iter().map(|token| token.0).collect()),
+            messages: RequestMessage::CompletionTokens(
+                prompt.iter().map(|token| token.0).collect(),
+            ),
             // The one token that the tap leaves is taken, whatever the temperature.
             sampling_params: SamplingParams::deterministic(),
             response,
@@ -85,8 +94,10 @@ impl Predictor for MistralRsPredictor {
         let (response, responses) = mpsc::channel(RESPONSES);
         let tap = Tap { rows: to_us, choices: Mutex::new(from_us) };
         let request = self.request(prompt, tap, response);
-        let sender =
-            self.runner.get_sender(None).map_err(|error| format!("mistral.rs has stopped: {error}"))?;
+        let sender = self
+            .runner
+            .get_sender(None)
+            .map_err(|error| format!("mistral.rs has stopped: {error}"))?;
         sender
             .blocking_send(Request::Normal(Box::new(request)))
             .map_err(|_| "mistral.rs has stopped".to_owned())?;
@@ -113,7 +124,9 @@ impl Predictor for MistralRsPredictor {
         }
         let reason = match sequence.responses.try_recv() {
             Err(TryRecvError::Empty) => return Prediction::Pending,
-            Err(TryRecvError::Disconnected) => "mistral.rs dropped the sequence; its log says why".to_owned(),
+            Err(TryRecvError::Disconnected) => {
+                "mistral.rs dropped the sequence; its log says why".to_owned()
+            }
             Ok(response) => reason(response),
         };
         self.sequence = None;
@@ -129,7 +142,8 @@ impl Predictor for MistralRsPredictor {
 
     fn end(&mut self) {
         // Without our ends of the channels the tap fails, now or as soon as the pass is through.
-        self.ending = self.sequence.take().map(|sequence| sequence.responses).or_else(|| self.ending.take());
+        self.ending =
+            self.sequence.take().map(|sequence| sequence.responses).or_else(|| self.ending.take());
     }
 
     fn is_free(&mut self) -> bool {

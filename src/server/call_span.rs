@@ -1,4 +1,5 @@
-//! The span of a call in a trace: what was asked, and how long it queued, read its prompt and decoded. Never any text.
+//! The span of a call in a trace: what was asked, and how long it queued, read its prompt and
+//! decoded. Never any text.
 
 use opentelemetry::propagation::{Extractor, TextMapPropagator};
 use opentelemetry::trace::{Span, SpanKind, Status, TraceContextExt, Tracer};
@@ -44,8 +45,8 @@ impl CallSpan {
     /// Begins the span of a call, within the trace that its headers name.
     pub(super) fn begin(tracer: Option<&SdkTracer>, method: &'static str, head: &Head) -> Self {
         let Some(tracer) = tracer else { return Self(None) };
-        let parent =
-            TraceContextPropagator::new().extract_with_context(&Context::new(), &Headers(&head.metadata));
+        let parent = TraceContextPropagator::new()
+            .extract_with_context(&Context::new(), &Headers(&head.metadata));
         let span = tracer
             .span_builder(method)
             .with_kind(SpanKind::Server)
@@ -77,7 +78,10 @@ impl CallSpan {
             KeyValue::new("gen_ai.request.top_p", f64::from(sampling.top_p)),
             KeyValue::new("gen_ai.request.top_k", i64::from(sampling.top_k)),
             KeyValue::new("gen_ai.request.presence_penalty", f64::from(sampling.presence_penalty)),
-            KeyValue::new("gen_ai.request.frequency_penalty", f64::from(sampling.frequency_penalty)),
+            KeyValue::new(
+                "gen_ai.request.frequency_penalty",
+                f64::from(sampling.frequency_penalty),
+            ),
             // Attributes have no unsigned numbers; the bits are the same.
             KeyValue::new("gen_ai.request.seed", sampling.seed.cast_signed()),
         ]);
@@ -110,7 +114,10 @@ impl CallSpan {
             span.set_attribute(KeyValue::new("error.type", label));
         }
         // What the caller did wrong, or gave up, is no fault of the service.
-        if matches!(code, Code::Internal | Code::Unknown | Code::Unavailable | Code::DeadlineExceeded) {
+        if matches!(
+            code,
+            Code::Internal | Code::Unknown | Code::Unavailable | Code::DeadlineExceeded
+        ) {
             span.set_status(Status::error(label));
         }
         span.end();
@@ -122,7 +129,8 @@ impl CallSpan {
 impl Traced {
     fn enter(&mut self, phase: &'static str) {
         self.leave();
-        self.phase = Some(self.tracer.span_builder(phase).start_with_context(&self.tracer, &self.context));
+        self.phase =
+            Some(self.tracer.span_builder(phase).start_with_context(&self.tracer, &self.context));
     }
 
     fn leave(&mut self) {

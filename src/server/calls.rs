@@ -20,7 +20,8 @@ pub(super) struct OpenCalls {
     tracer: Option<SdkTracer>,
 }
 
-/// One open call; it ends when this is dropped. Unless [`OpenCall::end`] said how, its client has left.
+/// One open call; it ends when this is dropped. Unless [`OpenCall::end`] said how, its client has
+/// left.
 #[derive(Debug)]
 pub(super) struct OpenCall {
     calls: OpenCalls,
@@ -78,8 +79,11 @@ impl OpenCall {
 
 impl Drop for OpenCall {
     fn drop(&mut self) {
-        let left =
-            if is_due(self.deadline, Instant::now()) { Code::DeadlineExceeded } else { Code::Cancelled };
+        let left = if is_due(self.deadline, Instant::now()) {
+            Code::DeadlineExceeded
+        } else {
+            Code::Cancelled
+        };
         let code = self.code.unwrap_or(left);
         record::request(self.method, code_label(code));
         self.span.end(code);

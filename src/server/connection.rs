@@ -14,7 +14,8 @@ use tokio::sync::watch;
 use tokio::time::Sleep;
 use tonic::transport::server::{Connected, TcpConnectInfo};
 
-/// Pause after a failed accept: most often the process is out of file descriptors, and an instant retry would spin.
+/// Pause after a failed accept: most often the process is out of file descriptors, and an instant
+/// retry would spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// The connections of a listener.
@@ -26,8 +27,8 @@ pub(super) struct Incoming {
     pause: Option<Pin<Box<Sleep>>>,
 }
 
-/// One connection. Reads and writes fail once the server ends, or if the peer says nothing from the start: the HTTP/2
-/// layer waits for a first message without limit, in a graceful shutdown as well.
+/// One connection. Reads and writes fail once the server ends, or if the peer says nothing from the
+/// start: the HTTP/2 layer waits for a first message without limit, in a graceful shutdown as well.
 pub(super) struct Connection {
     stream: TcpStream,
     ending: Pin<Box<dyn Future<Output = ()> + Send>>,
@@ -37,7 +38,8 @@ pub(super) struct Connection {
 // === impl Incoming ===
 
 impl Incoming {
-    /// Takes connections from `listener`; all of them end when `ending` turns true or its sender is gone.
+    /// Takes connections from `listener`; all of them end when `ending` turns true or its sender is
+    /// gone.
     pub(super) fn new(
         listener: TcpListener,
         handshake_timeout: Duration,
@@ -47,7 +49,8 @@ impl Incoming {
     }
 
     fn connection(&self, stream: TcpStream) -> Connection {
-        // Messages are small and time matters. A socket that refuses the option is served all the same.
+        // Messages are small and time matters. A socket that refuses the option is served all the
+        // same.
         let _ = stream.set_nodelay(true);
         let mut ending = self.ending.clone();
         Connection {
@@ -88,7 +91,8 @@ impl axum::serve::Listener for Incoming {
     async fn accept(&mut self) -> (Connection, SocketAddr) {
         loop {
             // The stream has no end, and its errors are of single connections.
-            let next = std::future::poll_fn(|context| Pin::new(&mut *self).poll_next(context)).await;
+            let next =
+                std::future::poll_fn(|context| Pin::new(&mut *self).poll_next(context)).await;
             if let Some(Ok(connection)) = next
                 && let Ok(peer) = connection.stream.peer_addr()
             {

@@ -10,7 +10,8 @@ use skipstone_engine::{OutputOptions, Speculation, StopCriteria};
 use skipstone_model::TokenId;
 use skipstone_model::sampling::{SamplingParams, SamplingSettings};
 
-/// Sampling: the request's values over the server's defaults. `seed` is for requests that bring none.
+/// Sampling: the request's values over the server's defaults. `seed` is for requests that bring
+/// none.
 pub(super) fn sampling(
     sent: Option<wire::SamplingParams>,
     options: &ServerOptions,
@@ -28,7 +29,11 @@ pub(super) fn sampling(
         repetition_penalty: sent.repetition_penalty.unwrap_or(default.repetition_penalty),
         presence_penalty: sent.presence_penalty.unwrap_or(default.presence_penalty),
         frequency_penalty: sent.frequency_penalty.unwrap_or(default.frequency_penalty),
-        logit_bias: sent.logit_bias.into_iter().map(|(token, bias)| (TokenId(token), bias)).collect(),
+        logit_bias: sent
+            .logit_bias
+            .into_iter()
+            .map(|(token, bias)| (TokenId(token), bias))
+            .collect(),
         seed: sent.seed.unwrap_or(seed),
     };
     for fault in SamplingParams::faults(&settings, vocabulary) {
@@ -100,10 +105,13 @@ fn stop_tokens(ids: &[u32], limits: &Limits, vocabulary: usize, violations: &mut
         );
         return;
     }
-    for (place, id) in ids.iter().enumerate().filter(|(_, id)| TokenId(**id).index() >= vocabulary) {
+    for (place, id) in ids.iter().enumerate().filter(|(_, id)| TokenId(**id).index() >= vocabulary)
+    {
         violations.add(
             format!("spec.stop.stop_token_ids[{place}]"),
-            format!("the token {id} does not exist; the vocabulary has the tokens below {vocabulary}"),
+            format!(
+                "the token {id} does not exist; the vocabulary has the tokens below {vocabulary}"
+            ),
         );
     }
 }
@@ -170,14 +178,23 @@ pub(super) fn speculation(
     let skip_set = sent.skip_set.and_then(|sent| skip_set(&sent, model.layer_count, violations));
     match (mode, options.default_speculation.clone()) {
         (wire::SpeculationMode::Off, _) => Speculation::Off,
-        (wire::SpeculationMode::Unspecified, default @ (Speculation::Off | Speculation::Swift)) => default,
-        (wire::SpeculationMode::Unspecified, Speculation::Static { skip_set, max_draft_tokens }) => {
-            Speculation::Static { skip_set, max_draft_tokens: cap.or(max_draft_tokens) }
+        (wire::SpeculationMode::Unspecified, default @ (Speculation::Off | Speculation::Swift)) => {
+            default
         }
-        (wire::SpeculationMode::Static, Speculation::Static { skip_set: default, max_draft_tokens }) => {
-            Speculation::Static { skip_set: skip_set.or(default), max_draft_tokens: cap.or(max_draft_tokens) }
+        (
+            wire::SpeculationMode::Unspecified,
+            Speculation::Static { skip_set, max_draft_tokens },
+        ) => Speculation::Static { skip_set, max_draft_tokens: cap.or(max_draft_tokens) },
+        (
+            wire::SpeculationMode::Static,
+            Speculation::Static { skip_set: default, max_draft_tokens },
+        ) => Speculation::Static {
+            skip_set: skip_set.or(default),
+            max_draft_tokens: cap.or(max_draft_tokens),
+        },
+        (wire::SpeculationMode::Static, _) => {
+            Speculation::Static { skip_set, max_draft_tokens: cap }
         }
-        (wire::SpeculationMode::Static, _) => Speculation::Static { skip_set, max_draft_tokens: cap },
         (_, Speculation::Adaptive { max_draft_tokens, allowed }) => {
             Speculation::Adaptive { max_draft_tokens: cap.or(max_draft_tokens), allowed }
         }
@@ -205,7 +222,11 @@ pub(super) fn profile_key(
     ProfileKey::of(key)
 }
 
-fn skip_set(sent: &wire::SkipSet, layer_count: usize, violations: &mut Violations) -> Option<SkipSet> {
+fn skip_set(
+    sent: &wire::SkipSet,
+    layer_count: usize,
+    violations: &mut Violations,
+) -> Option<SkipSet> {
     if sent.attention_layers.is_empty() && sent.mlp_layers.is_empty() {
         violations.add(
             "spec.speculation.skip_set",

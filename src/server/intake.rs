@@ -1,4 +1,5 @@
-//! The way of a call to the engine, whatever wire it came by: its deadline, every check, its submission.
+//! The way of a call to the engine, whatever wire it came by: its deadline, every check, its
+//! submission.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -26,7 +27,8 @@ pub(super) struct Intake {
     pub(super) engine: Arc<dyn Submit>,
     /// Limits and defaults.
     pub(super) options: Arc<ServerOptions>,
-    /// Permits to tokenise, so that a burst of long prompts does not take the cores from the engine.
+    /// Permits to tokenise, so that a burst of long prompts does not take the cores from the
+    /// engine.
     pub(super) tokenisers: Arc<Semaphore>,
     /// Turns true when running calls must end.
     pub(super) ending: watch::Receiver<bool>,
@@ -62,8 +64,10 @@ impl Intake {
         head: Head,
         spec: Option<wire::GenerationSpec>,
     ) -> Result<Running, CallError> {
-        let mode =
-            spec.as_ref().and_then(|spec| spec.speculation.as_ref()).map(wire::SpeculationParams::mode);
+        let mode = spec
+            .as_ref()
+            .and_then(|spec| spec.speculation.as_ref())
+            .map(wire::SpeculationParams::mode);
         let id = head.id.clone();
         match self.submit(&mut call, head, spec).await {
             Ok((events, request)) => {
@@ -91,17 +95,21 @@ impl Intake {
         spec: Option<wire::GenerationSpec>,
     ) -> Result<(GenerationStream, Accepted), CallError> {
         let Head { id, metadata, received } = head;
-        let deadline =
-            metadata::deadline(&metadata, received, &self.options.limits).map_err(RequestError::from)?;
+        let deadline = metadata::deadline(&metadata, received, &self.options.limits)
+            .map_err(RequestError::from)?;
         call.expect_by(deadline);
         let (model, options) = (Arc::clone(&self.model), Arc::clone(&self.options));
         let operation = operation(spec.as_ref());
         let mut request = self
             .off_thread(move || {
-                parse_generation(spec, &CallContext { id: &id, deadline, model: &model, options: &options })
+                parse_generation(
+                    spec,
+                    &CallContext { id: &id, deadline, model: &model, options: &options },
+                )
             })
             .await?;
-        if let (Speculation::Adaptive { .. }, Some(profiles)) = (&request.speculation, &self.options.profiles)
+        if let (Speculation::Adaptive { .. }, Some(profiles)) =
+            (&request.speculation, &self.options.profiles)
         {
             request.traffic = profiles.traffic(request.traffic.key).await;
         }
@@ -110,13 +118,17 @@ impl Intake {
         Ok((self.engine.submit(request)?, accepted))
     }
 
-    /// Runs what may take milliseconds of computation apart from the threads that serve connections.
+    /// Runs what may take milliseconds of computation apart from the threads that serve
+    /// connections.
     pub(super) async fn off_thread<T: Send + 'static>(
         &self,
         work: impl FnOnce() -> Result<T, RequestError> + Send + 'static,
     ) -> Result<T, RequestError> {
         let unchecked = |fault: &dyn std::error::Error| RequestError::Unchecked(fault.to_string());
-        let permit = Arc::clone(&self.tokenisers).acquire_owned().await.map_err(|fault| unchecked(&fault))?;
+        let permit = Arc::clone(&self.tokenisers)
+            .acquire_owned()
+            .await
+            .map_err(|fault| unchecked(&fault))?;
         // The permit goes with the work: a call that is dropped meanwhile does not stop it.
         let task = tokio::task::spawn_blocking(move || {
             let result = work();

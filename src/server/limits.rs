@@ -45,9 +45,11 @@ pub struct Limits {
     pub handshake_timeout: Duration,
     /// How long the body of an HTTP request may take to arrive.
     pub body_timeout: Duration,
-    /// An idle connection is probed this often, and dropped if it does not answer for as long again.
+    /// An idle connection is probed this often, and dropped if it does not answer for as long
+    /// again.
     pub keep_alive: Duration,
-    /// At shutdown: how long new requests are still taken, for load balancers to notice that health is gone.
+    /// At shutdown: how long new requests are still taken, for load balancers to notice that health
+    /// is gone.
     pub withdrawal_grace: Duration,
     /// At shutdown: how long running calls may take to finish.
     pub drain: Duration,

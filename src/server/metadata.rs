@@ -24,13 +24,15 @@ pub struct RequestId(String);
 
 /// A random number: 64 bits, different at each call and in each process. Not for secrets.
 pub fn random_number() -> u64 {
-    // The standard library's hasher is keyed by the operating system's random numbers, once a process.
+    // The standard library's hasher is keyed by the operating system's random numbers, once a
+    // process.
     static KEYS: OnceLock<RandomState> = OnceLock::new();
     static CALLS: AtomicU64 = AtomicU64::new(0);
     KEYS.get_or_init(RandomState::new).hash_one(CALLS.fetch_add(1, Ordering::Relaxed))
 }
 
-/// When a call that came in at `received` must be given up: what the client asks for, within the server's limits.
+/// When a call that came in at `received` must be given up: what the client asks for, within the
+/// server's limits.
 pub fn deadline(
     metadata: &MetadataMap,
     received: Instant,
@@ -132,7 +134,8 @@ mod tests {
             ("5\u{e9}", None),
             ("", None),
         ];
-        let wrong: Vec<_> = cases.iter().filter(|(text, wanted)| parse_timeout(text) != *wanted).collect();
+        let wrong: Vec<_> =
+            cases.iter().filter(|(text, wanted)| parse_timeout(text) != *wanted).collect();
         assert!(wrong.is_empty(), "{wrong:?}");
     }
 
@@ -140,8 +143,11 @@ mod tests {
     fn keeps_deadlines_within_the_limits() {
         let now = Instant::now();
         let second = Duration::from_secs(1);
-        let limits =
-            |default_deadline, max_deadline| Limits { default_deadline, max_deadline, ..Limits::default() };
+        let limits = |default_deadline, max_deadline| Limits {
+            default_deadline,
+            max_deadline,
+            ..Limits::default()
+        };
         let none = MetadataMap::new();
         let five = with(TIMEOUT, "5S");
         for (metadata, limits, wanted) in [
@@ -151,7 +157,11 @@ mod tests {
             (&five, limits(Some(second), None), Some(now + second * 5)),
             (&five, limits(None, Some(second * 3)), Some(now + second * 3)),
         ] {
-            assert_eq!(deadline(metadata, now, &limits).unwrap(), wanted, "{metadata:?} {limits:?}");
+            assert_eq!(
+                deadline(metadata, now, &limits).unwrap(),
+                wanted,
+                "{metadata:?} {limits:?}"
+            );
         }
         let refused = deadline(&with(TIMEOUT, "soon"), now, &Limits::default()).unwrap_err();
         assert_eq!(refused.field, "metadata.grpc-timeout");

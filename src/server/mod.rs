@@ -1,8 +1,9 @@
 //! The service: from wire requests to the engine and back, its limits, and an orderly end.
 //!
-//! A gRPC call comes in at `service`, an HTTP request at `openai`, which makes the same wire request of it. Both pass `intake`:
-//! `metadata` (id, deadline), `request` and `fields` (every check, once), submission. Events come back through `running` and
-//! `reply`. Each error gets its gRPC code in `status` and nowhere else; `unread` brings those there that the transport meets.
+//! A gRPC call comes in at `service`, an HTTP request at `openai`, which makes the same wire
+//! request of it. Both pass `intake`: `metadata` (id, deadline), `request` and `fields` (every
+//! check, once), submission. Events come back through `running` and `reply`. Each error gets its
+//! gRPC code in `status` and nowhere else; `unread` brings those there that the transport meets.
 
 #![forbid(unsafe_code)]
 

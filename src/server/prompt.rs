@@ -41,7 +41,9 @@ impl Input {
     /// Path of the field that the input came from.
     pub(super) fn field(&self) -> &'static str {
         match self {
-            Self::Text { field, .. } | Self::Tokens { field, .. } | Self::Chat { field, .. } => field,
+            Self::Text { field, .. } | Self::Tokens { field, .. } | Self::Chat { field, .. } => {
+                field
+            }
         }
     }
 
@@ -85,20 +87,26 @@ fn check_bytes(field: &str, bytes: usize, limits: &Limits) -> Result<(), Violati
     if bytes <= most {
         return Ok(());
     }
-    let message =
-        format!("the text has {bytes} bytes, {most} are allowed (server.max_prompt_bytes); shorten it");
+    let message = format!(
+        "the text has {bytes} bytes, {most} are allowed (server.max_prompt_bytes); shorten it"
+    );
     Err(Violation::new(field, message))
 }
 
-fn known_tokens(field: &str, ids: &[u32], model: &ServedModel) -> Result<Vec<TokenId>, RequestError> {
+fn known_tokens(
+    field: &str,
+    ids: &[u32],
+    model: &ServedModel,
+) -> Result<Vec<TokenId>, RequestError> {
     if ids.len() >= model.context_length {
         return Err(too_long(field, ids.len(), model));
     }
     let vocabulary = model.vocabulary;
     match ids.iter().enumerate().find(|(_, id)| TokenId(**id).index() >= vocabulary) {
         Some((place, id)) => {
-            let message =
-                format!("the token {id} does not exist; the vocabulary has the tokens below {vocabulary}");
+            let message = format!(
+                "the token {id} does not exist; the vocabulary has the tokens below {vocabulary}"
+            );
             Err(Violation::new(format!("{field}.ids[{place}]"), message).into())
         }
         None => Ok(ids.iter().copied().map(TokenId).collect()),

@@ -52,7 +52,11 @@ impl Reply {
     }
 
     /// The whole result, once it is finished.
-    pub(super) fn response(&self, collected: Collected, finished: Finished) -> wire::GenerateResponse {
+    pub(super) fn response(
+        &self,
+        collected: Collected,
+        finished: Finished,
+    ) -> wire::GenerateResponse {
         let finished = self.finished(finished);
         wire::GenerateResponse {
             request_id: self.id.as_str().to_owned(),
@@ -94,7 +98,8 @@ impl Reply {
     }
 
     fn token(&self, token: CommittedToken) -> wire::Token {
-        let origin = if token.drafted { wire::TokenOrigin::Draft } else { wire::TokenOrigin::Target };
+        let origin =
+            if token.drafted { wire::TokenOrigin::Draft } else { wire::TokenOrigin::Target };
         let alternatives = token.top_logprobs.into_iter().map(|(id, logprob)| wire::TopLogprob {
             id: id.0,
             text: self.model.text.token_text(id),
@@ -173,8 +178,12 @@ fn finish(reason: FinishReason) -> wire::FinishInfo {
     use wire::finish_info::Matched;
     let (reason, matched) = match reason {
         FinishReason::EndOfSequence => (wire::FinishReason::EndOfSequence, None),
-        FinishReason::StopString(text) => (wire::FinishReason::Stop, Some(Matched::StopString(text))),
-        FinishReason::StopToken(token) => (wire::FinishReason::Stop, Some(Matched::StopTokenId(token.0))),
+        FinishReason::StopString(text) => {
+            (wire::FinishReason::Stop, Some(Matched::StopString(text)))
+        }
+        FinishReason::StopToken(token) => {
+            (wire::FinishReason::Stop, Some(Matched::StopTokenId(token.0)))
+        }
         FinishReason::Length => (wire::FinishReason::Length, None),
     };
     wire::FinishInfo { reason: reason.into(), matched }
@@ -211,7 +220,8 @@ impl From<&SkipSet> for wire::SkipSet {
     }
 }
 
-/// Counts on the wire have 32 bits; a context of more than 4 billion tokens would read as 4 billion.
+/// Counts on the wire have 32 bits; a context of more than 4 billion tokens would read as 4
+/// billion.
 fn count(number: usize) -> u32 {
     u32::try_from(number).unwrap_or(u32::MAX)
 }

@@ -25,8 +25,8 @@ pub struct CallContext<'a> {
 
 /// Checks every field and tokenises the prompt.
 ///
-/// Fields are checked before the prompt is tokenised, and all their faults are reported together. Tokenising is work
-/// for a thread that may block.
+/// Fields are checked before the prompt is tokenised, and all their faults are reported together.
+/// Tokenising is work for a thread that may block.
 pub fn parse_generation(
     spec: Option<wire::GenerationSpec>,
     call: &CallContext<'_>,
@@ -39,10 +39,12 @@ pub fn parse_generation(
 
     let mut violations = Violations::default();
     let seed = metadata::random_number();
-    let sampling = fields::sampling(spec.sampling, options, model.vocabulary, seed, &mut violations);
+    let sampling =
+        fields::sampling(spec.sampling, options, model.vocabulary, seed, &mut violations);
     let stop = fields::stop(spec.stop, &options.limits, model.vocabulary, &mut violations);
     let output = fields::output(spec.output, &options.limits, &mut violations);
-    let profile_key = fields::profile_key(spec.speculation.as_ref(), &options.limits, &mut violations);
+    let profile_key =
+        fields::profile_key(spec.speculation.as_ref(), &options.limits, &mut violations);
     let speculation = fields::speculation(spec.speculation, options, model, &mut violations);
     let input = spec.input.map(generation_input);
     if input.is_none() {
@@ -58,7 +60,17 @@ pub fn parse_generation(
     let prompt = input.into_tokens(model, &options.limits)?;
     let stop = fit(stop, prompt.len(), field, call)?;
     let (id, traffic) = (id.as_str().to_owned(), Traffic { key: profile_key, learned: None });
-    Ok(ValidRequest { id, prompt, sampling, stop, output, speculation, traffic, teaches: true, deadline })
+    Ok(ValidRequest {
+        id,
+        prompt,
+        sampling,
+        stop,
+        output,
+        speculation,
+        traffic,
+        teaches: true,
+        deadline,
+    })
 }
 
 /// Checks what is to be tokenised, and the model's name.

@@ -11,8 +11,8 @@ use super::status::CallError;
 use super::wire;
 use skipstone_engine::{Event, GenerationError, GenerationStream};
 
-/// A unary call is answered this long before its deadline: at the deadline itself the transport cuts it, and then says
-/// CANCELLED instead of DEADLINE_EXCEEDED.
+/// A unary call is answered this long before its deadline: at the deadline itself the transport
+/// cuts it, and then says CANCELLED instead of DEADLINE_EXCEEDED.
 const TRANSPORT_MARGIN: Duration = Duration::from_millis(10);
 
 /// A request that the engine has taken. Dropping it cancels the request.
@@ -43,7 +43,12 @@ pub(super) struct Lease {
 
 impl Running {
     /// Joins the parts. `wanted` is `max_new_tokens`.
-    pub(super) fn new(lease: Lease, reply: Reply, deadline: Option<Instant>, wanted: usize) -> Self {
+    pub(super) fn new(
+        lease: Lease,
+        reply: Reply,
+        deadline: Option<Instant>,
+        wanted: usize,
+    ) -> Self {
         let Lease { events, call, ending } = lease;
         Self { reply, deadline, wanted, events, call, ending, ended: false }
     }
@@ -87,16 +92,20 @@ impl Running {
                     Err(_) => {
                         let committed = collected.committed();
                         self.end(Code::DeadlineExceeded);
-                        return Err(
-                            GenerationError::DeadlineExceeded { committed, wanted: self.wanted }.into()
-                        );
+                        return Err(GenerationError::DeadlineExceeded {
+                            committed,
+                            wanted: self.wanted,
+                        }
+                        .into());
                     }
                 },
             };
             match event {
                 Some(Ok(Event::Started(_))) => {}
                 Some(Ok(Event::Delta(delta))) => collected.add(delta, &self.reply),
-                Some(Ok(Event::Finished(finished))) => return Ok(self.reply.response(collected, *finished)),
+                Some(Ok(Event::Finished(finished))) => {
+                    return Ok(self.reply.response(collected, *finished));
+                }
                 Some(Err(error)) => return Err(error),
                 None => return Err(CallError::Unfinished),
             }

@@ -71,7 +71,8 @@ pub struct ServerOptions {
     pub limits: Limits,
     /// How requests draft that say nothing about it.
     pub default_speculation: Speculation,
-    /// Values of unset sampling fields. Seed and logit bias are each request's own: a random seed, no bias.
+    /// Values of unset sampling fields. Seed and logit bias are each request's own: a random seed,
+    /// no bias.
     pub default_sampling: SamplingSettings,
     /// Whether the service describes itself to any client.
     pub reflection: bool,
@@ -109,10 +110,12 @@ struct Shutdown {
     end_connections: watch::Sender<bool>,
 }
 
-/// Serves the model on `listeners` until `shutdown` completes, then lets running calls finish within `limits.drain`.
+/// Serves the model on `listeners` until `shutdown` completes, then lets running calls finish
+/// within `limits.drain`.
 ///
-/// The shutdown in order: health and readiness turn negative; after the grace no request and no connection is taken;
-/// calls that outlast the drain end with UNAVAILABLE; then all connections end, half-open ones included.
+/// The shutdown in order: health and readiness turn negative; after the grace no request and no
+/// connection is taken; calls that outlast the drain end with UNAVAILABLE; then all connections
+/// end, half-open ones included.
 pub async fn serve(
     listeners: Listeners,
     model: ServedModel,
@@ -186,9 +189,11 @@ async fn router(
     let limits = service.intake.options.limits.clone();
     health.set_service_status(WHOLE_SERVER, ServingStatus::Serving).await;
     health.set_serving::<GenerationServiceServer<Generation>>().await;
-    let health =
-        health_server::HealthServer::new(tonic_health::server::HealthService::from_health_reporter(health));
-    // Replies are not compressed: their messages are tens of bytes, and the cores belong to the model.
+    let health = health_server::HealthServer::new(
+        tonic_health::server::HealthService::from_health_reporter(health),
+    );
+    // Replies are not compressed: their messages are tens of bytes, and the cores belong to the
+    // model.
     let calls = service.calls.clone();
     let generation = GenerationServiceServer::new(service)
         .max_decoding_message_size(limits.max_message_bytes)
@@ -205,7 +210,9 @@ async fn router(
     let router = Server::builder()
         .max_concurrent_streams(limits.max_streams_per_connection)
         // Clients that cancel much may have all their streams reset at once.
-        .http2_max_pending_accept_reset_streams(Some(2 * limits.max_streams_per_connection as usize))
+        .http2_max_pending_accept_reset_streams(Some(
+            2 * limits.max_streams_per_connection as usize,
+        ))
         .http2_max_header_list_size(limits.max_header_list_bytes)
         .initial_stream_window_size(limits.stream_window_bytes)
         .initial_connection_window_size(limits.connection_window_bytes)
@@ -220,7 +227,10 @@ async fn router(
 
 /// Describes all messages; lists `services`, which are those of a port, and itself.
 pub(crate) fn descriptors(services: &[&str]) -> tonic_reflection::server::Builder<'static> {
-    let own = [v1::server_reflection_server::SERVICE_NAME, v1alpha::server_reflection_server::SERVICE_NAME];
+    let own = [
+        v1::server_reflection_server::SERVICE_NAME,
+        v1alpha::server_reflection_server::SERVICE_NAME,
+    ];
     let builder = tonic_reflection::server::Builder::configure()
         .register_encoded_file_descriptor_set(wire::FILE_DESCRIPTOR_SET)
         .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET);
@@ -247,7 +257,10 @@ impl Shutdown {
             self.health.clear_service_status(name).await;
         }
         if tokio::time::timeout(self.limits.drain, self.calls.idle()).await.is_err() {
-            tracing::warn!(open_calls = self.calls.count(), "calls are ended: the drain took too long");
+            tracing::warn!(
+                open_calls = self.calls.count(),
+                "calls are ended: the drain took too long"
+            );
             self.end_calls.send_replace(true);
         }
         tokio::time::sleep(FLUSH).await;

@@ -35,7 +35,8 @@ impl Generation {
 
 #[tonic::async_trait]
 impl GenerationService for Generation {
-    /// It owns the running request, so a client that goes away cancels it at once, also while the engine has nothing to send.
+    /// It owns the running request, so a client that goes away cancels it at once, also while the
+    /// engine has nothing to send.
     type GenerateStreamStream = BoxStream<'static, Item>;
 
     async fn generate(
@@ -81,7 +82,9 @@ impl GenerationService for Generation {
         let (model, options) = (Arc::clone(&self.intake.model), Arc::clone(&self.intake.options));
         let tokens = self
             .intake
-            .off_thread(move || parse_tokenize(message, &model)?.into_tokens(&model, &options.limits))
+            .off_thread(move || {
+                parse_tokenize(message, &model)?.into_tokens(&model, &options.limits)
+            })
             .await
             .map_err(CallError::from);
         match tokens {

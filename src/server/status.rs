@@ -18,8 +18,9 @@ pub const ERROR_DOMAIN: &str = "skipstone";
 /// How native gRPC clients are told when to retry: they don't read `RetryInfo` themselves.
 const PUSHBACK: &str = "grpc-retry-pushback-ms";
 
-/// Clients refuse a status of more than 8 KiB, where the message counts threefold if it is not ASCII and the details,
-/// which hold the message again, by four thirds. Much of both repeats what the client sent.
+/// Clients refuse a status of more than 8 KiB, where the message counts threefold if it is not
+/// ASCII and the details, which hold the message again, by four thirds. Much of both repeats what
+/// the client sent.
 pub(super) const MAX_VIOLATIONS: usize = 8;
 pub(super) const MAX_VIOLATION_BYTES: usize = 250;
 const MAX_MESSAGE_BYTES: usize = 700;
@@ -81,7 +82,8 @@ pub(super) fn status(error: &CallError, id: &RequestId, retry_after: Duration) -
     for Violation { field, message } in violations(error).iter().take(MAX_VIOLATIONS) {
         details.add_bad_request_violation(field, clip(message, MAX_VIOLATION_BYTES));
     }
-    // A reader that stalled gains nothing by another try after a pause, so it is not invited to one.
+    // A reader that stalled gains nothing by another try after a pause, so it is not invited to
+    // one.
     if reason == Reason::QueueFull {
         details.set_retry_info(Some(retry_after));
         metadata.insert(PUSHBACK, MetadataValue::from(retry_after.as_millis() as u64));
@@ -97,15 +99,23 @@ pub(super) fn log(error: &CallError, id: &RequestId) {
         tracing::error!(request_id = id.as_str(), %error, "a call failed");
     } else {
         // Not the message: it may repeat what the client sent, and logs hold no prompt text.
-        tracing::debug!(request_id = id.as_str(), reason = reason.as_str(), "a call ended without a result");
+        tracing::debug!(
+            request_id = id.as_str(),
+            reason = reason.as_str(),
+            "a call ended without a result"
+        );
     }
 }
 
 /// The gRPC code of an error, and its reason.
 pub(super) fn classify(error: &CallError) -> (Code, Reason) {
     match error {
-        CallError::Unread(UnreadMessage::TooLong { .. }) => (Code::OutOfRange, Reason::MessageTooLong),
-        CallError::Unread(UnreadMessage::Malformed { .. }) => (Code::InvalidArgument, Reason::InvalidRequest),
+        CallError::Unread(UnreadMessage::TooLong { .. }) => {
+            (Code::OutOfRange, Reason::MessageTooLong)
+        }
+        CallError::Unread(UnreadMessage::Malformed { .. }) => {
+            (Code::InvalidArgument, Reason::InvalidRequest)
+        }
         CallError::Request(error) => match error {
             RequestError::Invalid(_) => (Code::InvalidArgument, Reason::InvalidRequest),
             RequestError::TooLong(_) => (Code::InvalidArgument, Reason::ContextExceeded),
@@ -118,8 +128,12 @@ pub(super) fn classify(error: &CallError) -> (Code, Reason) {
             SubmitError::Stopped => (Code::Unavailable, Reason::EngineStopped),
         },
         CallError::Generation(error) => match error {
-            GenerationError::DeadlineExceeded { .. } => (Code::DeadlineExceeded, Reason::DeadlineExceeded),
-            GenerationError::ReaderStalled { .. } => (Code::ResourceExhausted, Reason::ReaderStalled),
+            GenerationError::DeadlineExceeded { .. } => {
+                (Code::DeadlineExceeded, Reason::DeadlineExceeded)
+            }
+            GenerationError::ReaderStalled { .. } => {
+                (Code::ResourceExhausted, Reason::ReaderStalled)
+            }
             GenerationError::ShuttingDown => (Code::Unavailable, Reason::ShuttingDown),
             GenerationError::Internal(_) => (Code::Internal, Reason::Internal),
         },
@@ -139,8 +153,12 @@ pub(super) fn violations(error: &CallError) -> &[Violation] {
 fn facts(error: &CallError) -> HashMap<String, String> {
     let fact = |key: &str, value: String| HashMap::from([(key.to_owned(), value)]);
     match error {
-        CallError::Submit(SubmitError::QueueFull { waiting }) => fact("waiting", waiting.to_string()),
-        CallError::Request(RequestError::UnknownModel { served, .. }) => fact("served_model", served.clone()),
+        CallError::Submit(SubmitError::QueueFull { waiting }) => {
+            fact("waiting", waiting.to_string())
+        }
+        CallError::Request(RequestError::UnknownModel { served, .. }) => {
+            fact("served_model", served.clone())
+        }
         CallError::Generation(GenerationError::DeadlineExceeded { committed, .. }) => {
             fact("committed_tokens", committed.to_string())
         }
@@ -224,7 +242,11 @@ mod tests {
         let unknown = RequestError::UnknownModel { asked: "other".into(), served: "this".into() };
         let said = String::new();
         let cases: [(CallError, Code, &str); 12] = [
-            (UnreadMessage::TooLong { said: said.clone() }.into(), Code::OutOfRange, "MESSAGE_TOO_LONG"),
+            (
+                UnreadMessage::TooLong { said: said.clone() }.into(),
+                Code::OutOfRange,
+                "MESSAGE_TOO_LONG",
+            ),
             (UnreadMessage::Malformed { said }.into(), Code::InvalidArgument, "INVALID_REQUEST"),
             (invalid.into(), Code::InvalidArgument, "INVALID_REQUEST"),
             (
@@ -256,7 +278,11 @@ mod tests {
             assert_eq!((status.code(), info.reason.as_str()), (code, reason), "{error:?}");
             assert_eq!(info.domain, ERROR_DOMAIN);
             assert_eq!(details.retry_info().is_some(), reason == "QUEUE_FULL", "{error:?}");
-            assert_eq!(status.metadata().contains_key(PUSHBACK), reason == "QUEUE_FULL", "{error:?}");
+            assert_eq!(
+                status.metadata().contains_key(PUSHBACK),
+                reason == "QUEUE_FULL",
+                "{error:?}"
+            );
         }
     }
 
@@ -269,10 +295,14 @@ mod tests {
 
     #[test]
     fn a_status_stays_small_whatever_was_sent() {
-        let many = (0..500).map(|place| Violation::new(format!("f[{place}]"), "\u{1F980}".repeat(100_000)));
+        let many = (0..500)
+            .map(|place| Violation::new(format!("f[{place}]"), "\u{1F980}".repeat(100_000)));
         let status = of(RequestError::Invalid(many.collect()));
         let bytes = 3 * status.message().len() + status.details().len() * 4 / 3;
         assert!(bytes < 8_192 - 512, "{bytes}");
-        assert_eq!(status.get_error_details().bad_request().unwrap().field_violations.len(), MAX_VIOLATIONS);
+        assert_eq!(
+            status.get_error_details().bad_request().unwrap().field_violations.len(),
+            MAX_VIOLATIONS
+        );
     }
 }

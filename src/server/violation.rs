@@ -65,7 +65,9 @@ impl From<Violation> for RequestError {
 }
 
 fn describe(violations: &[Violation]) -> String {
-    let lines: Vec<String> =
-        violations.iter().map(|violation| format!("{}: {}", violation.field, violation.message)).collect();
+    let lines: Vec<String> = violations
+        .iter()
+        .map(|violation| format!("{}: {}", violation.field, violation.message))
+        .collect();
     lines.join("; ")
 }

@@ -30,7 +30,13 @@ pub fn markdown() -> String {
         };
         let labels: Vec<String> = metric.labels.iter().map(|label| format!("`{label}`")).collect();
         // Can't fail: the page is in memory.
-        let _ = writeln!(page, "| `{}` | {kind} | {} | {} |", metric.name, labels.join(", "), metric.help);
+        let _ = writeln!(
+            page,
+            "| `{}` | {kind} | {} | {} |",
+            metric.name,
+            labels.join(", "),
+            metric.help
+        );
     }
     page.push_str("\n## Labels\n\n| label | of | values |\n|---|---|---|\n");
     for (label, values, metrics) in described_labels() {
@@ -49,11 +55,16 @@ pub fn markdown() -> String {
 /// Each label with its values and the metrics that have it, in the order of the catalogue.
 fn described_labels() -> Vec<(&'static str, Values, Vec<String>)> {
     let mut found: Vec<(&'static str, Values, Vec<String>)> = Vec::new();
-    let all = ALL.iter().flat_map(|metric: &Metric| metric.labels.iter().map(move |label| (metric, *label)));
+    let all = ALL
+        .iter()
+        .flat_map(|metric: &Metric| metric.labels.iter().map(move |label| (metric, *label)));
     for (metric, label) in all {
         let Some(values) = labels::values(metric, label) else { continue };
         let name = format!("`{}`", metric.name);
-        match found.iter_mut().find(|(known, of, _)| *known == label && describe(*of) == describe(values)) {
+        match found
+            .iter_mut()
+            .find(|(known, of, _)| *known == label && describe(*of) == describe(values))
+        {
             Some((_, _, metrics)) => metrics.push(name),
             None => found.push((label, values, vec![name])),
         }
@@ -83,6 +94,9 @@ mod tests {
     fn the_page_in_docs_is_current() {
         let path = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/metrics.md");
         let found = std::fs::read_to_string(path).unwrap_or_default();
-        assert!(found == markdown(), "docs/metrics.md is old; run `skipstone metrics >docs/metrics.md`");
+        assert!(
+            found == markdown(),
+            "docs/metrics.md is old; run `skipstone metrics >docs/metrics.md`"
+        );
     }
 }

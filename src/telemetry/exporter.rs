@@ -19,7 +19,8 @@ use skipstone_engine::record::{self, NANOSECONDS};
 
 use super::Readiness;
 
-/// Histograms keep every sample until they are folded into their buckets; this is how often that happens.
+/// Histograms keep every sample until they are folded into their buckets; this is how often that
+/// happens.
 const UPKEEP_INTERVAL: Duration = Duration::from_secs(5);
 
 const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
@@ -50,22 +51,23 @@ struct Page {
     readiness: Readiness,
 }
 
-/// Makes this process record its metrics. Call it once, before the engine starts, and run [`serve_admin`] with the
-/// result: it also does the upkeep, without which histograms grow.
+/// Makes this process record its metrics. Call it once, before the engine starts, and run
+/// [`serve_admin`] with the result: it also does the upkeep, without which histograms grow.
 pub fn install() -> Result<ExporterHandle, InstallError> {
     if record::is_in_use() {
         return Err(InstallError::TooLate);
     }
     let recorder = build_recorder()?;
     let prometheus = recorder.handle();
-    metrics::set_global_recorder(recorder).map_err(|error| InstallError::Occupied(error.to_string()))?;
+    metrics::set_global_recorder(recorder)
+        .map_err(|error| InstallError::Occupied(error.to_string()))?;
     describe_all();
     record::start();
     Ok(ExporterHandle { prometheus })
 }
 
-/// Serves `/metrics`, `/healthz` (the process runs), `/readyz` (it wants requests) and what `others` has until `shutdown` completes,
-/// by HTTP/1 and HTTP/2.
+/// Serves `/metrics`, `/healthz` (the process runs), `/readyz` (it wants requests) and what
+/// `others` has until `shutdown` completes, by HTTP/1 and HTTP/2.
 ///
 /// The page shows nothing of any prompt, but bind it to loopback or a private network all the same.
 pub async fn serve_admin(
@@ -110,12 +112,14 @@ async fn upkeep(exporter: ExporterHandle) {
     }
 }
 
-/// Without bounds of its own a histogram would turn into a summary, which can't be added up over replicas.
+/// Without bounds of its own a histogram would turn into a summary, which can't be added up over
+/// replicas.
 fn build_recorder() -> Result<PrometheusRecorder, BuildError> {
     let mut builder = PrometheusBuilder::new();
     for metric in catalogue::ALL {
         if let Kind::Histogram(buckets) = metric.kind {
-            builder = builder.set_buckets_for_metric(Matcher::Full(metric.name.to_owned()), buckets)?;
+            builder =
+                builder.set_buckets_for_metric(Matcher::Full(metric.name.to_owned()), buckets)?;
         }
     }
     Ok(builder.build_recorder())
@@ -136,7 +140,9 @@ fn describe_all() {
 fn counts_nanoseconds(line: &str) -> bool {
     let name = line.split(['{', ' ']).next().unwrap_or_default();
     catalogue::ALL.iter().any(|metric| {
-        metric.name == name && metric.kind == Kind::Counter && metric.unit == Some(metrics::Unit::Seconds)
+        metric.name == name
+            && metric.kind == Kind::Counter
+            && metric.unit == Some(metrics::Unit::Seconds)
     })
 }
 
@@ -150,7 +156,9 @@ impl ExporterHandle {
         for line in raw.lines() {
             let sample = line.rsplit_once(' ').filter(|_| counts_nanoseconds(line));
             match sample.and_then(|(series, value)| Some((series, value.parse::<f64>().ok()?))) {
-                Some((series, value)) => page.push_str(&format!("{series} {}", value / NANOSECONDS)),
+                Some((series, value)) => {
+                    page.push_str(&format!("{series} {}", value / NANOSECONDS))
+                }
                 None => page.push_str(line),
             }
             page.push('\n');

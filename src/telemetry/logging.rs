@@ -33,7 +33,8 @@ pub enum LoggingError {
         /// What is wrong with it.
         source: ParseError,
     },
-    /// Part of it is one word, and no level. The filter's own syntax would take it for a module, and log nothing else.
+    /// Part of it is one word, and no level. The filter's own syntax would take it for a module,
+    /// and log nothing else.
     #[error(
         "the log filter {filter:?} is not valid: {word:?} is no level; use error, warn, info, debug, trace or off, \
          and MODULE=LEVEL for a module"
@@ -62,11 +63,13 @@ pub struct LogFilter {
     handle: reload::Handle<EnvFilter, Registry>,
 }
 
-/// Starts logging for the whole process. `filter` is a level, or levels by module: `info,skipstone=debug`.
+/// Starts logging for the whole process. `filter` is a level, or levels by module:
+/// `info,skipstone=debug`.
 pub fn init_logging(filter: &str, format: LogFormat) -> Result<LogFilter, LoggingError> {
     let (layer, handle) = reload::Layer::new(parse_filter(filter)?);
-    let lines =
-        tracing_subscriber::fmt::layer().with_writer(io::stderr).with_ansi(io::stderr().is_terminal());
+    let lines = tracing_subscriber::fmt::layer()
+        .with_writer(io::stderr)
+        .with_ansi(io::stderr().is_terminal());
     let lines = match format {
         LogFormat::Text => lines.boxed(),
         LogFormat::Json => lines.json().flatten_event(true).boxed(),
@@ -84,8 +87,11 @@ pub fn parse_filter(filter: &str) -> Result<EnvFilter, LoggingError> {
         return Err(LoggingError::Empty);
     }
     let words = filter.split(',').map(str::trim);
-    let is_word = |part: &str| part.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_');
-    if let Some(word) = words.filter(|part| is_word(part)).find(|word| word.parse::<LevelFilter>().is_err()) {
+    let is_word =
+        |part: &str| part.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_');
+    if let Some(word) =
+        words.filter(|part| is_word(part)).find(|word| word.parse::<LevelFilter>().is_err())
+    {
         return Err(LoggingError::Word { filter: filter.to_owned(), word: word.to_owned() });
     }
     EnvFilter::builder()
@@ -126,9 +132,14 @@ mod tests {
             let error = parse_filter(filter).unwrap_err().to_string();
             assert!(error.contains(named) && error.contains("info"), "{filter:?}: {error}");
         }
-        for filter in
-            ["info", "WARN,skipstone=debug", "off", "info,", "skipstone::engine", "[call{id}]=trace"]
-        {
+        for filter in [
+            "info",
+            "WARN,skipstone=debug",
+            "off",
+            "info,",
+            "skipstone::engine",
+            "[call{id}]=trace",
+        ] {
             assert!(parse_filter(filter).is_ok(), "{filter:?}");
         }
     }

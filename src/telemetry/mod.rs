@@ -1,7 +1,7 @@
 //! What the process tells its operators: metrics for Prometheus, readiness, logs, spans.
 //!
-//! The catalogue is the one list of metrics; the recorder writes them, the exporter shows them. No metric carries a
-//! prompt, or a label per request, session or profile.
+//! The catalogue is the one list of metrics; the recorder writes them, the exporter shows them. No
+//! metric carries a prompt, or a label per request, session or profile.
 
 #![forbid(unsafe_code)]
 

@@ -21,8 +21,8 @@ const SERVICE: &str = "skipstone";
 
 /// Where spans go. Clones share one queue; the default value sends nothing.
 ///
-/// Spans are queued and sent by a thread of their own. A collector that is slow or away costs a request nothing: what does not
-/// fit into the queue is dropped.
+/// Spans are queued and sent by a thread of their own. A collector that is slow or away costs a
+/// request nothing: what does not fit into the queue is dropped.
 #[derive(Clone, Debug, Default)]
 pub struct Tracing(Option<SdkTracerProvider>);
 
@@ -51,14 +51,16 @@ struct Complaint {
 // === impl Tracing ===
 
 impl Tracing {
-    /// Sends the spans of `sample_ratio` (0 to 1) of all requests to the OTLP collector at `endpoint`; requests that come with a
-    /// trace of their own follow its decision. Call it within a tokio runtime.
+    /// Sends the spans of `sample_ratio` (0 to 1) of all requests to the OTLP collector at
+    /// `endpoint`; requests that come with a trace of their own follow its decision. Call it within
+    /// a tokio runtime.
     ///
     /// # Errors
     /// If the endpoint is no address. Whether a collector answers there is not asked.
     pub fn to_collector(endpoint: &str, sample_ratio: f64) -> Result<Self, TracingError> {
         let inner = OtlpExporter::builder().with_tonic().with_endpoint(endpoint).build();
-        let inner = inner.map_err(|source| TracingError { endpoint: endpoint.to_owned(), source })?;
+        let inner =
+            inner.map_err(|source| TracingError { endpoint: endpoint.to_owned(), source })?;
         // Those of the environment, OTEL_RESOURCE_ATTRIBUTES, win over these.
         let resource = Resource::builder_empty()
             .with_attributes([
@@ -84,7 +86,8 @@ impl Tracing {
     /// Sends what is queued, within a bounded time. Blocks.
     pub fn finish(&self) {
         if let Some(provider) = &self.0 {
-            // What could not be sent was complained about, or the collector is too slow to wait for.
+            // What could not be sent was complained about, or the collector is too slow to wait
+            // for.
             let _ = provider.shutdown_with_timeout(LAST_EXPORT);
         }
     }
@@ -139,10 +142,13 @@ mod tests {
     #[test]
     fn a_collector_that_is_away_is_mentioned_once_in_a_while() {
         let (mut complaint, start) = (Complaint::default(), Instant::now());
-        let seconds = [(0, Some(3)), (5, None), (59, None), (61, Some(9)), (62, None), (200, Some(6))];
+        let seconds =
+            [(0, Some(3)), (5, None), (59, None), (61, Some(9)), (62, None), (200, Some(6))];
         let wrong: Vec<_> = seconds
             .into_iter()
-            .filter(|(second, said)| complaint.about(3, start + Duration::from_secs(*second)) != *said)
+            .filter(|(second, said)| {
+                complaint.about(3, start + Duration::from_secs(*second)) != *said
+            })
             .collect();
         assert!(wrong.is_empty(), "{wrong:?}");
     }

@@ -51,7 +51,11 @@ impl StandIn {
 }
 
 /// Answers one request and closes the connection.
-fn answer(mut connection: TcpStream, serving: &Serving, seen: &Mutex<Vec<String>>) -> std::io::Result<()> {
+fn answer(
+    mut connection: TcpStream,
+    serving: &Serving,
+    seen: &Mutex<Vec<String>>,
+) -> std::io::Result<()> {
     let mut lines = BufReader::new(connection.try_clone()?).lines();
     let request = lines.next().unwrap_or_else(|| Ok(String::new()))?;
     seen.lock().unwrap().push(request.split(' ').nth(1).unwrap_or_default().to_owned());
@@ -65,17 +69,23 @@ fn answer(mut connection: TcpStream, serving: &Serving, seen: &Mutex<Vec<String>
     }
     let (bytes, sent) = match serving {
         Serving::NotFound => {
-            return connection
-                .write_all(b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
+            return connection.write_all(
+                b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\nConnection: close\r\n\r\n",
+            );
         }
         Serving::Whole(bytes) => (bytes, 1.0),
         Serving::Half(bytes) => (bytes, 0.5),
     };
     let whole = bytes.len();
-    let (start, end) = range.map_or((0, whole), |(start, last)| (start, last.map_or(whole, |last| last + 1)));
+    let (start, end) =
+        range.map_or((0, whole), |(start, last)| (start, last.map_or(whole, |last| last + 1)));
     let part = &bytes[start..end];
     let status = if range.is_some() { "206 Partial Content" } else { "200 OK" };
-    write!(connection, "HTTP/1.1 {status}\r\nContent-Length: {}\r\nConnection: close\r\n", part.len())?;
+    write!(
+        connection,
+        "HTTP/1.1 {status}\r\nContent-Length: {}\r\nConnection: close\r\n",
+        part.len()
+    )?;
     // What a hub adds: the commit, the file's tag, the size.
     write!(connection, "X-Repo-Commit: 0123abcd\r\nETag: \"tag\"\r\n")?;
     write!(connection, "Content-Range: bytes {start}-{}/{whole}\r\n\r\n", end - 1)?;

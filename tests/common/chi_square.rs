@@ -2,9 +2,10 @@
 
 /// The observed tokens of many draws, each from a distribution of its own, against their sum.
 ///
-/// Draws after different contexts have different distributions, so Pearson's statistic would not be chi-square here. The exact
-/// form is: with r the sum of (one-hot draw - distribution) and C the sum of the draws' covariances, r' C^-1 r is chi-square, also for
-/// draws that depend on the ones before (r is a martingale).
+/// Draws after different contexts have different distributions, so Pearson's statistic would not be
+/// chi-square here. The exact form is: with r the sum of (one-hot draw - distribution) and C the
+/// sum of the draws' covariances, r' C^-1 r is chi-square, also for draws that depend on the ones
+/// before (r is a martingale).
 #[derive(Clone, Debug)]
 pub struct Draws {
     residual: Vec<f64>,
@@ -20,7 +21,8 @@ pub struct ChiSquare {
     pub freedom: usize,
 }
 
-/// Tokens whose draws vary less than this (in expected counts) are judged together: the statistic needs a normal sum.
+/// Tokens whose draws vary less than this (in expected counts) are judged together: the statistic
+/// needs a normal sum.
 const LEAST_VARIANCE: f64 = 10.0;
 
 // === impl Draws ===
@@ -47,28 +49,34 @@ impl Draws {
     }
 
     pub fn judge(&self) -> ChiSquare {
-        let (rare, common): (Vec<usize>, Vec<usize>) =
-            (0..self.residual.len()).partition(|&token| self.covariance[token][token] < LEAST_VARIANCE);
+        let (rare, common): (Vec<usize>, Vec<usize>) = (0..self.residual.len())
+            .partition(|&token| self.covariance[token][token] < LEAST_VARIANCE);
         let mut classes: Vec<Vec<usize>> = common.into_iter().map(|token| vec![token]).collect();
         classes.sort_by(|a, b| self.covariance[a[0]][a[0]].total_cmp(&self.covariance[b[0]][b[0]]));
         if !rare.is_empty() && self.variance(&rare, &rare) >= LEAST_VARIANCE {
             classes.insert(0, rare);
         }
-        // All classes together always add up: the largest follows from the others, if nothing was left out.
+        // All classes together always add up: the largest follows from the others, if nothing was
+        // left out.
         classes.pop();
         let mut matrix: Vec<Vec<f64>> = classes
             .iter()
             .map(|row| classes.iter().map(|column| self.variance(row, column)).collect())
             .collect();
-        let residual: Vec<f64> =
-            classes.iter().map(|class| class.iter().map(|&token| self.residual[token]).sum()).collect();
+        let residual: Vec<f64> = classes
+            .iter()
+            .map(|class| class.iter().map(|&token| self.residual[token]).sum())
+            .collect();
         let solution = solve(&mut matrix, residual.clone());
-        let statistic = residual.iter().zip(solution).map(|(residual, solved)| residual * solved).sum();
+        let statistic =
+            residual.iter().zip(solution).map(|(residual, solved)| residual * solved).sum();
         ChiSquare { statistic, freedom: classes.len() }
     }
 
     fn variance(&self, rows: &[usize], columns: &[usize]) -> f64 {
-        rows.iter().flat_map(|&row| columns.iter().map(move |&column| self.covariance[row][column])).sum()
+        rows.iter()
+            .flat_map(|&row| columns.iter().map(move |&column| self.covariance[row][column]))
+            .sum()
     }
 }
 

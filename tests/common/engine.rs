@@ -51,7 +51,11 @@ pub fn start(loaded: &Loaded, options: EngineOptions) -> Engine {
 }
 
 /// A greedy request for `max_new_tokens` tokens that nothing else stops.
-pub fn request(prompt: &[TokenId], max_new_tokens: usize, speculation: Speculation) -> ValidRequest {
+pub fn request(
+    prompt: &[TokenId],
+    max_new_tokens: usize,
+    speculation: Speculation,
+) -> ValidRequest {
     ValidRequest {
         id: "test".to_owned(),
         prompt: prompt.to_vec(),
@@ -74,7 +78,10 @@ pub fn request(prompt: &[TokenId], max_new_tokens: usize, speculation: Speculati
 
 /// Drafts that skip `skip_set`, up to `max_draft_tokens`.
 pub fn fixed(skip_set: &SkipSet, max_draft_tokens: usize) -> Speculation {
-    Speculation::Static { skip_set: Some(skip_set.clone()), max_draft_tokens: Some(max_draft_tokens) }
+    Speculation::Static {
+        skip_set: Some(skip_set.clone()),
+        max_draft_tokens: Some(max_draft_tokens),
+    }
 }
 
 /// A prompt of `length` random tokens, ordinary ones only.
@@ -84,8 +91,9 @@ pub fn prompt(length: usize, vocabulary: usize, random: &mut Random) -> Vec<Toke
 
 /// A skip set that has each inner sublayer with the chance `share`.
 pub fn random_skip_set(layers: usize, share: f32, random: &mut Random) -> SkipSet {
-    let mut choose =
-        || -> Vec<u32> { (1..layers as u32 - 1).filter(|_| random.signed() < 2.0 * share - 1.0).collect() };
+    let mut choose = || -> Vec<u32> {
+        (1..layers as u32 - 1).filter(|_| random.signed() < 2.0 * share - 1.0).collect()
+    };
     let (attention, mlp) = (choose(), choose());
     SkipSet::new(&attention, &mlp, layers).unwrap()
 }

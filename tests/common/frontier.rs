@@ -10,7 +10,8 @@ use skipstone::model::{Bridge, DraftVocabulary, Model, TokenId};
 
 use super::weights::Random;
 
-/// Two plans: without layer 1, with a bridge of low rank, and without layers 1 and 2, with a bias. Both draft `tokens` and what is in the stream.
+/// Two plans: without layer 1, with a bridge of low rank, and without layers 1 and 2, with a bias.
+/// Both draft `tokens` and what is in the stream.
 pub fn frontier(model: &Model, tokens: &[TokenId]) -> Vec<FrontierPlan> {
     let (hidden, layers) = (model.config().hidden, model.config().layers);
     let vocabulary = Arc::new(DraftVocabulary::new(model, tokens, 1).unwrap());

@@ -1,7 +1,8 @@
 //! Teacher-forced passes over a model, and the bits they give.
 
 use skipstone::model::{
-    LogitsWanted, Model, PageLease, PagePool, RowGroup, RowInput, Runner, RunnerOptions, SkipMask, TokenId,
+    LogitsWanted, Model, PageLease, PagePool, RowGroup, RowInput, Runner, RunnerOptions, SkipMask,
+    TokenId,
 };
 use std::sync::Arc;
 
@@ -15,7 +16,12 @@ pub fn bits(logits: &[f32]) -> Bits {
 }
 
 /// A runner and pages for `positions` positions.
-pub fn runner(model: &Arc<Model>, isa: Isa, threads: usize, positions: usize) -> (Runner, PagePool) {
+pub fn runner(
+    model: &Arc<Model>,
+    isa: Isa,
+    threads: usize,
+    positions: usize,
+) -> (Runner, PagePool) {
     let pages = PagePool::pages_for(positions);
     let options = RunnerOptions { pages, threads, isa, ..RunnerOptions::default() };
     (Runner::with_options(model.clone(), options), PagePool::new(pages))
@@ -44,7 +50,12 @@ pub fn inputs(tokens: &[TokenId]) -> Vec<RowInput<'static>> {
 }
 
 /// Feeds `tokens` from position 0 in chunks of `chunk` rows; the logits after each token.
-pub fn forced(runner: &mut Runner, lease: &PageLease, tokens: &[TokenId], chunk: usize) -> Vec<Bits> {
+pub fn forced(
+    runner: &mut Runner,
+    lease: &PageLease,
+    tokens: &[TokenId],
+    chunk: usize,
+) -> Vec<Bits> {
     let mut all = Vec::with_capacity(tokens.len());
     for (index, part) in tokens.chunks(chunk).enumerate() {
         let rows = inputs(part);

@@ -1,4 +1,5 @@
-//! The processed distribution of the next token, in double precision and without regard to speed: what samplers are judged by.
+//! The processed distribution of the next token, in double precision and without regard to speed:
+//! what samplers are judged by.
 
 use skipstone::model::TokenId;
 use skipstone::sampling::SamplingSettings;
@@ -18,7 +19,8 @@ pub fn processed(
             *logit = if *logit > 0.0 { *logit / penalty } else { *logit * penalty };
         }
         if count > 0.0 {
-            *logit -= f64::from(settings.presence_penalty) + count * f64::from(settings.frequency_penalty);
+            *logit -= f64::from(settings.presence_penalty)
+                + count * f64::from(settings.frequency_penalty);
         }
     }
     for &(token, bias) in &settings.logit_bias {
@@ -34,7 +36,8 @@ pub fn processed(
     let total: f64 = order.iter().map(|&token| weight(token)).sum();
     let mut before = 0.0;
     order.retain(|&token| {
-        let kept = before / total < f64::from(settings.top_p) && weight(token) >= f64::from(settings.min_p);
+        let kept = before / total < f64::from(settings.top_p)
+            && weight(token) >= f64::from(settings.min_p);
         before += weight(token);
         kept
     });

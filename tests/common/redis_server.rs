@@ -28,7 +28,8 @@ impl RedisServer {
 
     /// Starts one with further arguments.
     pub fn with(arguments: &[&str]) -> Self {
-        // Free again at the end of this line; a server that finds it taken ends, and the test says so.
+        // Free again at the end of this line; a server that finds it taken ends, and the test says
+        // so.
         let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         Self::on(port, arguments)
     }
@@ -45,7 +46,8 @@ impl RedisServer {
         let mut process = start("valkey-server").or_else(|_| start("redis-server")).unwrap_or_else(|error| {
             panic!("neither valkey-server nor redis-server can be started ({error}): apt-get install redis-server")
         });
-        let mut lines = BufReader::new(process.stdout.take().unwrap()).lines().map_while(Result::ok);
+        let mut lines =
+            BufReader::new(process.stdout.take().unwrap()).lines().map_while(Result::ok);
         let is_ready = lines.any(|line| line.contains("Ready to accept connections"));
         assert!(is_ready, "the server ended at once: {:?}", process.wait());
         // What else it says has to go somewhere.

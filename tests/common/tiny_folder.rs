@@ -1,4 +1,5 @@
-//! A synthetic model as a folder with safetensors, for what reads such folders. Its tokens are the 256 bytes and two markers.
+//! A synthetic model as a folder with safetensors, for what reads such folders. Its tokens are the
+//! 256 bytes and two markers.
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests may assert by panicking, as tests do")]
 
@@ -26,9 +27,9 @@ pub fn write(folder: &Path) {
         "num_attention_heads": 4, "num_key_value_heads": 2, "vocab_size": VOCABULARY, "rms_norm_eps": 1e-5,
         "rope_theta": 10000.0, "max_position_embeddings": 512, "tie_word_embeddings": false,
     });
-    let template =
-        "{% for m in messages %}<start>{{ m.role }}\n{{ m.content }}<end>\n{% endfor %}<start>assistant\n";
-    let tokenizer_config = json!({"bos_token": "<start>", "eos_token": "<end>", "chat_template": template});
+    let template = "{% for m in messages %}<start>{{ m.role }}\n{{ m.content }}<end>\n{% endfor %}<start>assistant\n";
+    let tokenizer_config =
+        json!({"bos_token": "<start>", "eos_token": "<end>", "chat_template": template});
     for (name, content) in [
         ("config.json", config),
         ("tokenizer.json", tokenizer()),
@@ -46,7 +47,10 @@ fn weights() -> Vec<u8> {
         let count = shape.iter().product();
         // Norms, the only vectors, are ones.
         let values = if shape.len() == 1 { vec![1.0; count] } else { random.floats(count, scale) };
-        tensors.insert(name, (shape.to_vec(), values.iter().flat_map(|value| value.to_le_bytes()).collect()));
+        tensors.insert(
+            name,
+            (shape.to_vec(), values.iter().flat_map(|value| value.to_le_bytes()).collect()),
+        );
     };
     add("model.embed_tokens.weight".to_owned(), &[VOCABULARY, HIDDEN], 1.0);
     add("lm_head.weight".to_owned(), &[VOCABULARY, HIDDEN], 0.3);
@@ -91,8 +95,7 @@ fn tokenizer() -> Value {
         json!({"id": id, "content": text, "special": true, "single_word": false, "lstrip": false, "rstrip": false,
                "normalized": false})
     };
-    let byte_level =
-        json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": true});
+    let byte_level = json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": true});
     json!({
         "version": "1.0", "truncation": null, "padding": null, "normalizer": null, "post_processor": null,
         "added_tokens": [added(256, "<start>"), added(257, "<end>")],

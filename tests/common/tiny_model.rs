@@ -16,7 +16,8 @@ use skipstone::text::TextModel;
 
 use super::weights::{Random, random_weights};
 
-/// The recipe of a random model. Token 0 is unknown, token 1 ends the output, the others print one letter each.
+/// The recipe of a random model. Token 0 is unknown, token 1 ends the output, the others print one
+/// letter each.
 #[derive(Clone, Debug)]
 pub struct TinyModel {
     /// `llama` or `qwen2`; the latter has biases.
@@ -30,7 +31,8 @@ pub struct TinyModel {
     pub feed_forward: usize,
     pub vocabulary: usize,
     pub context_length: usize,
-    /// How much each sublayer adds, relative to the embedding: the larger, the worse a draft that skips it.
+    /// How much each sublayer adds, relative to the embedding: the larger, the worse a draft that
+    /// skips it.
     pub sublayer_scale: f32,
     /// Spread of the logits.
     pub head_scale: f32,
@@ -89,9 +91,12 @@ impl TinyModel {
         let mut file = tempfile::NamedTempFile::new().unwrap();
         file.write_all(&self.build()).unwrap();
         // The map outlives the file's name.
-        let file = Arc::new(GgufFile::open(file.path()).unwrap_or_else(|error| panic!("{self:?}: {error}")));
+        let file = Arc::new(
+            GgufFile::open(file.path()).unwrap_or_else(|error| panic!("{self:?}: {error}")),
+        );
         let text = Arc::new(TextModel::from_gguf(&file).unwrap());
-        let model = Model::load(file, 1, &mut |_, _| {}).unwrap_or_else(|error| panic!("{self:?}: {error}"));
+        let model = Model::load(file, 1, &mut |_, _| {})
+            .unwrap_or_else(|error| panic!("{self:?}: {error}"));
         Loaded { model: Arc::new(model), text }
     }
 
@@ -148,7 +153,8 @@ impl TinyModel {
     fn poison(&self, mut embedding: Vec<u8>) -> Vec<u8> {
         if let Some(token) = self.poisoned {
             assert_eq!(self.kind, WeightType::F32, "only floats can be poisoned");
-            embedding[token.index() * self.hidden * 4..][..4].copy_from_slice(&f32::NAN.to_le_bytes());
+            embedding[token.index() * self.hidden * 4..][..4]
+                .copy_from_slice(&f32::NAN.to_le_bytes());
         }
         embedding
     }
@@ -178,7 +184,8 @@ impl Weights<'_> {
         self.add(|gguf| gguf.tensor(name, &[inputs as u64, outputs as u64], kind, bytes));
     }
 
-    /// A matrix that turns inputs of magnitude 1 into outputs of about `gain`, and qwen2's bias on queries, keys and values.
+    /// A matrix that turns inputs of magnitude 1 into outputs of about `gain`, and qwen2's bias on
+    /// queries, keys and values.
     fn linear(&mut self, name: &str, outputs: usize, inputs: usize, gain: f32) {
         let bytes = self.bytes(outputs, inputs, gain * (3.0 / inputs as f32).sqrt());
         self.matrix(&format!("{name}.weight"), outputs, inputs, bytes);

@@ -38,10 +38,18 @@ pub fn random_weights(
     scale: f32,
     random: &mut Random,
 ) -> Vec<u8> {
-    weights(kind, outputs, width, random, |random| random.next() as u8, |random| random.signed() * scale)
+    weights(
+        kind,
+        outputs,
+        width,
+        random,
+        |random| random.next() as u8,
+        |random| random.signed() * scale,
+    )
 }
 
-/// Every code the largest there is, every scale equal: the products reach the limits of the integer sums.
+/// Every code the largest there is, every scale equal: the products reach the limits of the integer
+/// sums.
 pub fn largest_codes(kind: WeightType, outputs: usize, width: usize, scale: f32) -> Vec<u8> {
     weights(kind, outputs, width, &mut Random(0), |_| 0xff, |_| scale)
 }
@@ -54,16 +62,21 @@ fn weights(
     code: impl Fn(&mut Random) -> u8,
     value: impl Fn(&mut Random) -> f32,
 ) -> Vec<u8> {
-    // Scales of integer types are divided by a typical code, so that weights come out at about the asked magnitude.
+    // Scales of integer types are divided by a typical code, so that weights come out at about the
+    // asked magnitude.
     let (half_fields, divisor): (&[usize], f32) = match kind {
         WeightType::F32 => {
             return (0..outputs * width).flat_map(|_| value(random).to_le_bytes()).collect();
         }
         WeightType::F16 => {
-            return (0..outputs * width).flat_map(|_| f16::from_f32(value(random)).to_le_bytes()).collect();
+            return (0..outputs * width)
+                .flat_map(|_| f16::from_f32(value(random)).to_le_bytes())
+                .collect();
         }
         WeightType::BF16 => {
-            return (0..outputs * width).flat_map(|_| bf16::from_f32(value(random)).to_le_bytes()).collect();
+            return (0..outputs * width)
+                .flat_map(|_| bf16::from_f32(value(random)).to_le_bytes())
+                .collect();
         }
         WeightType::Q4_0 => (&[0], 8.0),
         WeightType::Q4_1 => (&[0, 2], 8.0),

@@ -17,8 +17,8 @@ fn accepted(name: &'static str, bytes: Vec<u8>) -> Case {
     Case { name, bytes, refusal: None }
 }
 
-/// Two entries and two tensors. The array comes first, so that a file cut after it is still long enough for the
-/// counts at its start and the error is about the cut itself.
+/// Two entries and two tensors. The array comes first, so that a file cut after it is still long
+/// enough for the counts at its start and the error is about the cut itself.
 pub fn base() -> GgufBuilder {
     GgufBuilder::new()
         .metadata("list", vec![7_u16; 60])
@@ -84,18 +84,34 @@ fn file_cases() -> Vec<Case> {
             Vec::new(),
             "ends inside the magic number: 4 bytes are needed at byte 0, 0 are left",
         ),
-        refused("another format", header(b"PK\x03\x04"), "not a GGUF file: it starts with \"PK\\x03\\x04\""),
-        refused("magic in capitals only by half", header(b"GGuf\x03\0\0\0"), "it starts with \"GGuf\""),
+        refused(
+            "another format",
+            header(b"PK\x03\x04"),
+            "not a GGUF file: it starts with \"PK\\x03\\x04\"",
+        ),
+        refused(
+            "magic in capitals only by half",
+            header(b"GGuf\x03\0\0\0"),
+            "it starts with \"GGuf\"",
+        ),
         refused("version 0", base().version(0).build(), "version 0 is not supported"),
         refused("version 1", base().version(1).build(), "version 1 is not supported"),
         refused("version 4", base().version(4).build(), "version 4 is not supported"),
-        refused("version -1", base().version(u32::MAX).build(), "version 4294967295 is not supported"),
+        refused(
+            "version -1",
+            base().version(u32::MAX).build(),
+            "version 4294967295 is not supported",
+        ),
         refused(
             "big-endian",
             base().version(3_u32.swap_bytes()).build(),
             "big-endian GGUF file of version 3",
         ),
-        refused("tensor count -1", count(8, u64::MAX), "tensor count at byte 8 is 18446744073709551615"),
+        refused(
+            "tensor count -1",
+            count(8, u64::MAX),
+            "tensor count at byte 8 is 18446744073709551615",
+        ),
         refused(
             "tensor count huge",
             count(8, 1 << 62),
@@ -112,8 +128,16 @@ fn file_cases() -> Vec<Case> {
             count(16, 1 << 40),
             "metadata count at byte 16 is 1099511627776, but the",
         ),
-        refused("too many tensors", many(8), "tensor count at byte 8 is 65537, above the limit of 65536"),
-        refused("too many entries", many(16), "metadata count at byte 16 is 65537, above the limit of 65536"),
+        refused(
+            "too many tensors",
+            many(8),
+            "tensor count at byte 8 is 65537, above the limit of 65536",
+        ),
+        refused(
+            "too many entries",
+            many(16),
+            "metadata count at byte 16 is 65537, above the limit of 65536",
+        ),
     ]
 }
 
@@ -132,16 +156,24 @@ fn metadata_cases() -> Vec<Case> {
         bytes[24..32].copy_from_slice(&length.to_le_bytes());
         bytes
     };
-    let array = |skip: usize, patch: &[u8]| patched(one_value(vec![1_u32, 2]), "some.key", 4 + skip, patch);
-    let strings = |count: u64| patched(one_value(vec!["a".to_owned()]), "some.key", 8, &count.to_le_bytes());
+    let array =
+        |skip: usize, patch: &[u8]| patched(one_value(vec![1_u32, 2]), "some.key", 4 + skip, patch);
+    let strings =
+        |count: u64| patched(one_value(vec!["a".to_owned()]), "some.key", 8, &count.to_le_bytes());
     let alignment = |value: Value| GgufBuilder::new().metadata("general.alignment", value).build();
     let aligned = |value: u32| base().metadata("general.alignment", value).build();
     let odd_key = GgufBuilder::new().metadata("a\nkey", true).build();
     let twice = base().metadata("text", 1_u8).build();
     vec![
         accepted("arrays nested four deep", one_value(nested(4))),
-        accepted("empty arrays and strings", one_value(Array::Array(vec![Array::String(Vec::new())]))),
-        accepted("a key of 65535 bytes", GgufBuilder::new().metadata(&"k".repeat(65_535), 1_u8).build()),
+        accepted(
+            "empty arrays and strings",
+            one_value(Array::Array(vec![Array::String(Vec::new())])),
+        ),
+        accepted(
+            "a key of 65535 bytes",
+            GgufBuilder::new().metadata(&"k".repeat(65_535), 1_u8).build(),
+        ),
         accepted("alignment 1", aligned(1)),
         accepted("alignment 1 MiB", aligned(1 << 20)),
         refused("key length 0", key_length(0), "metadata key at byte 24 is empty"),
@@ -165,7 +197,11 @@ fn metadata_cases() -> Vec<Case> {
             patched(one_value("hello"), "some.", 0, b"\xff"),
             "metadata key is not UTF-8: byte 37 of",
         ),
-        refused("string not UTF-8", value(12 + 3, b"\xc3"), "value of \"some.key\" is not UTF-8: byte 55 of"),
+        refused(
+            "string not UTF-8",
+            value(12 + 3, b"\xc3"),
+            "value of \"some.key\" is not UTF-8: byte 55 of",
+        ),
         refused(
             "string length -1",
             value(4, &[0xff; 8]),
@@ -181,8 +217,16 @@ fn metadata_cases() -> Vec<Case> {
             value(0, &[13]),
             "value type of \"some.key\" at byte 40 is 13, which is no GGUF",
         ),
-        refused("value type -1", value(0, &[0xff; 4]), "is 4294967295, which is no GGUF value type"),
-        refused("element type 13", array(0, &[13]), "element type of \"some.key\" at byte 44 is 13"),
+        refused(
+            "value type -1",
+            value(0, &[0xff; 4]),
+            "is 4294967295, which is no GGUF value type",
+        ),
+        refused(
+            "element type 13",
+            array(0, &[13]),
+            "element type of \"some.key\" at byte 44 is 13",
+        ),
         refused(
             "array length -1",
             array(4, &[0xff; 8]),
@@ -193,27 +237,43 @@ fn metadata_cases() -> Vec<Case> {
             array(4, &(1_u64 << 62).to_le_bytes()),
             "at byte 48 is 4611686018427387904, but",
         ),
-        refused("array one too long", array(4, &[3]), "at byte 48 is 3, but the 8 bytes that follow"),
+        refused(
+            "array one too long",
+            array(4, &[3]),
+            "at byte 48 is 3, but the 8 bytes that follow",
+        ),
         refused(
             "strings -1",
             strings(u64::MAX),
             "array length of \"some.key\" at byte 48 is 18446744073709551615",
         ),
         refused("strings one too many", strings(2), "at byte 48 is 2, but the 9 bytes that follow"),
-        refused("bool 2", patched(one_value(true), "some.key", 4, &[2]), "holds the boolean 2 at byte 44"),
+        refused(
+            "bool 2",
+            patched(one_value(true), "some.key", 4, &[2]),
+            "holds the boolean 2 at byte 44",
+        ),
         refused(
             "arrays nested five deep",
             one_value(nested(5)),
             "array of \"some.key\" nests arrays deeper than 4",
         ),
         refused("arrays nested 10000 deep", nested_file(10_000), "nests arrays deeper than 4"),
-        refused("duplicate key", twice, "metadata key \"text\" at byte 201 stands in the file twice"),
+        refused(
+            "duplicate key",
+            twice,
+            "metadata key \"text\" at byte 201 stands in the file twice",
+        ),
         refused(
             "message without raw control characters",
             patched(odd_key, "a\nkey", 4, &[2]),
             "value of \"a\\nkey\" holds the",
         ),
-        refused("alignment 0", alignment(Value::U32(0)), "general.alignment is 0; it must be a power of two"),
+        refused(
+            "alignment 0",
+            alignment(Value::U32(0)),
+            "general.alignment is 0; it must be a power of two",
+        ),
         refused(
             "alignment 33",
             alignment(Value::U32(33)),
@@ -307,8 +367,16 @@ fn tensor_cases() -> Vec<Case> {
             number(DIMS, 48),
             "\"second\" has rows of 48 weights, which is no multiple of the 32",
         ),
-        refused("type 4", second(TYPE, &[4]), "tensor \"second\" has the type number 4, which this program"),
-        refused("type -1", second(TYPE, &[0xff; 4]), "tensor \"second\" has the type number 4294967295"),
+        refused(
+            "type 4",
+            second(TYPE, &[4]),
+            "tensor \"second\" has the type number 4, which this program",
+        ),
+        refused(
+            "type -1",
+            second(TYPE, &[0xff; 4]),
+            "tensor \"second\" has the type number 4294967295",
+        ),
         refused(
             "offset past the end",
             number(DATA_OFFSET, 96),
@@ -330,7 +398,11 @@ fn tensor_cases() -> Vec<Case> {
             number(DATA_OFFSET, 4),
             "starts 4 bytes into the data, which is no multiple of",
         ),
-        refused("overlap", number(DATA_OFFSET, 0), "tensors \"first\" and \"second\" overlap at byte 320"),
+        refused(
+            "overlap",
+            number(DATA_OFFSET, 0),
+            "tensors \"first\" and \"second\" overlap at byte 320",
+        ),
         refused("duplicate tensor", duplicate, "tensor \"first\" stands in the file twice"),
         refused("name length 0", name_length(0), "tensor name at byte 246 is empty"),
         refused(

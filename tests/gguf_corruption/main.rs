@@ -1,5 +1,5 @@
-//! Promise: a damaged or hostile model file is refused with an error that says what is wrong, and never panics; a
-//! sound one is read back exactly.
+//! Promise: a damaged or hostile model file is refused with an error that says what is wrong, and
+//! never panics; a sound one is read back exactly.
 #![allow(clippy::panic)] // helpers of tests fail as tests do
 
 mod cases;
@@ -14,7 +14,8 @@ use skipstone::gguf::Manifest;
 
 use cases::{Case, DATA_OFFSET, DIMS, TYPE, after, all_cases, base, nested};
 
-/// With SKIPSTONE_WRITE_SEEDS set to a folder, the files are also written there, as seeds for fuzzing.
+/// With SKIPSTONE_WRITE_SEEDS set to a folder, the files are also written there, as seeds for
+/// fuzzing.
 #[test]
 fn each_kind_of_damage_has_its_own_error() {
     let mut failures = Vec::new();
@@ -32,7 +33,9 @@ fn each_kind_of_damage_has_its_own_error() {
             (Err(_), Some(_)) => {}
         }
         // The few long files are about limits; as seeds they would slow the fuzzer down.
-        if let Some(folder) = std::env::var_os("SKIPSTONE_WRITE_SEEDS").filter(|_| bytes.len() < 100_000) {
+        if let Some(folder) =
+            std::env::var_os("SKIPSTONE_WRITE_SEEDS").filter(|_| bytes.len() < 100_000)
+        {
             std::fs::create_dir_all(&folder).unwrap();
             std::fs::write(Path::new(&folder).join(name.replace(' ', "-")), &bytes).unwrap();
         }
@@ -40,7 +43,8 @@ fn each_kind_of_damage_has_its_own_error() {
     assert!(failures.is_empty(), "{}", failures.join("\n"));
 }
 
-/// What [`Manifest::parse`] promises about a file that it accepts, checked by other means than its own.
+/// What [`Manifest::parse`] promises about a file that it accepts, checked by other means than its
+/// own.
 pub fn broken_promises(manifest: &Manifest, bytes: &[u8]) -> Vec<String> {
     let mut broken = Vec::new();
     let mut used = vec![false; bytes.len()];
@@ -51,7 +55,8 @@ pub fn broken_promises(manifest: &Manifest, bytes: &[u8]) -> Vec<String> {
             }
         };
         let weights: u128 = tensor.dims.iter().map(|&dim| u128::from(dim)).product();
-        let expected = weights / tensor.kind.block_len() as u128 * tensor.kind.block_bytes() as u128;
+        let expected =
+            weights / tensor.kind.block_len() as u128 * tensor.kind.block_bytes() as u128;
         require(u128::from(tensor.byte_len) == expected && expected > 0, "size fits the shape");
         require(tensor.dims[0] % tensor.kind.block_len() as u64 == 0, "rows are whole blocks");
         require(tensor.offset % manifest.alignment() == 0, "data is aligned");
@@ -124,7 +129,11 @@ fn any_one_changed_byte_is_survived() {
             match Manifest::parse(&bytes) {
                 Ok(manifest) => {
                     accepted += 1;
-                    assert_eq!(broken_promises(&manifest, &bytes), [""; 0], "byte {index} ^ {change}");
+                    assert_eq!(
+                        broken_promises(&manifest, &bytes),
+                        [""; 0],
+                        "byte {index} ^ {change}"
+                    );
                 }
                 Err(_) => refused += 1,
             }

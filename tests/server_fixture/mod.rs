@@ -10,8 +10,9 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use skipstone::engine::{
-    CancelFlag, CommittedToken, Delta, Event, FinishReason, Finished, GenerationStream, Speculation,
-    SpeculationStats, Started, StreamMessage, Submit, SubmitError, Timing, Usage, ValidRequest,
+    CancelFlag, CommittedToken, Delta, Event, FinishReason, Finished, GenerationStream,
+    Speculation, SpeculationStats, Started, StreamMessage, Submit, SubmitError, Timing, Usage,
+    ValidRequest,
 };
 use skipstone::model::TokenId;
 use skipstone::sampling::SamplingSettings;
@@ -102,7 +103,13 @@ pub fn delta(text: &str, tokens: &[(u32, bool)]) -> StreamMessage {
         })
         .collect();
     let accepted = tokens.iter().filter(|token| token.drafted).count();
-    Ok(Event::Delta(Delta { text: text.to_owned(), tokens, drafted: accepted, accepted, ..Delta::default() }))
+    Ok(Event::Delta(Delta {
+        text: text.to_owned(),
+        tokens,
+        drafted: accepted,
+        accepted,
+        ..Delta::default()
+    }))
 }
 
 pub fn finished(reason: FinishReason, completion_tokens: usize) -> StreamMessage {
@@ -182,8 +189,8 @@ impl Submit for ScriptedEngine {
     }
 }
 
-/// A script that ends before its client has read it all is what some tests are about, so a full or closed channel is
-/// no fault.
+/// A script that ends before its client has read it all is what some tests are about, so a full or
+/// closed channel is no fault.
 fn send(sender: &mpsc::Sender<StreamMessage>, messages: Vec<StreamMessage>) {
     for message in messages {
         let _ = sender.try_send(message);

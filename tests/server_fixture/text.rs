@@ -6,7 +6,8 @@ use skipstone::text::{SpecialIds, TextModel, TokenType, Vocabulary};
 pub fn model() -> TextModel {
     let bytes = (0..=255_u8).map(|byte| (format!("<0x{byte:02X}>"), TokenType::Byte));
     let roles =
-        [("<unk>", TokenType::Unknown), ("<s>", TokenType::Control), ("</s>", TokenType::Control)].map(own);
+        [("<unk>", TokenType::Unknown), ("<s>", TokenType::Control), ("</s>", TokenType::Control)]
+            .map(own);
     let (tokens, token_types): (Vec<_>, Vec<_>) = bytes.chain(roles).unzip();
     let vocabulary = Vocabulary {
         kind: "llama".to_owned(),
@@ -21,7 +22,9 @@ pub fn model() -> TextModel {
         },
         add_beginning: Some(false),
         add_space_prefix: Some(false),
-        chat_template: Some("{% for message in messages %}{{ message.content }}\n{% endfor %}".to_owned()),
+        chat_template: Some(
+            "{% for message in messages %}{{ message.content }}\n{% endfor %}".to_owned(),
+        ),
         ..Vocabulary::default()
     };
     TextModel::from_vocabulary(&vocabulary).unwrap()

@@ -4,7 +4,9 @@ use std::time::{Duration, Instant};
 
 use super::bets::{Bets, Betting};
 use super::drafter::Drafter;
-use super::event::{ArmUse, Event, FinishReason, Finished, PhaseTime, SpeculationStats, Timing, Usage};
+use super::event::{
+    ArmUse, Event, FinishReason, Finished, PhaseTime, SpeculationStats, Timing, Usage,
+};
 use super::work::Work;
 use crate::drafting::DraftPlan;
 use crate::record;
@@ -18,8 +20,9 @@ pub(super) struct Account {
     stats: SpeculationStats,
 }
 
-/// The share of a step's time that falls to a stream, or the sum over the steps of a cycle: each is counted in plain steps of the same company, since a
-/// row beside many others is cheap whether it drafts or not.
+/// The share of a step's time that falls to a stream, or the sum over the steps of a cycle: each is
+/// counted in plain steps of the same company, since a row beside many others is cheap whether it
+/// drafts or not.
 #[derive(Clone, Copy, Default, Debug)]
 pub(super) struct StepTime {
     pub(super) spent_seconds: f64,
@@ -51,7 +54,11 @@ impl StepTime {
 
     /// Seconds that plain decoding would take for `tokens` tokens.
     fn plain_seconds(self, tokens: usize) -> f64 {
-        if self.spent_steps > 0.0 { tokens as f64 * self.spent_seconds / self.spent_steps } else { 0.0 }
+        if self.spent_steps > 0.0 {
+            tokens as f64 * self.spent_seconds / self.spent_steps
+        } else {
+            0.0
+        }
     }
 }
 
@@ -128,7 +135,9 @@ impl Account {
     pub(super) fn mark_tokens(&mut self, now: Instant) {
         match self.last_token {
             None => {
-                record::time_to_first_token(now.saturating_duration_since(self.submitted).as_secs_f64());
+                record::time_to_first_token(
+                    now.saturating_duration_since(self.submitted).as_secs_f64(),
+                );
             }
             Some(last) => record::inter_token(now.saturating_duration_since(last).as_secs_f64()),
         }
@@ -148,7 +157,8 @@ impl Account {
         }
     }
 
-    /// Closes the books of a stream that ended as it should: tells metrics and the log, and returns the last message.
+    /// Closes the books of a stream that ended as it should: tells metrics and the log, and returns
+    /// the last message.
     pub(super) fn finish(&self, ended: Ended<'_>, now: Instant) -> Event {
         let Ended { request_id, reason, usage, speculation } = ended;
         let timing = self.timing(now);
@@ -159,7 +169,9 @@ impl Account {
             record::time_per_output_token(timing.decode.as_secs_f64() / tokens);
         }
         if speculation.draft_tokens > 0 {
-            record::request_acceptance(speculation.accepted_tokens as f64 / speculation.draft_tokens as f64);
+            record::request_acceptance(
+                speculation.accepted_tokens as f64 / speculation.draft_tokens as f64,
+            );
             speculation.estimated_speedup.into_iter().for_each(record::request_speedup);
         }
         tracing::info!(
@@ -183,16 +195,22 @@ impl Account {
         self.stats.clone()
     }
 
-    /// The counts, with the speedup estimated, the plan at the end, and what an adaptive stream bet on.
+    /// The counts, with the speedup estimated, the plan at the end, and what an adaptive stream bet
+    /// on.
     pub(super) fn stats(&self, drafter: &Drafter, betting: &Betting) -> SpeculationStats {
         let final_plan = drafter.summary();
         let bets = drafter.bets();
         let mut arms = Vec::new();
         if let Some(bets) = bets {
-            let plans =
-                betting.plans().iter().map(|plan| plan.name.clone()).zip(bets.placed().iter().copied());
+            let plans = betting
+                .plans()
+                .iter()
+                .map(|plan| plan.name.clone())
+                .zip(bets.placed().iter().copied());
             let all = plans.chain([("ngram".to_owned(), bets.ngram_cycles())]);
-            arms.extend(all.filter(|(_, cycles)| *cycles > 0).map(|(name, cycles)| ArmUse { name, cycles }));
+            arms.extend(
+                all.filter(|(_, cycles)| *cycles > 0).map(|(name, cycles)| ArmUse { name, cycles }),
+            );
         }
         let ratio = self.stats.plain_seconds / self.stats.spent_seconds;
         let has_bet = final_plan.is_some() && self.stats.plain_seconds > 0.0;

@@ -1,4 +1,5 @@
-//! What the engine is doing, as its operators see it. Nothing here holds text or tokens of a request.
+//! What the engine is doing, as its operators see it. Nothing here holds text or tokens of a
+//! request.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -62,7 +63,8 @@ pub struct Ending {
 /// How drafts are made now.
 #[derive(Clone, PartialEq, Debug)]
 pub struct PlanActivity {
-    /// Its name in the profile, `default`, `request`, or `replaced` if a better one took its place meanwhile.
+    /// Its name in the profile, `default`, `request`, or `replaced` if a better one took its place
+    /// meanwhile.
     pub name: String,
     /// The sublayers skipped.
     pub skip_set: SkipSet,
@@ -116,7 +118,12 @@ impl Ending {
 // === impl PlanActivity ===
 
 impl PlanActivity {
-    pub(super) fn new(name: String, plan: &DraftPlan, max_draft_tokens: usize, revision: u64) -> Self {
+    pub(super) fn new(
+        name: String,
+        plan: &DraftPlan,
+        max_draft_tokens: usize,
+        revision: u64,
+    ) -> Self {
         let bridges = plan.bridges().iter().map(|bridge| BridgeActivity {
             first_sublayer: bridge.span().start,
             last_sublayer: bridge.span().end.saturating_sub(1),
@@ -150,7 +157,8 @@ impl Totals {
 // === impl SpeculationStats ===
 
 impl SpeculationStats {
-    /// Adds the counts of another stream. There is no plan of several streams, and the speedup is that of all their time.
+    /// Adds the counts of another stream. There is no plan of several streams, and the speedup is
+    /// that of all their time.
     fn add(&mut self, other: &Self) {
         self.drafts += other.drafts;
         self.draft_tokens += other.draft_tokens;
@@ -230,9 +238,12 @@ mod tests {
     #[test]
     fn totals_add_up_streams_of_different_lengths() {
         let mut totals = Totals::default();
-        for (tokens, reason) in
-            [(3, Some("end_of_sequence")), (1, Some("length")), (2, Some("end_of_sequence")), (4, None)]
-        {
+        for (tokens, reason) in [
+            (3, Some("end_of_sequence")),
+            (1, Some("length")),
+            (2, Some("end_of_sequence")),
+            (4, None),
+        ] {
             totals.add(&testing::stream("a", tokens, reason));
         }
         assert_eq!(totals.finished, BTreeMap::from([("end_of_sequence", 2), ("length", 1)]));

@@ -1,8 +1,11 @@
-//! Auditions: whether a plan would have drafted what streams just said better than the plan that it would replace.
+//! Auditions: whether a plan would have drafted what streams just said better than the plan that it
+//! would replace.
 //!
-//! Both draft the same committed tokens, one each at several places of a stream's last text, in one pass over spare pages: a paired
-//! comparison, which tells small differences apart many times sooner than drafting with both in turn. What counts is what a cycle of one
-//! drafted token yields for its time. All auditions together may take [`BUDGET`] of the time of the streams that they are made on.
+//! Both draft the same committed tokens, one each at several places of a stream's last text, in one
+//! pass over spare pages: a paired comparison, which tells small differences apart many times
+//! sooner than drafting with both in turn. What counts is what a cycle of one drafted token yields
+//! for its time. All auditions together may take [`BUDGET`] of the time of the streams that they
+//! are made on.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -10,8 +13,8 @@ use std::sync::Arc;
 use crate::drafting::DraftPlan;
 use skipstone_model::Bridge;
 
-/// Share of the time of the streams they are made on that auditions may take. After each pass comes a pause, since what is saved up while nobody waits would slow down
-/// the streams of one moment.
+/// Share of the time of the streams they are made on that auditions may take. After each pass comes
+/// a pause, since what is saved up while nobody waits would slow down the streams of one moment.
 const BUDGET: f64 = 0.01;
 
 /// Places of a stream's text that one pass looks at.
@@ -26,7 +29,8 @@ const LEAST: u32 = 96;
 /// Tokens drafted by each side after which it is decided.
 const MOST: u32 = 384;
 
-/// Standard deviations that a difference takes to decide early. It is looked at again and again, so two would be too few.
+/// Standard deviations that a difference takes to decide early. It is looked at again and again, so
+/// two would be too few.
 const EARLY: f64 = 3.0;
 
 /// Candidates that may wait; a machine that can't try so many lets the oldest go.
@@ -88,8 +92,8 @@ pub(super) struct Outcome {
 // === impl Auditions ===
 
 impl Auditions {
-    /// Puts a candidate in line, in place of one that wants the same seat for a bridge over the same run and was not tried yet: to begin anew with
-    /// each fit would never come to an end.
+    /// Puts a candidate in line, in place of one that wants the same seat for a bridge over the
+    /// same run and was not tried yet: to begin anew with each fit would never come to an end.
     pub(super) fn enter(&mut self, candidate: Candidate) {
         let is_same = |other: &Candidate| {
             let same_run = other.bridge.span() == candidate.bridge.span();
@@ -111,8 +115,8 @@ impl Auditions {
         self.candidates.front().filter(|_| self.pause_seconds <= 0.0)
     }
 
-    /// Takes in that `plan` has taken a seat, whose draft step costs `extra_cost` more than its predecessor's. Who waits for the seat with another
-    /// bridge of such a plan now means this one.
+    /// Takes in that `plan` has taken a seat, whose draft step costs `extra_cost` more than its
+    /// predecessor's. Who waits for the seat with another bridge of such a plan now means this one.
     pub(super) fn reseat(&mut self, seat: usize, plan: &DraftPlan, extra_cost: f64) {
         for rival in self.candidates.iter_mut().filter(|candidate| candidate.seat == seat) {
             rival.extra_cost -= extra_cost;
@@ -139,7 +143,8 @@ impl Auditions {
         self.pause_seconds -= seconds;
     }
 
-    /// Takes in what the incumbent and the candidate on stage made of some tokens: whether each was right. Says how it ended, if it did.
+    /// Takes in what the incumbent and the candidate on stage made of some tokens: whether each was
+    /// right. Says how it ended, if it did.
     pub(super) fn observe(
         &mut self,
         right: impl Iterator<Item = (bool, bool)>,
@@ -177,14 +182,18 @@ impl Candidate {
             return None;
         }
         let deviation = f64::from(tally.apart.max(1)).sqrt() / f64::from(tally.tokens);
-        // What a cycle of one drafted token yields, were the candidate's share of right ones off by so many deviations.
+        // What a cycle of one drafted token yields, were the candidate's share of right ones off by
+        // so many deviations.
         let gain = |deviations: f64| {
             let yields = |share: f64, draft: f64| (1.0 + share) / (draft + stakes.verify);
-            yields(tally.share(tally.candidate) + deviations * deviation, stakes.draft + self.extra_cost)
-                - yields(tally.share(tally.incumbent), stakes.draft)
+            yields(
+                tally.share(tally.candidate) + deviations * deviation,
+                stakes.draft + self.extra_cost,
+            ) - yields(tally.share(tally.incumbent), stakes.draft)
         };
         match tally.tokens >= MOST {
-            // Of many skip sets the one that looks best was lucky too; a bridge learned from more text is better beforehand.
+            // Of many skip sets the one that looks best was lucky too; a bridge learned from more
+            // text is better beforehand.
             true => Some(gain(if stakes.same_sublayers { 0.0 } else { -1.0 }) > 0.0),
             false if gain(-EARLY) > 0.0 => Some(true),
             false if gain(EARLY) < 0.0 => Some(false),
@@ -223,14 +232,17 @@ mod tests {
     /// Without layers 1 and 3, with a new bridge over the run from sublayer `first` on.
     fn two_bridges(extra_cost: f64, first: usize) -> Candidate {
         let bridge = |first: usize| {
-            Arc::new(Bridge::new(first..first + 2, 8, vec![extra_cost as f32; 8], &[], &[]).unwrap())
+            Arc::new(
+                Bridge::new(first..first + 2, 8, vec![extra_cost as f32; 8], &[], &[]).unwrap(),
+            )
         };
         let plan = DraftPlan::new(SkipSet::new(&[1, 3], &[1, 3], 5).unwrap(), 0.5);
         let plan = plan.with_bridges(vec![bridge(2), bridge(6)]).unwrap();
         Candidate::new(0, "candidate".to_owned(), Arc::new(plan), bridge(first), extra_cost)
     }
 
-    /// Whether the candidate wins, and after how many tokens, where each side is right for an evenly spread share of the tokens.
+    /// Whether the candidate wins, and after how many tokens, where each side is right for an
+    /// evenly spread share of the tokens.
     fn run(candidate: Candidate, stakes: Stakes, incumbent: f64, share: f64) -> (bool, u32) {
         let mut auditions = Auditions::default();
         auditions.enter(candidate);

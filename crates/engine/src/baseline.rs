@@ -6,34 +6,39 @@ use crate::adapt::Costs;
 use skipstone_kernels::PAGE_POSITIONS;
 use skipstone_model::{LogitsWanted, PageLease, PagePool, RowGroup, RowInput, Runner, TokenId};
 
-/// How much one pass moves the machine's pace, which changes from moment to moment: what all passes have in common. The first plain steps move it
-/// more, since the measurement at start may have met a better or worse moment.
+/// How much one pass moves the machine's pace, which changes from moment to moment: what all passes
+/// have in common. The first plain steps move it more, since the measurement at start may have met
+/// a better or worse moment.
 const PACE_WEIGHT: f64 = 0.1;
 
-/// How far passes of several rows move the pace until a plain step has confirmed it, as a share either way: they can't tell it from an error of the curve.
+/// How far passes of several rows move the pace until a plain step has confirmed it, as a share
+/// either way: they can't tell it from an error of the curve.
 const UNCONFIRMED: f64 = 0.15;
 
-/// Passes of several rows after which a stream takes a plain step to confirm the pace: at first, doubled each time, and at most. Where the pace
-/// turns out to have changed by more than [`UNCONFIRMED`] it starts over.
+/// Passes of several rows after which a stream takes a plain step to confirm the pace: at first,
+/// doubled each time, and at most. Where the pace turns out to have changed by more than
+/// [`UNCONFIRMED`] it starts over.
 const CONFIRMED_EVERY: (u32, u32) = (4, 256);
 
 /// How much one pass moves what its number of rows costs, which hardly changes, once many have.
 const CURVE_WEIGHT: f64 = 0.01;
 
-/// Passes after a plain step that may do so: those that come before the first, or later, may show that the pace is another.
+/// Passes after a plain step that may do so: those that come before the first, or later, may show
+/// that the pace is another.
 const CURVE_PASSES: u32 = 64;
 
 /// Passes that the measurement at start counts for.
 const MEASURED: f64 = 4.0;
 
-/// Plain steps in a row that look interrupted after which they are believed: the machine has slowed down for good.
+/// Plain steps in a row that look interrupted after which they are believed: the machine has slowed
+/// down for good.
 const LASTING: u32 = 8;
 
 /// How far one pass is believed to be off, either way: interruptions make a few much slower.
 const MOST_OFF: f64 = 0.4;
 
-/// Measurements of each kind at start. Their median is what a plain step takes; what rows cost is told by the quickest, which no interruption
-/// has touched.
+/// Measurements of each kind at start. Their median is what a plain step takes; what rows cost is
+/// told by the quickest, which no interruption has touched.
 const REPEATS: usize = 3;
 
 /// Context of the longer measurements, in positions: far enough for the slopes to show.
@@ -45,10 +50,11 @@ const SLOPE_ROWS: usize = 4;
 /// Rows measured; between them the curve is taken to be straight.
 const ROWS: [usize; 12] = [1, 2, 3, 4, 5, 6, 7, 8, 12, 16, 32, 64];
 
-/// Seconds of a pass: a curve over its rows, which share the weights, and attention, which each row has of its own and which grows with the
-/// context. Kept up to date.
+/// Seconds of a pass: a curve over its rows, which share the weights, and attention, which each row
+/// has of its own and which grows with the context. Kept up to date.
 ///
-/// A stream in a batch is compared with plain decoding *in that batch*: what batching saves is not drafting's merit.
+/// A stream in a batch is compared with plain decoding *in that batch*: what batching saves is not
+/// drafting's merit.
 #[derive(Clone, Copy, PartialEq, Serialize, Deserialize, Debug)]
 pub struct PlainStep {
     /// One stream at an empty context.
@@ -81,9 +87,15 @@ pub struct PlainStep {
 // === impl PlainStep ===
 
 impl PlainStep {
-    /// Measures plain steps at a short and at a long context, and of up to `max_streams` streams; what rows and contexts cost is averaged with
-    /// `kept`, if an earlier run kept it: what disturbs one start does not disturb all. The cache's contents don't matter for the time.
-    pub fn measure(runner: &mut Runner, pages: &PagePool, max_streams: usize, kept: Option<Self>) -> Self {
+    /// Measures plain steps at a short and at a long context, and of up to `max_streams` streams;
+    /// what rows and contexts cost is averaged with `kept`, if an earlier run kept it: what
+    /// disturbs one start does not disturb all. The cache's contents don't matter for the time.
+    pub fn measure(
+        runner: &mut Runner,
+        pages: &PagePool,
+        max_streams: usize,
+        kept: Option<Self>,
+    ) -> Self {
         let mut step = Self {
             base: 0.0,
             slope: 0.0,
@@ -107,8 +119,8 @@ impl PlainStep {
         let most = (2 * max_streams).max(9);
         let measured = ROWS.iter().filter(|&&rows| rows < most).count();
         for (&rows, point) in ROWS.iter().zip(&mut step.curve).take(measured).skip(1) {
-            // Rows of one stream cost what rows of several do, but for the context each reads. Measured beside a plain step, since machines
-            // change their pace.
+            // Rows of one stream cost what rows of several do, but for the context each reads.
+            // Measured beside a plain step, since machines change their pace.
             let plain = seconds(runner, &lease, 0, 1);
             *point = seconds(runner, &lease, 0, rows)[0] / plain[0];
         }
@@ -120,7 +132,10 @@ impl PlainStep {
             *point = 1.0 + for_each_row * (rows - 1) as f64;
         }
         if let Some(kept) = kept {
-            step.curve.iter_mut().zip(kept.curve).for_each(|(now, then)| *now = (*now + then) / 2.0);
+            step.curve
+                .iter_mut()
+                .zip(kept.curve)
+                .for_each(|(now, then)| *now = (*now + then) / 2.0);
             step.slope = (step.slope + kept.slope * step.base / kept.base) / 2.0;
             step.row_slope = (step.row_slope + kept.row_slope * step.base / kept.base) / 2.0;
         }
@@ -171,10 +186,12 @@ impl PlainStep {
         self.curve[above - 1] + share * (self.curve[above] - self.curve[above - 1])
     }
 
-    /// What rows cost a stream at `context` positions, in steps of its own, while other streams have `others` rows in the pass: a share of what
-    /// all rows share, and its own attention.
+    /// What rows cost a stream at `context` positions, in steps of its own, while other streams
+    /// have `others` rows in the pass: a share of what all rows share, and its own attention.
     pub fn costs(&self, context: usize, others: usize) -> Costs {
-        let share = |rows: usize| self.share(rows as f64, others + rows) + self.context_share(context, rows);
+        let share = |rows: usize| {
+            self.share(rows as f64, others + rows) + self.context_share(context, rows)
+        };
         let unit = share(1);
         let rows = std::array::from_fn(|rows| if rows == 0 { 0.0 } else { share(rows) / unit });
         Costs { rows, others, context: self.context_share(context, 1) }
@@ -185,12 +202,14 @@ impl PlainStep {
         self.rows(in_pass) * rows / in_pass as f64
     }
 
-    /// What `context` positions add to a pass over `rows` rows of one stream, in plain steps without context.
+    /// What `context` positions add to a pass over `rows` rows of one stream, in plain steps
+    /// without context.
     pub fn context_share(&self, context: usize, rows: usize) -> f64 {
         if self.base > 0.0 { self.attention(context, rows) / self.base } else { 0.0 }
     }
 
-    /// Takes in a pass of the whole model over some rows of one stream that had the machine to itself: a verify, or with one row a plain step.
+    /// Takes in a pass of the whole model over some rows of one stream that had the machine to
+    /// itself: a verify, or with one row a plain step.
     pub fn observe(&mut self, rows: usize, context: usize, seconds: f64) {
         let Some(off) = self.follow(rows, context, seconds) else { return };
         if rows > 1 && self.context_share(context, rows) > self.rows(rows) {
@@ -199,8 +218,11 @@ impl PlainStep {
             return;
         }
         let above = ROWS.iter().position(|&measured| measured >= rows).unwrap_or(ROWS.len() - 1);
-        let nearest =
-            if above > 1 && rows - ROWS[above - 1] < ROWS[above] - rows { above - 1 } else { above };
+        let nearest = if above > 1 && rows - ROWS[above - 1] < ROWS[above] - rows {
+            above - 1
+        } else {
+            above
+        };
         if nearest > 0 {
             self.moved[nearest] += 1;
             let weight = (MEASURED + f64::from(self.moved[nearest])).recip().max(CURVE_WEIGHT);
@@ -208,21 +230,24 @@ impl PlainStep {
         }
     }
 
-    /// Moves a point of the curve by a factor. More rows never cost less: it stops at points that more passes have moved, and takes others along.
+    /// Moves a point of the curve by a factor. More rows never cost less: it stops at points that
+    /// more passes have moved, and takes others along.
     fn move_point(&mut self, index: usize, factor: f64) {
         let (curve, moved) = (&mut self.curve, self.moved);
         let firm = |other: &usize| *other == 0 || moved[*other] > moved[index];
         let below = (0..index).filter(firm).map(|other| curve[other]).fold(1.0, f64::max);
-        let above =
-            (index + 1..ROWS.len()).filter(firm).map(|other| curve[other]).fold(f64::INFINITY, f64::min);
+        let above = (index + 1..ROWS.len())
+            .filter(firm)
+            .map(|other| curve[other])
+            .fold(f64::INFINITY, f64::min);
         let point = (curve[index] * factor).clamp(below, above);
         curve[..index].iter_mut().for_each(|other| *other = other.min(point));
         curve[index..].iter_mut().for_each(|other| *other = other.max(point));
         curve[index] = point;
     }
 
-    /// Follows the machine's pace, by a pass over `rows` rows; returns how far the pass is off what was expected, as a share, if that says
-    /// anything about its rows.
+    /// Follows the machine's pace, by a pass over `rows` rows; returns how far the pass is off what
+    /// was expected, as a share, if that says anything about its rows.
     fn follow(&mut self, rows: usize, context: usize, seconds: f64) -> Option<f64> {
         let off = seconds / self.pass_seconds(context, rows) - 1.0;
         // A pass that took several times as long was interrupted and says nothing about the model.
@@ -246,7 +271,8 @@ impl PlainStep {
             return Some(off);
         }
         self.unconfirmed += 1;
-        let (low, high) = (self.confirmed * (1.0 - UNCONFIRMED), self.confirmed * (1.0 + UNCONFIRMED));
+        let (low, high) =
+            (self.confirmed * (1.0 - UNCONFIRMED), self.confirmed * (1.0 + UNCONFIRMED));
         let wanted = self.base * (1.0 + PACE_WEIGHT * off);
         let moved = wanted.clamp(low, high);
         self.move_pace(moved / self.base);
@@ -289,8 +315,8 @@ const fn first_due() -> u32 {
     CONFIRMED_EVERY.0
 }
 
-/// Makes what was measured of more and more rows ascend from 1. What disturbs a pass makes it slower, so where fewer rows seem to cost more, it is
-/// the fewer that were disturbed.
+/// Makes what was measured of more and more rows ascend from 1. What disturbs a pass makes it
+/// slower, so where fewer rows seem to cost more, it is the fewer that were disturbed.
 fn straighten(curve: &mut [f64]) {
     let mut least = f64::INFINITY;
     for point in curve.iter_mut().rev() {

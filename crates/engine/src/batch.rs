@@ -11,8 +11,8 @@ use super::work::{Answer, Work};
 use crate::record;
 use skipstone_model::{Model, PassOutput, RowGroup, RowInput, Runner};
 
-/// Runs one step over `streams`. Returns whether there was any work. A stream whose part fails is told and finished; the others
-/// are not affected.
+/// Runs one step over `streams`. Returns whether there was any work. A stream whose part fails is
+/// told and finished; the others are not affected.
 pub(super) fn step(
     runner: &mut Runner,
     streams: &mut [&mut Stream],
@@ -41,11 +41,12 @@ pub(super) fn step(
     }
     record::engine_step();
     if !attempt(runner, streams, &jobs, betting) {
-        // Some member broke the pass. Keys and values are written in place, so running it again is harmless: alone, only the
-        // culprit fails.
+        // Some member broke the pass. Keys and values are written in place, so running it again is
+        // harmless: alone, only the culprit fails.
         for job in jobs {
             if !attempt(runner, streams, &[job], betting) {
-                let message = "the pass failed on this request; it was not the fault of others".to_owned();
+                let message =
+                    "the pass failed on this request; it was not the fault of others".to_owned();
                 streams[job.0].fail(GenerationError::Internal(message));
             }
         }
@@ -53,13 +54,15 @@ pub(super) fn step(
     true
 }
 
-/// What else would be in a pass of these works, for each that decodes, if all of these decoded plainly: the rows of prompts, and one of each other.
+/// What else would be in a pass of these works, for each that decodes, if all of these decoded
+/// plainly: the rows of prompts, and one of each other.
 fn company(works: impl Iterator<Item = Work>) -> usize {
     let rows = |work| if let Work::Prefill { tokens } = work { tokens } else { 1 };
     works.map(rows).sum::<usize>().saturating_sub(1)
 }
 
-/// Runs the pass of `jobs` and applies its answers. Returns false if the pass itself panicked; then nothing was applied.
+/// Runs the pass of `jobs` and applies its answers. Returns false if the pass itself panicked; then
+/// nothing was applied.
 fn attempt(
     runner: &mut Runner,
     streams: &mut [&mut Stream],
@@ -80,7 +83,9 @@ fn attempt(
     let weights: Vec<f64> = jobs
         .iter()
         .zip(&rows)
-        .map(|(&(index, work), rows)| streams[index].share(work, (rows.len(), in_pass), betting, &model))
+        .map(|(&(index, work), rows)| {
+            streams[index].share(work, (rows.len(), in_pass), betting, &model)
+        })
         .collect();
     let total: f64 = weights.iter().sum();
     let pass = AssertUnwindSafe(|| -> PassOutput<'_> { { runner }.run(&groups) });
@@ -133,19 +138,32 @@ fn attempt(
 }
 
 /// Takes in what a pass took that did the work of one stream.
-fn learn_costs(betting: &mut Betting, stream: &Stream, work: Work, rows: usize, seconds: f64, model: &Model) {
+fn learn_costs(
+    betting: &mut Betting,
+    stream: &Stream,
+    work: Work,
+    rows: usize,
+    seconds: f64,
+    model: &Model,
+) {
     let (baseline, context) = (&mut betting.baseline, stream.context());
     match work {
         Work::Plain(_) => {
             baseline.observe(rows, context, seconds);
             record::plain_step_seconds(baseline.seconds(context, 1));
         }
-        // Rows that a draft was fed enter late and cost a little less; but all weights are read as long as one row enters at the embedding.
-        Work::Verify if stream.entered_rows(work).entered < rows => baseline.observe(rows, context, seconds),
+        // Rows that a draft was fed enter late and cost a little less; but all weights are read as
+        // long as one row enters at the embedding.
+        Work::Verify if stream.entered_rows(work).entered < rows => {
+            baseline.observe(rows, context, seconds)
+        }
         Work::Draft => {
             let cost = seconds / baseline.seconds(context, 1);
             let added = baseline.context_share(context, 1);
-            stream.outline(model).iter().for_each(|outline| betting.parts.observe(outline, cost, added));
+            stream
+                .outline(model)
+                .iter()
+                .for_each(|outline| betting.parts.observe(outline, cost, added));
         }
         Work::Verify | Work::Prefill { .. } => {}
     }

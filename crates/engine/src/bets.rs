@@ -9,14 +9,15 @@ use super::parts::{Outline, Parts, attention_share};
 use super::request::ValidRequest;
 use super::score::Swift;
 use crate::adapt::{
-    Allowed, Bet, Chain, Controller, Costs, FrontierPlan, Knowledge, Learned, Match, Odds, PlanKnowledge,
-    ngram_bin,
+    Allowed, Bet, Chain, Controller, Costs, FrontierPlan, Knowledge, Learned, Match, Odds,
+    PlanKnowledge, ngram_bin,
 };
 use crate::drafting::{DraftPlan, NgramProposer, SwiftOptions, SwiftSearch};
 use crate::record::{self, PlanChange};
 use skipstone_model::{Model, TokenId};
 
-/// N-gram matches are this long, in tokens. A single token says little, but a row of the verify pass is cheap; beyond a dozen nothing is gained.
+/// N-gram matches are this long, in tokens. A single token says little, but a row of the verify
+/// pass is cheap; beyond a dozen nothing is gained.
 const MATCH_LENGTHS: (usize, usize) = (1, 12);
 
 /// What the streams of an engine bet with.
@@ -52,8 +53,14 @@ pub(super) struct Bets {
 
 impl Betting {
     /// Streams bet on `frontier`, whose plans draft for `model`.
-    pub(super) fn new(frontier: Vec<FrontierPlan>, model: &Model, baseline: PlainStep, parts: Parts) -> Self {
-        let plans: Vec<PlanKnowledge> = frontier.iter().map(|plan| plan.knowledge.clone()).collect();
+    pub(super) fn new(
+        frontier: Vec<FrontierPlan>,
+        model: &Model,
+        baseline: PlainStep,
+        parts: Parts,
+    ) -> Self {
+        let plans: Vec<PlanKnowledge> =
+            frontier.iter().map(|plan| plan.knowledge.clone()).collect();
         let layers = frontier.first().map_or(0, |plan| plan.plan.skip_set().layer_count());
         let swift = Swift::new(SwiftSearch::new(layers, SwiftOptions::default()));
         let mut knowledge = Knowledge::new(plans);
@@ -83,7 +90,8 @@ impl Betting {
         (0..self.uses.len()).rev().max_by_key(|&index| self.uses[index]).unwrap_or(0)
     }
 
-    /// What an audition of `plan` for the seat of plan `index` is decided by, without context: it is made on many streams.
+    /// What an audition of `plan` for the seat of plan `index` is decided by, without context: it
+    /// is made on many streams.
     pub(super) fn stakes(&self, index: usize, plan: &DraftPlan) -> Stakes {
         Stakes {
             draft: self.knowledge.plan(index).cost(0.0),
@@ -96,7 +104,15 @@ impl Betting {
     pub(super) fn conclude(&mut self, outcome: Outcome) {
         let Outcome { candidate, is_better, agreement: (incumbent, rival), tokens } = outcome;
         let (plan, name) = (&self.frontier[candidate.seat].name, &candidate.name);
-        tracing::info!(plan, candidate = name, incumbent, rival, tokens, is_better, "a plan was tried");
+        tracing::info!(
+            plan,
+            candidate = name,
+            incumbent,
+            rival,
+            tokens,
+            is_better,
+            "a plan was tried"
+        );
         let identity = candidate.plan.identity();
         // Two plans of one run that take the same bridge would be twins.
         let is_seated = self.frontier.iter().any(|other| other.plan.identity() == identity);
@@ -141,7 +157,8 @@ impl Bets {
         }
     }
 
-    /// Places the bet of the next cycle, which may draft `limit` tokens; an n-gram match goes into `cycle` at once.
+    /// Places the bet of the next cycle, which may draft `limit` tokens; an n-gram match goes into
+    /// `cycle` at once.
     pub(super) fn begin(
         &mut self,
         betting: &mut Betting,
@@ -157,7 +174,8 @@ impl Bets {
         }
         self.proposal.clear();
         let room = self.chain.limit;
-        let length = self.proposer.as_ref().map_or(0, |proposer| proposer.propose(room, &mut self.proposal));
+        let length =
+            self.proposer.as_ref().map_or(0, |proposer| proposer.propose(room, &mut self.proposal));
         let found = Match { length, tokens: self.proposal.len() };
         self.bet = self.controller.choose(betting.odds(costs), self.chain, found);
         match self.bet {
@@ -174,18 +192,33 @@ impl Bets {
         self.bet
     }
 
-    /// Takes in a draft step. Whether the token that it would draw with this confidence is worth verifying.
-    pub(super) fn keeps(&mut self, betting: &mut Betting, step: &Drafted<'_>, confidence: f32) -> bool {
+    /// Takes in a draft step. Whether the token that it would draw with this confidence is worth
+    /// verifying.
+    pub(super) fn keeps(
+        &mut self,
+        betting: &mut Betting,
+        step: &Drafted<'_>,
+        confidence: f32,
+    ) -> bool {
         let Bet::Plan(plan) = self.bet else { return false };
         betting.knowledge.observe_step(plan, confidence, step.cost, step.costs.context);
         self.controller.keeps(betting.odds(step.costs), plan, &mut self.chain, confidence)
     }
 
-    /// After a token was drafted: adds the n-gram match that it leads to, if that pays, and closes the cycle if another step doesn't.
-    pub(super) fn go_on(&mut self, betting: &Betting, costs: &Costs, limit: usize, cycle: &mut Cycle) {
+    /// After a token was drafted: adds the n-gram match that it leads to, if that pays, and closes
+    /// the cycle if another step doesn't.
+    pub(super) fn go_on(
+        &mut self,
+        betting: &Betting,
+        costs: &Costs,
+        limit: usize,
+        cycle: &mut Cycle,
+    ) {
         let Bet::Plan(plan) = self.bet else { return };
-        self.chain = Chain { drafted: cycle.len(), limit: limit.min(self.chain.limit), ..self.chain };
-        let Some(room) = self.chain.limit.checked_sub(self.chain.drafted).filter(|&room| room > 0) else {
+        self.chain =
+            Chain { drafted: cycle.len(), limit: limit.min(self.chain.limit), ..self.chain };
+        let Some(room) = self.chain.limit.checked_sub(self.chain.drafted).filter(|&room| room > 0)
+        else {
             return;
         };
         self.proposal.clear();
@@ -203,7 +236,12 @@ impl Bets {
     }
 
     /// Takes in a finished cycle, which took the time of `spent_steps` plain steps.
-    pub(super) fn finish(&mut self, betting: &mut Betting, confirmed: &Confirmed, spent_steps: f64) {
+    pub(super) fn finish(
+        &mut self,
+        betting: &mut Betting,
+        confirmed: &Confirmed,
+        spent_steps: f64,
+    ) {
         // The token after the accepted ones was rejected; those after it were not judged.
         for (index, origin) in confirmed.origins.iter().enumerate().take(confirmed.accepted + 1) {
             let accepted = index < confirmed.accepted;

@@ -1,7 +1,7 @@
 //! Where the engine pins up what it is doing, for those who ask.
 //!
-//! The engine never waits for a reader, and does nothing for readers who don't ask: a question sets a flag, and the next step
-//! answers it.
+//! The engine never waits for a reader, and does nothing for readers who don't ask: a question sets
+//! a flag, and the next step answers it.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -45,7 +45,8 @@ struct Shared {
 // === impl Observer ===
 
 impl Observer {
-    /// What the engine is doing now. Returns within half a second; what is returned may then be older than that.
+    /// What the engine is doing now. Returns within half a second; what is returned may then be
+    /// older than that.
     pub async fn look(&self) -> Arc<Activity> {
         let mut answers = self.0.activity.subscribe();
         self.0.asked.store(true, Ordering::Release);
@@ -80,7 +81,8 @@ impl Board {
         Observer(Arc::clone(&self.shared))
     }
 
-    /// Whether somebody waits for an answer. Nearly always no, and then this is all that the board costs a step.
+    /// Whether somebody waits for an answer. Nearly always no, and then this is all that the board
+    /// costs a step.
     pub(super) fn is_asked(&self) -> bool {
         self.shared.asked.load(Ordering::Acquire)
             && self.answered.is_none_or(|answered| answered.elapsed() >= PAUSE)
@@ -103,7 +105,8 @@ impl Board {
         self.shared.activity.send_replace(Arc::new(activity));
     }
 
-    /// Says whether the engine has something to do. Before it has not, [`Board::show`] must have shown so.
+    /// Says whether the engine has something to do. Before it has not, [`Board::show`] must have
+    /// shown so.
     pub(super) fn set_idle(&self, idle: bool) {
         self.shared.idle.store(idle, Ordering::Release);
     }
@@ -145,7 +148,11 @@ mod tests {
         let seen = board.observer().look().await;
         assert!(before.elapsed() < PATIENCE, "{:?}", before.elapsed());
         assert_eq!(seen.finished.len(), REMEMBERED);
-        assert_eq!(seen.finished[0].request_id, (REMEMBERED + 2).to_string(), "the newest comes first");
+        assert_eq!(
+            seen.finished[0].request_id,
+            (REMEMBERED + 2).to_string(),
+            "the newest comes first"
+        );
         assert_eq!(seen.totals.committed_tokens, REMEMBERED + 3, "sums forget nothing");
     }
 }

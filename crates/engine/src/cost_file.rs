@@ -15,7 +15,8 @@ use super::parts::Parts;
 pub struct CostFile {
     /// The file.
     pub path: PathBuf,
-    /// Model, processor, threads, streams and instruction set: costs under another key are of no use.
+    /// Model, processor, threads, streams and instruction set: costs under another key are of no
+    /// use.
     pub key: String,
 }
 
@@ -36,9 +37,11 @@ impl CostFile {
         Self { path: folder.join(format!("costs-{name}.json")), key }
     }
 
-    /// What was kept, if it is of this key and makes sense. A file that can't be read is as good as none: costs are measured then.
+    /// What was kept, if it is of this key and makes sense. A file that can't be read is as good as
+    /// none: costs are measured then.
     pub(super) fn read(&self) -> Option<(PlainStep, Parts)> {
-        let Kept { key, plain_step, parts } = serde_json::from_slice(&fs::read(&self.path).ok()?).ok()?;
+        let Kept { key, plain_step, parts } =
+            serde_json::from_slice(&fs::read(&self.path).ok()?).ok()?;
         let is_sound = key == self.key && plain_step.is_plausible() && parts.is_plausible();
         is_sound.then_some((plain_step, parts))
     }
@@ -70,7 +73,8 @@ mod tests {
         file.write(STEP, PARTS).unwrap();
         assert_eq!(file.read(), Some((STEP, PARTS)));
         assert_eq!(CostFile { key: "another".to_owned(), ..file.clone() }.read(), None);
-        for damaged in ["", "{}", "[1", &fs::read_to_string(&path).unwrap().replace("0.01", "-1.0")] {
+        for damaged in ["", "{}", "[1", &fs::read_to_string(&path).unwrap().replace("0.01", "-1.0")]
+        {
             fs::write(&path, damaged).unwrap();
             assert_eq!(file.read(), None, "{damaged}");
         }

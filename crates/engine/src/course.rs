@@ -7,23 +7,27 @@ use std::time::Duration;
 
 use crate::adapt::{BridgeFit, BridgeFitError, BridgeWeights, Moments};
 
-/// Pairs before a run is fitted for the first time: with fewer, a bridge is hardly ever better than the bias...
+/// Pairs before a run is fitted for the first time: with fewer, a bridge is hardly ever better than
+/// the bias...
 const FIRST_FIT: f64 = 4096.0;
 
-/// ...or than one from a profile, if they are less than this share of the tokens that the profile was made from.
+/// ...or than one from a profile, if they are less than this share of the tokens that the profile
+/// was made from.
 const FIRST_FIT_SHARE: f64 = 0.25;
 
 /// Pairs that are remembered, by decay, so that the bridges follow the traffic.
 const MEMORY: f64 = 131_072.0;
 
-/// The ridge is this over the number of pairs: the more there are, the less they need to be held back.
+/// The ridge is this over the number of pairs: the more there are, the less they need to be held
+/// back.
 const RIDGE_PAIRS: f64 = 800.0;
 
 /// Pairs that a rank needs: a rank of 64 pays from some 4,000 on.
 const PAIRS_PER_RANK: f64 = 64.0;
 
-/// Square matrices of doubles over the hidden size that a fit takes for a moment: the Gram matrix and its factor, four
-/// each; or the map, the cross moments, what predictions vary by, and its eigenvectors.
+/// Square matrices of doubles over the hidden size that a fit takes for a moment: the Gram matrix
+/// and its factor, four each; or the map, the cross moments, what predictions vary by, and its
+/// eigenvectors.
 const FIT_MATRICES: usize = 8;
 
 /// What is to be learned of one run.
@@ -80,14 +84,16 @@ impl Progress {
 
 // === the thread ===
 
-/// Learns from `pairs` of states of `hidden` numbers until nobody sends any more. `busy` counts nanoseconds of computing.
+/// Learns from `pairs` of states of `hidden` numbers until nobody sends any more. `busy` counts
+/// nanoseconds of computing.
 pub(super) fn learn(hidden: usize, pairs: &Receiver<Pairs>, fits: &Sender<Fit>, busy: &AtomicU64) {
     give_way();
     let mut courses: Vec<Progress> = Vec::new();
     while let Ok(Pairs { course, inputs, after }) = pairs.recv() {
         let started = computed();
         courses.retain(|progress| progress.course.strong_count() > 0);
-        let known = courses.iter().position(|progress| progress.course.as_ptr() == Arc::as_ptr(&course));
+        let known =
+            courses.iter().position(|progress| progress.course.as_ptr() == Arc::as_ptr(&course));
         let index = known.unwrap_or_else(|| {
             courses.push(Progress::new(&course, hidden));
             courses.len() - 1
@@ -120,7 +126,8 @@ fn give_way() {
     }
 }
 
-/// What this thread has computed so far. At its priority it mostly waits, and that takes nobody's time.
+/// What this thread has computed so far. At its priority it mostly waits, and that takes nobody's
+/// time.
 #[cfg(target_os = "linux")]
 fn computed() -> Duration {
     let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);

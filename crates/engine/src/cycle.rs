@@ -2,7 +2,8 @@
 
 use crate::record::DraftSource;
 use skipstone_model::sampling::{
-    Distribution, Proposal, ProposalDistribution, RandomStream, Sampler, SamplingError, TokenHistory, Verdict,
+    Distribution, Proposal, ProposalDistribution, RandomStream, Sampler, SamplingError,
+    TokenHistory, Verdict,
 };
 use skipstone_model::{RowInput, TokenId};
 
@@ -10,7 +11,8 @@ use skipstone_model::{RowInput, TokenId};
 #[derive(Default)]
 pub(super) struct Cycle {
     drafted: Vec<Drafted>,
-    /// Hidden states before the plan's first skipped sublayer, \[rows fed, hidden\]: the verify enters there.
+    /// Hidden states before the plan's first skipped sublayer, \[rows fed, hidden\]: the verify
+    /// enters there.
     states: Vec<f32>,
     /// Draft steps run; each fed one row.
     fed: usize,
@@ -47,7 +49,8 @@ pub(super) enum Origin {
 /// What a verify pass confirmed.
 #[derive(Clone, PartialEq, Debug)]
 pub(super) struct Confirmed {
-    /// Accepted drafts, then the bonus token or the replacement of the first rejected draft. At least one.
+    /// Accepted drafts, then the bonus token or the replacement of the first rejected draft. At
+    /// least one.
     pub(super) tokens: Vec<TokenId>,
     /// How many of them were drafted.
     pub(super) accepted: usize,
@@ -102,7 +105,8 @@ impl Cycle {
         self.closed = true;
     }
 
-    /// Appends the tokens of an n-gram match of `matched` tokens, and ends drafting: no draft step has seen them.
+    /// Appends the tokens of an n-gram match of `matched` tokens, and ends drafting: no draft step
+    /// has seen them.
     pub(super) fn append_match(&mut self, tokens: &[TokenId], matched: usize) {
         self.drafted.extend(tokens.iter().enumerate().map(|(place, &token)| Drafted {
             token,
@@ -130,13 +134,14 @@ impl Cycle {
         self.drafted.iter().for_each(|drafted| history.push(drafted.token));
         let distribution = sampler.distribution(logits, history);
         history.truncate(before);
-        // A draft that went astray is no fault of the stream: plain decoding might never have come here.
+        // A draft that went astray is no fault of the stream: plain decoding might never have come
+        // here.
         let Ok(distribution) = distribution else {
             self.closed = true;
             return;
         };
-        // A position may be drafted again after a rejection, under a plan that depends on the first draft: each draw gets a
-        // random number of its own.
+        // A position may be drafted again after a rejection, under a plan that depends on the first
+        // draft: each draw gets a random number of its own.
         let token = sampler.draw(&distribution, RandomStream::Draft, self.draws);
         self.draws += 1;
         let origin = Origin::Plan { confidence };
@@ -149,9 +154,16 @@ impl Cycle {
         self.drafted.push(Drafted { token, distribution, origin: Origin::Plan { confidence } });
     }
 
-    /// The rows of the verify pass: the `committed` token and the drafted ones. Those that the draft fed enter late.
-    pub(super) fn verify_rows(&self, committed: TokenId, entry: usize, hidden: usize) -> Vec<RowInput<'_>> {
-        let fed = self.states.chunks_exact(hidden).map(|state| RowInput::Hidden { first: entry, state });
+    /// The rows of the verify pass: the `committed` token and the drafted ones. Those that the
+    /// draft fed enter late.
+    pub(super) fn verify_rows(
+        &self,
+        committed: TokenId,
+        entry: usize,
+        hidden: usize,
+    ) -> Vec<RowInput<'_>> {
+        let fed =
+            self.states.chunks_exact(hidden).map(|state| RowInput::Hidden { first: entry, state });
         let tokens = std::iter::once(committed).chain(self.tokens()).map(RowInput::Token);
         fed.chain(tokens.skip(self.fed)).collect()
     }
@@ -161,8 +173,8 @@ impl Cycle {
         self.fed
     }
 
-    /// Judges the chain by the full model's logits and starts afresh. `logits(i)` is the row after `i` drafted
-    /// tokens, `position` the number of tokens before the chain.
+    /// Judges the chain by the full model's logits and starts afresh. `logits(i)` is the row after
+    /// `i` drafted tokens, `position` the number of tokens before the chain.
     pub(super) fn judge<'l>(
         &mut self,
         logits: impl Fn(usize) -> &'l [f32],
@@ -198,7 +210,11 @@ impl Cycle {
             }
             let index = self.drafted.len();
             let target = sampler.distribution(logits(index), history)?;
-            confirmed.tokens.push(sampler.draw(&target, RandomStream::Target, (position + index) as u64));
+            confirmed.tokens.push(sampler.draw(
+                &target,
+                RandomStream::Target,
+                (position + index) as u64,
+            ));
             Ok(())
         };
         let outcome = judge();

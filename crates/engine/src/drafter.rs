@@ -63,7 +63,8 @@ pub(super) struct Drafted<'a> {
     pub(super) logits: &'a [f32],
     /// Tokens of the model.
     pub(super) vocabulary: usize,
-    /// The time of the step over that of a plain one, if it had the pass to itself: with others, what falls to it is an estimate.
+    /// The time of the step over that of a plain one, if it had the pass to itself: with others,
+    /// what falls to it is an estimate.
     pub(super) cost: Option<f64>,
     /// What rows cost now.
     pub(super) costs: &'a Costs,
@@ -103,7 +104,8 @@ impl Drafter {
         drafter
     }
 
-    /// What to do next, if `left` tokens are still to be generated. An adaptive stream places the bet of its next cycle here.
+    /// What to do next, if `left` tokens are still to be generated. An adaptive stream places the
+    /// bet of its next cycle here.
     pub(super) fn next_work(&mut self, left: usize, betting: &mut Betting, costs: &Costs) -> Work {
         if self.cap == 0 {
             return Work::Plain(OffReason::Request);
@@ -116,17 +118,21 @@ impl Drafter {
             match &mut self.policy {
                 Policy::Static => {}
                 Policy::Swift => {
-                    let (plan, changes) = (Arc::clone(betting.swift.plan()), betting.swift.changes());
+                    let (plan, changes) =
+                        (Arc::clone(betting.swift.plan()), betting.swift.changes());
                     self.take_plan(plan, changes, false);
                 }
-                Policy::Adaptive(bets) => match bets.begin(betting, costs, limit, &mut self.cycle) {
-                    Bet::Plain(reason) => return Work::Plain(reason),
-                    Bet::Ngram(_) => return Work::Verify,
-                    Bet::Plan(index) => {
-                        let (plan, tries) = (Arc::clone(&betting.plans()[index].plan), bets.is_exploring());
-                        self.take_plan(plan, index, tries);
+                Policy::Adaptive(bets) => {
+                    match bets.begin(betting, costs, limit, &mut self.cycle) {
+                        Bet::Plain(reason) => return Work::Plain(reason),
+                        Bet::Ngram(_) => return Work::Verify,
+                        Bet::Plan(index) => {
+                            let (plan, tries) =
+                                (Arc::clone(&betting.plans()[index].plan), bets.is_exploring());
+                            self.take_plan(plan, index, tries);
+                        }
                     }
-                },
+                }
             }
         }
         if self.cycle.wants_verify(limit) { Work::Verify } else { Work::Draft }
@@ -137,8 +143,8 @@ impl Drafter {
         self.cap.min(left.saturating_sub(1))
     }
 
-    /// Drafts by `plan` from now on, or only `tries` it for a cycle. Plans of one frontier share their draft vocabulary, so the stream's extra
-    /// tiles stay right.
+    /// Drafts by `plan` from now on, or only `tries` it for a cycle. Plans of one frontier share
+    /// their draft vocabulary, so the stream's extra tiles stay right.
     fn take_plan(&mut self, plan: Arc<DraftPlan>, index: usize, tries: bool) {
         let Some(current) = &mut self.plan else { return };
         current.tried = None;
@@ -160,7 +166,9 @@ impl Drafter {
     /// Makes sure that drafts can say `token`.
     fn add_extra_tile(&mut self, token: TokenId) {
         let vocabulary = self.plan.as_ref().and_then(|current| current.plan.vocabulary());
-        let Some(tile) = vocabulary.and_then(|vocabulary| vocabulary.extra_tile(token)) else { return };
+        let Some(tile) = vocabulary.and_then(|vocabulary| vocabulary.extra_tile(token)) else {
+            return;
+        };
         // What was said long ago makes room for what is said now.
         let place = self.extra_tiles.iter().position(|&other| other == tile);
         match place {
@@ -208,8 +216,8 @@ impl Drafter {
         record::sublayers_skipped(plan.skip_set(), 1);
         let threshold = plan.confidence_threshold;
         self.cycle.feed(step.entered);
-        // Judged before the draw, and by the most likely token whichever is drawn: to drop a token because it itself turned out unlikely
-        // would favour the likely ones.
+        // Judged before the draw, and by the most likely token whichever is drawn: to drop a token
+        // because it itself turned out unlikely would favour the likely ones.
         let (place, confidence) = top_probability(step.logits);
         let is_sure = confidence >= threshold;
         let keeps = match &mut self.policy {
@@ -221,13 +229,16 @@ impl Drafter {
             self.draw(step, place.index(), confidence, chooser);
         }
         match &mut self.policy {
-            Policy::Adaptive(bets) if keeps => bets.go_on(betting, step.costs, limit, &mut self.cycle),
+            Policy::Adaptive(bets) if keeps => {
+                bets.go_on(betting, step.costs, limit, &mut self.cycle)
+            }
             Policy::Static | Policy::Swift if is_sure => {}
             _ => self.cycle.close(),
         }
     }
 
-    /// Adds a token to the chain: the one at `place` of a step's logits, of which `confidence` is the probability, or one drawn.
+    /// Adds a token to the chain: the one at `place` of a step's logits, of which `confidence` is
+    /// the probability, or one drawn.
     fn draw(&mut self, step: &Drafted<'_>, place: usize, confidence: f32, chooser: Chooser<'_>) {
         if confidence > 0.0 && chooser.sampler.takes_peak() {
             let token = self.head().map_or(TokenId(place as u32), |head| head.token(place));
@@ -256,7 +267,8 @@ impl Drafter {
     pub(super) fn settle(&mut self, confirmed: &Confirmed, betting: &mut Betting) -> StepTime {
         let from = |source: DraftSource| {
             let is_from = |origin: &Origin| origin.source() == source;
-            let count = |origins: &[Origin]| origins.iter().filter(|origin| is_from(origin)).count();
+            let count =
+                |origins: &[Origin]| origins.iter().filter(|origin| is_from(origin)).count();
             let accepted = count(&confirmed.origins[..confirmed.accepted]);
             DraftCycle { source, drafted: count(&confirmed.origins), accepted }
         };
@@ -282,7 +294,10 @@ impl Drafter {
     pub(super) fn drafted_by(&self, origins: &[Origin]) -> DraftedBy {
         let has = |source| origins.iter().any(|origin| origin.source() == source);
         let plan = self.bets().and_then(Bets::plan).unwrap_or(0);
-        DraftedBy { plan: has(DraftSource::LayerSkip).then_some(plan), ngram: has(DraftSource::Ngram) }
+        DraftedBy {
+            plan: has(DraftSource::LayerSkip).then_some(plan),
+            ngram: has(DraftSource::Ngram),
+        }
     }
 
     /// What is told about the plan.
@@ -302,7 +317,8 @@ impl Drafter {
             Policy::Swift => "swift",
             Policy::Adaptive(_) => {
                 // Another plan may have taken the seat since this cycle began.
-                let known = betting.plans().iter().find(|known| Arc::ptr_eq(&known.plan, &current.plan));
+                let known =
+                    betting.plans().iter().find(|known| Arc::ptr_eq(&known.plan, &current.plan));
                 known.map_or("replaced", |known| &known.name)
             }
         };
@@ -330,7 +346,8 @@ impl Drafter {
         matches!(self.policy, Policy::Swift)
     }
 
-    /// The share that `work` over so many rows, at `context` positions, has in a pass of `in_pass` rows, roughly and in plain steps.
+    /// The share that `work` over so many rows, at `context` positions, has in a pass of `in_pass`
+    /// rows, roughly and in plain steps.
     pub(super) fn share(
         &self,
         work: Work,

@@ -131,7 +131,8 @@ pub struct SpeculationStats {
     pub phases: PhaseTimes,
     /// Plain steps by why they were plain.
     pub off: BTreeMap<OffReason, PhaseTime>,
-    /// Cycles by what drafted them: plans by name, and `ngram`. Empty for a stream that is not adaptive.
+    /// Cycles by what drafted them: plans by name, and `ngram`. Empty for a stream that is not
+    /// adaptive.
     pub arms: Vec<ArmUse>,
     /// Time that trying bets which did not look best has cost, in plain steps.
     pub explored_steps: f64,
@@ -217,10 +218,14 @@ pub enum GenerationError {
 // === impl SpeculationStats ===
 
 impl SpeculationStats {
-    /// What the stream bet on and why it decoded plainly, for logs: `layers 2-15 x 12, ngram x 3, folded 0.41 s`.
+    /// What the stream bet on and why it decoded plainly, for logs: `layers 2-15 x 12, ngram x 3,
+    /// folded 0.41 s`.
     pub fn story(&self) -> String {
         let arms = self.arms.iter().map(|arm| format!("{} x {}", arm.name, arm.cycles));
-        let off = self.off.iter().map(|(reason, time)| format!("{} {:.2} s", reason.name(), time.seconds));
+        let off = self
+            .off
+            .iter()
+            .map(|(reason, time)| format!("{} {:.2} s", reason.name(), time.seconds));
         arms.chain(off).collect::<Vec<_>>().join(", ")
     }
 }

@@ -1,11 +1,14 @@
 //! Bridges learned from the streams that are served.
 //!
-//! Every pass of the full model over tokens that are committed shows what a run of sublayers does to their hidden states: what a
-//! bridge would read before it, and the state after it. The engine thread hands such pairs on; a background thread (see [`super::course`])
-//! adds them to the moments of each run and fits bridges anew each time that the number of pairs has doubled. What it finds is only a candidate: it replaces another plan if it drafts
-//! better what streams say (see [`super::audition`]), whatever the fit says.
+//! Every pass of the full model over tokens that are committed shows what a run of sublayers does
+//! to their hidden states: what a bridge would read before it, and the state after it. The engine
+//! thread hands such pairs on; a background thread (see [`super::course`]) adds them to the moments
+//! of each run and fits bridges anew each time that the number of pairs has doubled. What it finds
+//! is only a candidate: it replaces another plan if it drafts better what streams say (see
+//! [`super::audition`]), whatever the fit says.
 //!
-//! Beside the runs in use there is one on probation, next to the run of the plan that streams bet on most: the search for skip sets.
+//! Beside the runs in use there is one on probation, next to the run of the plan that streams bet
+//! on most: the search for skip sets.
 
 use std::collections::BTreeSet;
 use std::ops::Range;
@@ -22,10 +25,12 @@ use crate::adapt::{BridgeWeights, FrontierPlan, LEFT_OUT, Moments};
 use crate::drafting::{DraftPlan, RunSearch, SkipSet, run_name};
 use skipstone_model::{Bridge, Model, PassOutput};
 
-/// Share of the time of the streams it learns from that learning may take, both threads' work together.
+/// Share of the time of the streams it learns from that learning may take, both threads' work
+/// together.
 const BUDGET: f64 = 0.01;
 
-/// Tokens, calibrated and served, beyond which the budget shrinks in proportion, since the next ones teach less...
+/// Tokens, calibrated and served, beyond which the budget shrinks in proportion, since the next
+/// ones teach less...
 const WELL_KNOWN: f64 = 8192.0;
 
 /// ...down to this share of it.
@@ -112,8 +117,8 @@ impl Span {
 // === impl Learner ===
 
 impl Learner {
-    /// Starts to learn the bridges of `plans` for `model`, the best first. Without bridges there is nothing to learn. With `searches` it also
-    /// tries runs next to those of the plans.
+    /// Starts to learn the bridges of `plans` for `model`, the best first. Without bridges there is
+    /// nothing to learn. With `searches` it also tries runs next to those of the plans.
     pub(super) fn start(plans: &[FrontierPlan], model: &Model, searches: bool) -> Option<Self> {
         let hidden = model.config().hidden;
         let room = room(hidden, model.weights().bytes());
@@ -127,7 +132,9 @@ impl Learner {
             let least_rank = bridge.rank();
             match known {
                 Some(index) => runs[index].1.least_rank = runs[index].1.least_rank.max(least_rank),
-                None if runs.len() < most => runs.push((bridge.span(), Course { least_rank, first_fit })),
+                None if runs.len() < most => {
+                    runs.push((bridge.span(), Course { least_rank, first_fit }))
+                }
                 None => {}
             }
         }
@@ -203,7 +210,8 @@ impl Learner {
             let place = |sublayer| self.places.binary_search(&sublayer).unwrap_or_default();
             let (before, after) = (place(span.range.start), place(span.range.end));
             // Rows that entered within the run never had the state before it.
-            let first = if *entry <= span.range.start { rows.start } else { rows.start.max(*entered) };
+            let first =
+                if *entry <= span.range.start { rows.start } else { rows.start.max(*entered) };
             for row in first.max(LEFT_OUT.saturating_sub(*position))..rows.end {
                 let inputs = &mut span.pairs.inputs;
                 output.append_bridge_input((group, before, row), pages, position + row, inputs);
@@ -222,15 +230,18 @@ impl Learner {
         self.spent_seconds += started.elapsed().as_secs_f64();
     }
 
-    /// Lets what was fitted audition, and puts the next run on probation when nothing is left to try.
+    /// Lets what was fitted audition, and puts the next run on probation when nothing is left to
+    /// try.
     pub(super) fn challenge(&mut self, betting: &mut Betting, model: &Model) {
         while let Ok(Fit { course, pairs, bridge }) = self.fits.try_recv() {
-            let Some(index) = self.spans.iter().position(|span| Arc::ptr_eq(&span.course, &course)) else {
+            let Some(index) = self.spans.iter().position(|span| Arc::ptr_eq(&span.course, &course))
+            else {
                 continue;
             };
             let (range, seat) = (self.spans[index].range.clone(), self.spans[index].seat);
             let build = |weights: BridgeWeights| {
-                Bridge::new(range.clone(), self.hidden, weights.bias, &weights.down, &weights.up).ok()
+                Bridge::new(range.clone(), self.hidden, weights.bias, &weights.down, &weights.up)
+                    .ok()
             };
             if let Some(bridge) = bridge.and_then(build).map(Arc::new) {
                 tracing::info!(
@@ -260,7 +271,8 @@ impl Learner {
         }
     }
 
-    /// Learns the run of the favourite plan, if a search has changed it, in place of one that no plan skips any more.
+    /// Learns the run of the favourite plan, if a search has changed it, in place of one that no
+    /// plan skips any more.
     fn follow(&mut self, betting: &Betting) {
         let bridges = || betting.plans().iter().flat_map(|plan| plan.plan.bridges());
         let spans = self.spans.len();
@@ -271,7 +283,9 @@ impl Learner {
         let favourite = &betting.plans()[betting.favourite()];
         let first_fit = course::first_fit(favourite.profile_tokens as f64);
         for bridge in favourite.plan.bridges() {
-            if self.spans.len() < self.most && !self.spans.iter().any(|span| span.range == bridge.span()) {
+            if self.spans.len() < self.most
+                && !self.spans.iter().any(|span| span.range == bridge.span())
+            {
                 let course = Course { least_rank: bridge.rank(), first_fit };
                 self.begin(Span::new(bridge.span(), course, None));
             }
@@ -283,7 +297,8 @@ impl Learner {
         self.place();
     }
 
-    /// Puts a run next to that of the favourite plan on probation, if that plan has one bridge over one run.
+    /// Puts a run next to that of the favourite plan on probation, if that plan has one bridge over
+    /// one run.
     fn search(&mut self, betting: &Betting, layers: usize) {
         if self.spans.len() >= self.room {
             return;
@@ -293,9 +308,11 @@ impl Learner {
         if betting.plans()[seat].plan.runs().len() > 1 {
             return;
         }
-        let in_use: Vec<Range<usize>> = betting.plans().iter().flat_map(|plan| plan.plan.runs()).collect();
+        let in_use: Vec<Range<usize>> =
+            betting.plans().iter().flat_map(|plan| plan.plan.runs()).collect();
         let search = self.search.as_mut();
-        let Some(range) = search.and_then(|search| search.propose(&bridge.span(), &in_use, layers)) else {
+        let Some(range) = search.and_then(|search| search.propose(&bridge.span(), &in_use, layers))
+        else {
             return;
         };
         let course = Course { least_rank: bridge.rank(), first_fit: course::first_fit(0.0) };
@@ -315,8 +332,8 @@ fn room(hidden: usize, weight_bytes: usize) -> usize {
     if left > 0.0 { (left / Moments::bytes_of(hidden) as f64) as usize } else { 0 }
 }
 
-/// What a batch of pairs takes to learn, roughly: the moments of one pair take 6 multiplications for each square of the hidden size, and copies as
-/// much again.
+/// What a batch of pairs takes to learn, roughly: the moments of one pair take 6 multiplications
+/// for each square of the hidden size, and copies as much again.
 fn batch_seconds(hidden: usize) -> f64 {
     (BATCH * 12 * hidden * hidden) as f64 / PACE
 }
@@ -348,7 +365,8 @@ fn enter_run(betting: &mut Betting, model: &Model, seat: usize, bridge: &Arc<Bri
     }
 }
 
-/// What a step of `plan` costs is taken to be what its parts do; once the plan drafts, its time is measured.
+/// What a step of `plan` costs is taken to be what its parts do; once the plan drafts, its time is
+/// measured.
 fn enter(
     betting: &mut Betting,
     model: &Model,
@@ -381,8 +399,14 @@ mod tests {
 
     #[test]
     fn where_much_is_known_learning_takes_less() {
-        for (known, expected) in [(0.0, 1.0), (8192.0, 1.0), (16384.0, 0.5), (65536.0, 0.125), (1e9, 0.1)] {
-            assert!((budget(known) / BUDGET - expected).abs() < 1e-9, "{known} tokens: {}", budget(known));
+        for (known, expected) in
+            [(0.0, 1.0), (8192.0, 1.0), (16384.0, 0.5), (65536.0, 0.125), (1e9, 0.1)]
+        {
+            assert!(
+                (budget(known) / BUDGET - expected).abs() < 1e-9,
+                "{known} tokens: {}",
+                budget(known)
+            );
         }
     }
 

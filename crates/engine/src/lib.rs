@@ -1,8 +1,10 @@
 //! The engine: one thread that owns the model and the batch.
 //!
-//! Callers submit a [`ValidRequest`] through [`Submit`] and read a [`GenerationStream`]. The thread admits requests into a running
-//! batch, asks each stream for its next piece of work (a prefill chunk, a plain step, a draft step or a verify), runs all of them in
-//! one pass and lets each stream commit what the full model confirmed. Nothing here is async, and no stream waits for another's reader.
+//! Callers submit a [`ValidRequest`] through [`Submit`] and read a [`GenerationStream`]. The thread
+//! admits requests into a running batch, asks each stream for its next piece of work (a prefill
+//! chunk, a plain step, a draft step or a verify), runs all of them in one pass and lets each
+//! stream commit what the full model confirmed. Nothing here is async, and no stream waits for
+//! another's reader.
 
 #![forbid(unsafe_code)]
 
@@ -44,8 +46,8 @@ pub use baseline::PlainStep;
 pub use board::Observer;
 pub use cost_file::CostFile;
 pub use event::{
-    ArmUse, CommittedToken, Delta, DraftedBy, Event, FinishReason, Finished, GenerationError, PhaseTime,
-    PhaseTimes, PlanSummary, SpeculationStats, Started, Timing, Usage,
+    ArmUse, CommittedToken, Delta, DraftedBy, Event, FinishReason, Finished, GenerationError,
+    PhaseTime, PhaseTimes, PlanSummary, SpeculationStats, Started, Timing, Usage,
 };
 pub use handle::{CancelFlag, GenerationStream, StreamMessage, Submit, SubmitError};
 pub use options::EngineOptions;

@@ -29,7 +29,8 @@ pub struct EngineOptions {
     pub kv_precision: KvPrecision,
     /// What a stream skips that names no skip set of its own.
     pub default_skip_set: SkipSet,
-    /// The plans that adaptive streams bet on, the best first; empty is the plan of `default_skip_set` alone.
+    /// The plans that adaptive streams bet on, the best first; empty is the plan of
+    /// `default_skip_set` alone.
     pub frontier: Vec<FrontierPlan>,
     /// Whether bridges are learned from the streams that are served.
     pub learn_bridges: bool,

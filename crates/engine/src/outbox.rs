@@ -7,8 +7,8 @@ use tokio::sync::mpsc;
 
 use super::handle::StreamMessage;
 
-/// Places of the channel that are kept for the error that may have to end the stream: without one, the reader who stalled
-/// would never learn why it ended.
+/// Places of the channel that are kept for the error that may have to end the stream: without one,
+/// the reader who stalled would never learn why it ended.
 const RESERVED: usize = 1;
 
 /// Sends without ever blocking the engine.
@@ -33,7 +33,9 @@ pub(super) enum Delivery {
 
 impl Outbox {
     /// A channel that holds `buffer` messages before its reader is waited for.
-    pub(super) fn channel(buffer: usize) -> (mpsc::Sender<StreamMessage>, mpsc::Receiver<StreamMessage>) {
+    pub(super) fn channel(
+        buffer: usize,
+    ) -> (mpsc::Sender<StreamMessage>, mpsc::Receiver<StreamMessage>) {
         mpsc::channel(buffer.max(1) + RESERVED)
     }
 
@@ -54,7 +56,8 @@ impl Outbox {
                 return Delivery::Blocked(now.saturating_duration_since(since));
             }
             let Some(message) = self.unsent.pop_front() else { break };
-            // There is room and nobody else sends, so only a reader who leaves now can refuse it; that is seen below.
+            // There is room and nobody else sends, so only a reader who leaves now can refuse it;
+            // that is seen below.
             let _ = self.events.try_send(message);
             self.blocked_since = None;
         }

@@ -28,7 +28,8 @@ impl OutputText {
         }
     }
 
-    /// Appends what the `generated`-th token adds to `text`, and says whether the stream ends with it.
+    /// Appends what the `generated`-th token adds to `text`, and says whether the stream ends with
+    /// it.
     pub(super) fn push(
         &mut self,
         token: TokenId,
@@ -36,13 +37,14 @@ impl OutputText {
         text: &mut String,
     ) -> Option<FinishReason> {
         let may_stop = generated >= self.criteria.min_new_tokens;
-        let token_stop = if may_stop && !self.criteria.ignore_end_of_sequence && self.ends.contains(&token) {
-            Some(FinishReason::EndOfSequence)
-        } else if may_stop && self.criteria.stop_token_ids.contains(&token) {
-            Some(FinishReason::StopToken(token))
-        } else {
-            None
-        };
+        let token_stop =
+            if may_stop && !self.criteria.ignore_end_of_sequence && self.ends.contains(&token) {
+                Some(FinishReason::EndOfSequence)
+            } else if may_stop && self.criteria.stop_token_ids.contains(&token) {
+                Some(FinishReason::StopToken(token))
+            } else {
+                None
+            };
         if token_stop.is_some() {
             self.release(text);
             return token_stop;

@@ -1,18 +1,23 @@
-//! What the parts of the model cost: attention sublayers, MLPs and the head, as shares of a plain step.
+//! What the parts of the model cost: attention sublayers, MLPs and the head, as shares of a plain
+//! step.
 //!
-//! Measured at start and followed by the timers of draft steps, they tell what a plan costs on this host before it drafts: one of a profile that
-//! was calibrated elsewhere, or one that the search comes up with.
+//! Measured at start and followed by the timers of draft steps, they tell what a plan costs on this
+//! host before it drafts: one of a profile that was calibrated elsewhere, or one that the search
+//! comes up with.
 
 use serde::{Deserialize, Serialize};
 
 use crate::adapt::cost_without_context;
 use crate::drafting::DraftPlan;
-use skipstone_model::{LogitsWanted, Model, PagePool, RowGroup, RowInput, Runner, SkipMask, TokenId};
+use skipstone_model::{
+    LogitsWanted, Model, PagePool, RowGroup, RowInput, Runner, SkipMask, TokenId,
+};
 
 /// Measurements of each kind at start, interleaved; the quickest counts.
 const REPEATS: usize = 4;
 
-/// How much of what one draft step is off moves the shares (normalised least mean squares: Nagumo and Noda, 1967).
+/// How much of what one draft step is off moves the shares (normalised least mean squares: Nagumo
+/// and Noda, 1967).
 const STEP: f64 = 0.02;
 
 /// How far one draft step is believed to be off, either way, in plain steps.
@@ -57,7 +62,9 @@ impl Outline {
         Self {
             attention: 1.0 - attention_share(plan),
             mlp: plan.skip_set().mlp().len() as f64 / layers,
-            head: plan.vocabulary().map_or(0.0, |vocabulary| 1.0 - kept(vocabulary.bytes()).min(1.0)),
+            head: plan
+                .vocabulary()
+                .map_or(0.0, |vocabulary| 1.0 - kept(vocabulary.bytes()).min(1.0)),
             bridges: bridges as f64 / weights.bytes() as f64,
         }
     }
@@ -72,7 +79,8 @@ pub(super) fn attention_share(plan: &DraftPlan) -> f64 {
 // === impl Parts ===
 
 impl Parts {
-    /// Measures passes that leave out one kind of part each, beside whole ones; averaged with `kept`, if an earlier run kept it.
+    /// Measures passes that leave out one kind of part each, beside whole ones; averaged with
+    /// `kept`, if an earlier run kept it.
     pub(super) fn measure(runner: &mut Runner, pages: &PagePool, kept: Option<Self>) -> Self {
         let sublayers = runner.model().config().sublayers();
         // The first layer and the last always run; there may be no other.
@@ -107,7 +115,8 @@ impl Parts {
         let [whole, ..] = quickest;
         let share = |way: usize| 1.0 - quickest[way] / whole;
         let all = sublayers as f64 / inner.len().max(1) as f64;
-        let measured = Self { attention: all * share(1), mlp: all * share(2), head: share(3) }.bounded();
+        let measured =
+            Self { attention: all * share(1), mlp: all * share(2), head: share(3) }.bounded();
         let mean = |now: f64, then: f64| (now + then) / 2.0;
         kept.map_or(measured, |kept| Self {
             attention: mean(measured.attention, kept.attention),
@@ -118,11 +127,13 @@ impl Parts {
 
     /// A draft step at an empty context, in plain steps.
     pub(super) fn cost(&self, outline: &Outline) -> f64 {
-        let left_out = outline.attention * self.attention + outline.mlp * self.mlp + outline.head * self.head;
+        let left_out =
+            outline.attention * self.attention + outline.mlp * self.mlp + outline.head * self.head;
         (1.0 - left_out + outline.bridges).max(LEAST_COST)
     }
 
-    /// Takes in a draft step that took `cost` plain steps, where the context adds the share `context` to those.
+    /// Takes in a draft step that took `cost` plain steps, where the context adds the share
+    /// `context` to those.
     pub(super) fn observe(&mut self, outline: &Outline, cost: f64, context: f64) {
         let cost = cost_without_context(cost, 1.0 - outline.attention, context);
         let off = (cost - self.cost(outline)).clamp(-MOST_OFF, MOST_OFF);

@@ -6,10 +6,11 @@ use skipstone_model::TokenId;
 
 /// Runs a model for one sequence at a time: prompt in, logits out, then a token in, logits out.
 ///
-/// Choosing tokens, stops, text and limits are the engine's. A sequence that was ended may take a while to stop: nothing new may begin before
-/// [`Predictor::is_free`] says so.
+/// Choosing tokens, stops, text and limits are the engine's. A sequence that was ended may take a
+/// while to stop: nothing new may begin before [`Predictor::is_free`] says so.
 pub trait Predictor: Send {
-    /// Begins a sequence of `prompt` and at most `max_new_tokens` more; the next logits are those after the prompt.
+    /// Begins a sequence of `prompt` and at most `max_new_tokens` more; the next logits are those
+    /// after the prompt.
     ///
     /// # Errors
     /// A fault of the predictor, in words; the sequence has not begun.

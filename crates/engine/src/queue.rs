@@ -1,4 +1,5 @@
-//! Requests on their way to the thread that serves them: first come, first served, in a bounded number.
+//! Requests on their way to the thread that serves them: first come, first served, in a bounded
+//! number.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -45,12 +46,17 @@ struct Shared {
     closed: AtomicBool,
 }
 
-/// Both sides of a queue of `max_waiting` requests, whose streams hold `event_buffer` messages for slow readers.
+/// Both sides of a queue of `max_waiting` requests, whose streams hold `event_buffer` messages for
+/// slow readers.
 pub(super) fn queue(max_waiting: usize, event_buffer: usize) -> (Entrance, Queue) {
     let (commands, receiver) = sync_channel(max_waiting.max(1));
     let shared = Arc::new(Shared::default());
-    let entrance =
-        Entrance { commands: Some(commands), shared: Arc::clone(&shared), max_waiting, event_buffer };
+    let entrance = Entrance {
+        commands: Some(commands),
+        shared: Arc::clone(&shared),
+        max_waiting,
+        event_buffer,
+    };
     (entrance, Queue { commands: receiver, waiting: VecDeque::new(), shared })
 }
 
@@ -73,14 +79,18 @@ impl Entrance {
             return Err(SubmitError::Draining);
         }
         let claim = |waiting| (waiting < self.max_waiting).then_some(waiting + 1);
-        if let Err(waiting) = self.shared.waiting.fetch_update(Ordering::AcqRel, Ordering::Acquire, claim) {
+        if let Err(waiting) =
+            self.shared.waiting.fetch_update(Ordering::AcqRel, Ordering::Acquire, claim)
+        {
             return Err(SubmitError::QueueFull { waiting });
         }
         let (events, receiver) = Outbox::channel(self.event_buffer);
         let cancel = CancelFlag::default();
-        let pending = Pending { request, events, cancel: cancel.clone(), submitted: Instant::now() };
+        let pending =
+            Pending { request, events, cancel: cancel.clone(), submitted: Instant::now() };
         // The counter keeps the channel from filling up, so only a dead thread refuses.
-        let sent = self.commands.as_ref().is_some_and(|commands| commands.try_send(pending).is_ok());
+        let sent =
+            self.commands.as_ref().is_some_and(|commands| commands.try_send(pending).is_ok());
         if !sent {
             self.shared.waiting.fetch_sub(1, Ordering::AcqRel);
             return Err(SubmitError::Stopped);
@@ -156,8 +166,8 @@ impl Queue {
         self.waiting.push_front(pending);
     }
 
-    /// Notes that one which was taken now runs, or was refused. Only after [`Queue::set_running`]: a request between the two counts would not
-    /// be in flight, and a drain might end without it.
+    /// Notes that one which was taken now runs, or was refused. Only after [`Queue::set_running`]:
+    /// a request between the two counts would not be in flight, and a drain might end without it.
     pub(super) fn admitted(&self) {
         self.shared.waiting.fetch_sub(1, Ordering::AcqRel);
     }

@@ -1,4 +1,5 @@
-//! What a caller may ask of the engine. Values are checked before they get here: the engine trusts them.
+//! What a caller may ask of the engine. Values are checked before they get here: the engine trusts
+//! them.
 
 use std::time::{Duration, Instant};
 
@@ -26,8 +27,8 @@ pub struct ValidRequest {
     pub speculation: Speculation,
     /// The traffic it belongs to.
     pub traffic: Traffic,
-    /// Whether the service may learn from it: bridges from its hidden states, and what its drafts come to. Only sums over many streams
-    /// are kept.
+    /// Whether the service may learn from it: bridges from its hidden states, and what its drafts
+    /// come to. Only sums over many streams are kept.
     pub teaches: bool,
     /// When to give up.
     pub deadline: Option<Instant>,
@@ -84,11 +85,12 @@ pub enum Speculation {
     },
 }
 
-/// The client's clock began before the server's, by as long as the request took to arrive on a busy machine.
+/// The client's clock began before the server's, by as long as the request took to arrive on a busy
+/// machine.
 const CLOCKS_APART: Duration = Duration::from_millis(50);
 
-/// Whether a client that gives up at `now` does so because of its deadline: clients do by themselves when it passes, and are heard
-/// a little before it passes here.
+/// Whether a client that gives up at `now` does so because of its deadline: clients do by
+/// themselves when it passes, and are heard a little before it passes here.
 pub fn is_due(deadline: Option<Instant>, now: Instant) -> bool {
     deadline.is_some_and(|deadline| deadline <= now + CLOCKS_APART)
 }

@@ -12,7 +12,8 @@ use skipstone_model::{DraftHead, LogitsWanted, RowGroup, RowInput, Runner, SkipM
 /// Tokens that are scored at once, at most.
 pub(super) const MAX_WINDOW: usize = 64;
 
-/// Pages that scores are computed in, beyond those of the streams, whose own keys and values stay as they are.
+/// Pages that scores are computed in, beyond those of the streams, whose own keys and values stay
+/// as they are.
 pub(super) struct Scratchpad {
     pages: Vec<u32>,
 }
@@ -38,7 +39,8 @@ pub(super) struct Swift {
 // === impl Scratchpad ===
 
 impl Scratchpad {
-    /// Pages that it takes: one for each side of an audition at each place, and for a window, which may begin late in a page.
+    /// Pages that it takes: one for each side of an audition at each place, and for a window, which
+    /// may begin late in a page.
     pub(super) const PAGES: usize = {
         let window = MAX_WINDOW.div_ceil(PAGE_POSITIONS) + 1;
         if window > 2 * PLACES { window } else { 2 * PLACES }
@@ -49,8 +51,9 @@ impl Scratchpad {
         Self { pages: (first..first + Self::PAGES).map(|page| page as u32).collect() }
     }
 
-    /// What a draft without the sublayers of `mask` thinks most likely after each of the tokens at `first..first + count` of a stream with
-    /// these pages. The draft's own keys and values stand for those of the skipped-over tokens, as they do in a chain.
+    /// What a draft without the sublayers of `mask` thinks most likely after each of the tokens at
+    /// `first..first + count` of a stream with these pages. The draft's own keys and values stand
+    /// for those of the skipped-over tokens, as they do in a chain.
     pub(super) fn draft(
         &self,
         runner: &mut Runner,
@@ -61,8 +64,10 @@ impl Scratchpad {
         mask: &SkipMask,
     ) -> Vec<TokenId> {
         let table = spare(runner, pages, first, &self.pages);
-        let rows: Vec<RowInput<'_>> =
-            tokens[first..][..count.min(MAX_WINDOW)].iter().map(|&token| RowInput::Token(token)).collect();
+        let rows: Vec<RowInput<'_>> = tokens[first..][..count.min(MAX_WINDOW)]
+            .iter()
+            .map(|&token| RowInput::Token(token))
+            .collect();
         let group = RowGroup {
             pages: &table,
             position: first,
@@ -76,8 +81,9 @@ impl Scratchpad {
         (0..rows.len()).map(|row| top_probability(output.logits(0, row)).0).collect()
     }
 
-    /// The tokens that each of two plans drafts after the tokens at `places`, and the seconds that took. As in the first step of a cycle,
-    /// all earlier tokens have the full model's keys and values.
+    /// The tokens that each of two plans drafts after the tokens at `places`, and the seconds that
+    /// took. As in the first step of a cycle, all earlier tokens have the full model's keys and
+    /// values.
     pub(super) fn compare(
         &self,
         runner: &mut Runner,
@@ -111,13 +117,14 @@ impl Scratchpad {
             let (entry, _) = top_probability(output.logits(group, 0));
             text.head.map_or(entry, |head| head.token(entry.index()))
         };
-        let pairs = (0..tables.len() / 2).map(|pair| [drafted(2 * pair), drafted(2 * pair + 1)]).collect();
+        let pairs =
+            (0..tables.len() / 2).map(|pair| [drafted(2 * pair), drafted(2 * pair + 1)]).collect();
         (pairs, started.elapsed().as_secs_f64())
     }
 }
 
-/// The table of a stream with these `pages` that goes on in spare ones from position `first` on. The page that it lies in holds earlier
-/// positions too, so it is copied.
+/// The table of a stream with these `pages` that goes on in spare ones from position `first` on.
+/// The page that it lies in holds earlier positions too, so it is copied.
 fn spare(runner: &mut Runner, pages: &[u32], first: usize, spare: &[u32]) -> Vec<u32> {
     let whole = first / PAGE_POSITIONS;
     runner.copy_page(pages[whole], spare[0]);

@@ -39,7 +39,8 @@ pub(super) struct Stream {
     lease: Option<PageLease>,
     /// Prompt and committed tokens.
     tokens: Vec<TokenId>,
-    /// Positions whose keys and values are the full model's. Once the prompt is through, all tokens but the last.
+    /// Positions whose keys and values are the full model's. Once the prompt is through, all tokens
+    /// but the last.
     computed: usize,
     sampler: Sampler,
     history: TokenHistory,
@@ -79,7 +80,8 @@ impl Stream {
             request,
         };
         record::queue_time(stream.account.queue().as_secs_f64());
-        let started = Started { prompt_tokens: stream.request.prompt.len(), plan: stream.drafter.summary() };
+        let started =
+            Started { prompt_tokens: stream.request.prompt.len(), plan: stream.drafter.summary() };
         stream.outbox.push(Ok(Event::Started(started)));
         stream
     }
@@ -118,8 +120,8 @@ impl Stream {
         self.end(self.request.abandoned(now));
     }
 
-    /// What the stream wants next, given how many prompt tokens the pass still has room for, and how many rows others have in it. An adaptive
-    /// stream places the bet of its next cycle here.
+    /// What the stream wants next, given how many prompt tokens the pass still has room for, and
+    /// how many rows others have in it. An adaptive stream places the bet of its next cycle here.
     pub(super) fn next_work(
         &mut self,
         prefill_budget: usize,
@@ -156,9 +158,10 @@ impl Stream {
         let committed = self.tokens[self.tokens.len() - 1];
         let cycle = self.drafter.cycle();
         match work {
-            Work::Prefill { tokens } => {
-                self.tokens[self.computed..][..tokens].iter().map(|&token| RowInput::Token(token)).collect()
-            }
+            Work::Prefill { tokens } => self.tokens[self.computed..][..tokens]
+                .iter()
+                .map(|&token| RowInput::Token(token))
+                .collect(),
             Work::Draft => vec![RowInput::Token(cycle.next_input(committed))],
             Work::Verify => {
                 let entry = self.drafter.plan().map_or(0, DraftPlan::exact_until);
@@ -168,7 +171,8 @@ impl Stream {
         }
     }
 
-    /// The group of `work`; passes of the full model save their states at `places` if the stream may be learned from.
+    /// The group of `work`; passes of the full model save their states at `places` if the stream
+    /// may be learned from.
     pub(super) fn group<'a>(
         &'a self,
         work: Work,
@@ -194,7 +198,11 @@ impl Stream {
             rows,
             skip: plan.map(DraftPlan::mask),
             bridges: plan.map_or(&[], DraftPlan::bridges),
-            save_before: if work == Work::Draft { plan.map_or(&[], DraftPlan::entry) } else { places },
+            save_before: if work == Work::Draft {
+                plan.map_or(&[], DraftPlan::entry)
+            } else {
+                places
+            },
             logits,
         }
     }
@@ -213,7 +221,8 @@ impl Stream {
         CommittedRows { rows: 0..0, position: self.computed, entry, entered }
     }
 
-    /// Takes in the answer to `work`; returns how many of its rows went to what is committed now and may be learned from.
+    /// Takes in the answer to `work`; returns how many of its rows went to what is committed now
+    /// and may be learned from.
     pub(super) fn apply(
         &mut self,
         work: Work,
@@ -253,7 +262,8 @@ impl Stream {
                 self.spend(time);
                 let confirmed = self.judge(answer)?;
                 let cycle_time = self.drafter.settle(&confirmed, betting);
-                // The last token is not fed yet; all before it now have the full model's keys and values.
+                // The last token is not fed yet; all before it now have the full model's keys and
+                // values.
                 let rows = confirmed.tokens.len();
                 self.computed += rows;
                 let (delta, end) = self.append(&confirmed, answer);
@@ -297,8 +307,13 @@ impl Stream {
         judged.map_err(|error| internal(&error))
     }
 
-    /// Appends confirmed tokens up to where a stop says so; returns what is new, and why it ends there, if it does.
-    fn append(&mut self, confirmed: &Confirmed, answer: &Answer<'_>) -> (Delta, Option<FinishReason>) {
+    /// Appends confirmed tokens up to where a stop says so; returns what is new, and why it ends
+    /// there, if it does.
+    fn append(
+        &mut self,
+        confirmed: &Confirmed,
+        answer: &Answer<'_>,
+    ) -> (Delta, Option<FinishReason>) {
         let drafted_by = self.drafter.drafted_by(&confirmed.origins);
         let mut delta = Delta { drafted: confirmed.origins.len(), drafted_by, ..Delta::default() };
         let mut reason = None;
@@ -313,7 +328,8 @@ impl Stream {
             if output.logprobs {
                 let row = answer.output.logits(answer.group, index);
                 let logprobs = log_probabilities(row, token, output.top_logprobs);
-                (committed.logprob, committed.top_logprobs) = (Some(logprobs.logprob), logprobs.top);
+                (committed.logprob, committed.top_logprobs) =
+                    (Some(logprobs.logprob), logprobs.top);
             }
             delta.tokens.push(committed);
             self.tokens.push(token);
@@ -345,7 +361,10 @@ impl Stream {
         let ended = Ended {
             request_id: &self.request.id,
             reason,
-            usage: Usage { prompt_tokens: self.request.prompt.len(), completion_tokens: self.generated() },
+            usage: Usage {
+                prompt_tokens: self.request.prompt.len(),
+                completion_tokens: self.generated(),
+            },
             speculation: self.account.stats(&self.drafter, betting),
         };
         self.outbox.push(Ok(self.account.finish(ended, now)));
@@ -382,7 +401,13 @@ impl Stream {
     }
 
     /// See [`Drafter::share`].
-    pub(super) fn share(&self, work: Work, rows: (usize, usize), betting: &Betting, model: &Model) -> f64 {
+    pub(super) fn share(
+        &self,
+        work: Work,
+        rows: (usize, usize),
+        betting: &Betting,
+        model: &Model,
+    ) -> f64 {
         self.drafter.share(work, rows, self.context(), betting, model)
     }
 

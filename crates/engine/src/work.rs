@@ -27,7 +27,8 @@ pub(super) struct Answer<'a> {
     pub(super) group: usize,
     /// Seconds of the pass that fall to this stream.
     pub(super) seconds: f64,
-    /// Seconds that plain decoding would take for a token of this stream beside the same rows of others.
+    /// Seconds that plain decoding would take for a token of this stream beside the same rows of
+    /// others.
     pub(super) plain_seconds: f64,
     /// Whether the pass did the work of no other stream.
     pub(super) alone: bool,

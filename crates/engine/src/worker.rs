@@ -28,7 +28,8 @@ use skipstone_model::{Model, PagePool, Runner, RunnerOptions};
 /// How long the thread sleeps when every stream waits for its reader.
 const READER_POLL: Duration = Duration::from_millis(1);
 
-/// Streams that may be held for each place in the batch, those included that wait for nothing but their readers.
+/// Streams that may be held for each place in the batch, those included that wait for nothing but
+/// their readers.
 const LATE_READERS: usize = 4;
 
 struct Worker {
@@ -50,7 +51,11 @@ impl Engine {
     ///
     /// # Errors
     /// If the system refuses a thread.
-    pub fn start(model: Arc<Model>, text: Arc<TextModel>, options: EngineOptions) -> std::io::Result<Self> {
+    pub fn start(
+        model: Arc<Model>,
+        text: Arc<TextModel>,
+        options: EngineOptions,
+    ) -> std::io::Result<Self> {
         let total_pages = PagePool::pages_for(options.kv_cache_tokens);
         let scratchpad = Scratchpad::new(total_pages);
         let (threads, kv_precision) = (options.threads, options.kv_precision);
@@ -138,7 +143,8 @@ impl Worker {
         }
     }
 
-    /// Takes new requests; blocks while there is nothing else to do. Returns false when the engine shall end.
+    /// Takes new requests; blocks while there is nothing else to do. Returns false when the engine
+    /// shall end.
     fn receive(&mut self) -> bool {
         if self.running.is_empty() && self.queue.is_empty() {
             self.show();
@@ -149,9 +155,12 @@ impl Worker {
         self.queue.receive()
     }
 
-    /// Takes what all replicas have learned. It comes without what the running streams have not handed on yet.
+    /// Takes what all replicas have learned. It comes without what the running streams have not
+    /// handed on yet.
     fn take_pool(&mut self) {
-        let Some(pool) = self.options.profiles.as_ref().and_then(ProfileLink::take_pool) else { return };
+        let Some(pool) = self.options.profiles.as_ref().and_then(ProfileLink::take_pool) else {
+            return;
+        };
         self.betting.knowledge.set_pool(&pool, self.running.iter().filter_map(Stream::lessons));
     }
 
@@ -174,7 +183,9 @@ impl Worker {
                 Delivery::Blocked(time) if time >= stall_timeout => {
                     // One whose last token is committed has been counted; only its reader is late.
                     if !stream.is_finished() {
-                        stream.fail(GenerationError::ReaderStalled { seconds: stall_timeout.as_secs() });
+                        stream.fail(GenerationError::ReaderStalled {
+                            seconds: stall_timeout.as_secs(),
+                        });
                     }
                     false
                 }
@@ -210,7 +221,8 @@ impl Worker {
             }
             match lease {
                 Some(lease) => {
-                    let stream = Stream::admit(pending, lease, &self.text, &self.options, &self.betting);
+                    let stream =
+                        Stream::admit(pending, lease, &self.text, &self.options, &self.betting);
                     self.running.push(stream);
                     self.queue.set_running(self.running.len());
                 }
@@ -226,10 +238,12 @@ impl Worker {
         }
     }
 
-    /// Whether another stream may run. Finished ones whose readers are late take no part in the batch, so they count only in numbers.
+    /// Whether another stream may run. Finished ones whose readers are late take no part in the
+    /// batch, so they count only in numbers.
     fn has_room(&self) -> bool {
         let active = self.running.iter().filter(|stream| !stream.is_finished()).count();
-        active < self.options.max_streams && self.running.len() < LATE_READERS * self.options.max_streams
+        active < self.options.max_streams
+            && self.running.len() < LATE_READERS * self.options.max_streams
     }
 
     fn report(&mut self) {

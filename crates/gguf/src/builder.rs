@@ -4,9 +4,10 @@ use super::{ALIGNMENT_KEY, Array, DEFAULT_ALIGNMENT, TensorType, Value};
 
 /// Collects metadata and tensors and writes them as a GGUF file.
 ///
-/// It writes what it is told and checks nothing, so that tests can write files that [`super::Manifest::parse`] must
-/// refuse; with unique names, and data of the size that shape and type call for, the file is valid. Data is
-/// placed in the order of the calls, each tensor aligned as the key `general.alignment` says (default 32).
+/// It writes what it is told and checks nothing, so that tests can write files that
+/// [`super::Manifest::parse`] must refuse; with unique names, and data of the size that shape and
+/// type call for, the file is valid. Data is placed in the order of the calls, each tensor aligned
+/// as the key `general.alignment` says (default 32).
 #[derive(Clone, Debug)]
 pub struct GgufBuilder {
     version: u32,
@@ -86,10 +87,13 @@ impl GgufBuilder {
         file
     }
 
-    /// The alignment that a reader will find, or the default where it will find none that it can use.
+    /// The alignment that a reader will find, or the default where it will find none that it can
+    /// use.
     fn alignment(&self) -> usize {
         let named = self.metadata.iter().find_map(|(key, value)| match value {
-            Value::U32(alignment) if key == ALIGNMENT_KEY && alignment.is_power_of_two() => Some(*alignment),
+            Value::U32(alignment) if key == ALIGNMENT_KEY && alignment.is_power_of_two() => {
+                Some(*alignment)
+            }
             _ => None,
         });
         named.map_or(DEFAULT_ALIGNMENT as usize, |alignment| alignment as usize)
@@ -166,7 +170,8 @@ mod tests {
         expected.extend(b"\x01\0\0\0\0\0\0\0k\x08\0\0\0\x02\0\0\0\0\0\0\0hi");
         expected.extend(b"\x01\0\0\0\0\0\0\0t\x02\0\0\0\x02\0\0\0\0\0\0\0\x01\0\0\0\0\0\0\0");
         expected.extend(b"\x18\0\0\0\0\0\0\0\0\0\0\0");
-        expected.extend(b"\x01\0\0\0\0\0\0\0u\x01\0\0\0\x01\0\0\0\0\0\0\0\x18\0\0\0\x20\0\0\0\0\0\0\0");
+        expected
+            .extend(b"\x01\0\0\0\0\0\0\0u\x01\0\0\0\x01\0\0\0\0\0\0\0\x18\0\0\0\x20\0\0\0\0\0\0\0");
         assert_eq!(expected.len(), 121);
         expected.resize(128, 0); // the next multiple of 32
         expected.extend([0xaa, 0xbb]);

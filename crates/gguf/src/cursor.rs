@@ -100,7 +100,8 @@ impl<'a> Cursor<'a> {
         Ok(u64::from_le_bytes(self.fixed(field)?))
     }
 
-    /// The next u64, as a count of things that take at least `least_bytes` bytes each and follow it.
+    /// The next u64, as a count of things that take at least `least_bytes` bytes each and follow
+    /// it.
     pub(super) fn count(&mut self, least_bytes: u64, field: Field<'_>) -> Result<u64, GgufError> {
         let at = self.position();
         let count = self.u64(field)?;
@@ -181,7 +182,10 @@ mod tests {
         assert_eq!(Cursor::new(&bytes).count(4, FIELD).unwrap(), 3);
         for least_bytes in [5, u64::MAX] {
             let error = Cursor::new(&bytes).count(least_bytes, FIELD).unwrap_err().to_string();
-            assert!(error.contains("is 3, but the 12 bytes that follow can't hold so many"), "{error}");
+            assert!(
+                error.contains("is 3, but the 12 bytes that follow can't hold so many"),
+                "{error}"
+            );
         }
     }
 

@@ -3,7 +3,8 @@
 use super::cursor::{Cursor, Field};
 use super::{Array, GgufError, Value, ValueType, limits};
 
-/// Elements that are reserved at once. A count is only a promise, so a longer array grows as its elements arrive.
+/// Elements that are reserved at once. A count is only a promise, so a longer array grows as its
+/// elements arrive.
 const RESERVED_ELEMENTS: u64 = 4096;
 
 /// Reads the type and the value of `key`.
@@ -33,7 +34,11 @@ pub(super) fn value(cursor: &mut Cursor<'_>, key: &str) -> Result<Value, GgufErr
 fn value_type(cursor: &mut Cursor<'_>, field: Field<'_>) -> Result<ValueType, GgufError> {
     let at = cursor.position();
     let id = cursor.u32(field)?;
-    ValueType::from_id(id).ok_or_else(|| GgufError::UnknownValueType { field: field.to_string(), id, at })
+    ValueType::from_id(id).ok_or_else(|| GgufError::UnknownValueType {
+        field: field.to_string(),
+        id,
+        at,
+    })
 }
 
 fn boolean(byte: u8, at: u64, field: Field<'_>) -> Result<bool, GgufError> {
@@ -71,7 +76,9 @@ fn array(cursor: &mut Cursor<'_>, field: Field<'_>, depth: usize) -> Result<Arra
             let flags = bytes.iter().zip(start..).map(|(&byte, at)| boolean(byte, at, field));
             Array::Bool(flags.collect::<Result<_, _>>()?)
         }
-        ValueType::String => Array::String(repeated(count, || cursor.string(field).map(str::to_owned))?),
+        ValueType::String => {
+            Array::String(repeated(count, || cursor.string(field).map(str::to_owned))?)
+        }
         ValueType::Array => Array::Array(repeated(count, || array(cursor, field, depth + 1))?),
     })
 }
@@ -81,7 +88,10 @@ fn each<const N: usize, T>(bytes: &[u8], convert: fn([u8; N]) -> T) -> Vec<T> {
     chunks.iter().map(|&chunk| convert(chunk)).collect()
 }
 
-fn repeated<T>(count: u64, mut next: impl FnMut() -> Result<T, GgufError>) -> Result<Vec<T>, GgufError> {
+fn repeated<T>(
+    count: u64,
+    mut next: impl FnMut() -> Result<T, GgufError>,
+) -> Result<Vec<T>, GgufError> {
     let mut items = Vec::with_capacity(count.min(RESERVED_ELEMENTS) as usize);
     for _ in 0..count {
         items.push(next()?);

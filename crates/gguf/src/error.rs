@@ -6,7 +6,8 @@ use std::path::PathBuf;
 use super::TensorType;
 use super::limits;
 
-/// What is wrong with a GGUF file. Names in it come from the file, shortened and escaped so that they can be logged.
+/// What is wrong with a GGUF file. Names in it come from the file, shortened and escaped so that
+/// they can be logged.
 #[derive(Debug, thiserror::Error)]
 pub enum GgufError {
     /// The file could not be opened or mapped.
@@ -183,7 +184,9 @@ pub enum GgufError {
         count: u32,
     },
     /// A dimension is zero.
-    #[error("tensor \"{tensor}\" has the shape {dims:?}; no dimension may be 0, the file is damaged")]
+    #[error(
+        "tensor \"{tensor}\" has the shape {dims:?}; no dimension may be 0, the file is damaged"
+    )]
     ZeroDimension {
         /// The tensor.
         tensor: String,
@@ -259,7 +262,9 @@ pub enum GgufError {
         at: u64,
     },
     /// Two tensors have the same name.
-    #[error("the tensor \"{tensor}\" stands in the file twice; the file is damaged, convert the model again")]
+    #[error(
+        "the tensor \"{tensor}\" stands in the file twice; the file is damaged, convert the model again"
+    )]
     DuplicateTensor {
         /// The name.
         tensor: String,
@@ -280,7 +285,8 @@ pub struct MetadataError {
     pub found: String,
 }
 
-/// A name from the file as it may stand in a message: at most 64 characters, control characters escaped.
+/// A name from the file as it may stand in a message: at most 64 characters, control characters
+/// escaped.
 pub(super) fn quoted(name: &str) -> String {
     const SHOWN: usize = 64;
     let mut text = String::new();

@@ -23,7 +23,8 @@ impl GgufFile {
     ///
     /// # Errors
     ///
-    /// [`GgufError::Open`] and [`GgufError::NotAFile`] about the file, everything else about its content.
+    /// [`GgufError::Open`] and [`GgufError::NotAFile`] about the file, everything else about its
+    /// content.
     pub fn open(path: &Path) -> Result<Self, GgufError> {
         let failed = |reason| GgufError::Open { path: path.to_owned(), reason };
         // Asked first, because opening a pipe would wait for a writer.
@@ -45,8 +46,9 @@ impl GgufFile {
         &self.manifest
     }
 
-    /// What tells this model from others: the SHA-256, in lower-case hexadecimal, of everything before the tensor data (metadata and tensor
-    /// table) and of all vectors (norms and biases), which tell tunings of one model apart. Reads little of the file.
+    /// What tells this model from others: the SHA-256, in lower-case hexadecimal, of everything
+    /// before the tensor data (metadata and tensor table) and of all vectors (norms and biases),
+    /// which tell tunings of one model apart. Reads little of the file.
     pub fn fingerprint(&self) -> String {
         let bytes = self.map.bytes();
         let tensors = self.manifest.tensors();
@@ -59,8 +61,8 @@ impl GgufFile {
         hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
     }
 
-    /// The data of a tensor of this file, `byte_len` bytes in the layout of its type; empty for a tensor of another
-    /// file that lies outside this one.
+    /// The data of a tensor of this file, `byte_len` bytes in the layout of its type; empty for a
+    /// tensor of another file that lies outside this one.
     pub fn bytes_of(&self, tensor: &TensorInfo) -> &[u8] {
         range_of(tensor).and_then(|range| self.map.bytes().get(range)).unwrap_or_default()
     }
@@ -133,7 +135,10 @@ mod tests {
         let error = GgufFile::open(folder.path()).unwrap_err().to_string();
         assert!(error.contains("is not a regular file"), "{error}");
         let error = GgufFile::open(&folder.path().join("missing.gguf")).unwrap_err().to_string();
-        assert!(error.contains("can't open the model") && error.contains("missing.gguf"), "{error}");
+        assert!(
+            error.contains("can't open the model") && error.contains("missing.gguf"),
+            "{error}"
+        );
         let empty = folder.path().join("empty.gguf");
         std::fs::write(&empty, []).unwrap();
         let error = GgufFile::open(&empty).unwrap_err().to_string();

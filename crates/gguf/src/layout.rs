@@ -3,15 +3,16 @@
 use super::error::quoted;
 use super::{GgufError, TensorType};
 
-/// A tensor of the file. Made by [`super::Manifest::parse`] only, so it is checked: its data lies inside the file,
-/// aligned, and shares no byte with another tensor.
+/// A tensor of the file. Made by [`super::Manifest::parse`] only, so it is checked: its data lies
+/// inside the file, aligned, and shares no byte with another tensor.
 #[derive(Clone, PartialEq, Eq, Debug)]
 #[non_exhaustive]
 pub struct TensorInfo {
     /// The name, such as `blk.0.attn_q.weight`; unique in the file.
     pub name: String,
-    /// The shape, 1 to 4 dimensions, none of them 0. The first is the fastest: a weight is `[inputs, outputs]`,
-    /// so row `o` is the contiguous weights of output `o`. `dims[0]` is a multiple of the type's block length.
+    /// The shape, 1 to 4 dimensions, none of them 0. The first is the fastest: a weight is
+    /// `[inputs, outputs]`, so row `o` is the contiguous weights of output `o`. `dims[0]` is a
+    /// multiple of the type's block length.
     pub dims: Vec<u64>,
     /// How the weights are stored.
     pub kind: TensorType,
@@ -21,7 +22,8 @@ pub struct TensorInfo {
     pub byte_len: u64,
 }
 
-/// A tensor as it stands in the header, with an unknown type and an offset from the start of the data.
+/// A tensor as it stands in the header, with an unknown type and an offset from the start of the
+/// data.
 pub(super) struct TensorClaim {
     pub(super) name: String,
     pub(super) dims: Vec<u64>,
@@ -133,7 +135,8 @@ mod tests {
 
     #[test]
     fn neighbours_may_touch_but_not_overlap() {
-        let place = |dims: &[u64], offset| claim(dims, TensorType::I8, offset).place(SECTION).unwrap();
+        let place =
+            |dims: &[u64], offset| claim(dims, TensorType::I8, offset).place(SECTION).unwrap();
         assert!(refuse_overlaps(&[place(&[32], 32), place(&[32], 0)]).is_ok());
         assert!(refuse_overlaps(&[place(&[32], 32), place(&[33], 0)]).is_err());
         assert!(refuse_overlaps(&[place(&[1], 32), place(&[1], 32)]).is_err());

@@ -1,12 +1,14 @@
 //! GGUF model files: untrusted bytes in, a checked [`Manifest`] and mapped tensors out.
 //!
-//! Follows the GGUF format description, versions 2 and 3, little-endian. A file may come from anyone, so nothing
-//! in it is believed: every count, length, offset and size is checked before it is used, arithmetic can't wrap,
-//! memory stays a small multiple of the header, and every refusal says what was wrong, where, and what to do.
-//! What the values *mean* for a model (shapes that fit each other, known architectures) is for `model` to check.
+//! Follows the GGUF format description, versions 2 and 3, little-endian. A file may come from
+//! anyone, so nothing in it is believed: every count, length, offset and size is checked before it
+//! is used, arithmetic can't wrap, memory stays a small multiple of the header, and every refusal
+//! says what was wrong, where, and what to do. What the values *mean* for a model (shapes that fit
+//! each other, known architectures) is for `model` to check.
 //!
-//! The way of the bytes: `cursor` hands out checked fields, `decode` turns them into values, `manifest` walks the
-//! header, `layout` places the tensors. `builder` goes the other way, for tests and tools.
+//! The way of the bytes: `cursor` hands out checked fields, `decode` turns them into values,
+//! `manifest` walks the header, `layout` places the tensors. `builder` goes the other way, for
+//! tests and tools.
 #![forbid(unsafe_code)]
 
 mod builder;
@@ -35,10 +37,11 @@ pub const DEFAULT_ALIGNMENT: u64 = 32;
 /// The metadata key that sets the alignment of tensor data; its value is a u32.
 pub const ALIGNMENT_KEY: &str = "general.alignment";
 
-/// Limits that no honest file comes near. They bound the memory and the time that a hostile file can cost.
+/// Limits that no honest file comes near. They bound the memory and the time that a hostile file
+/// can cost.
 pub mod limits {
-    /// Bytes of everything before the tensor data. The largest vocabularies (262,144 tokens with their merges)
-    /// take about 16 MiB.
+    /// Bytes of everything before the tensor data. The largest vocabularies (262,144 tokens with
+    /// their merges) take about 16 MiB.
     pub const HEADER_BYTES: u64 = 64 << 20;
     /// Metadata keys. Converters write fewer than a hundred.
     pub const METADATA_KEYS: u64 = 1 << 16;

@@ -6,15 +6,19 @@ use super::cursor::{Cursor, Field};
 use super::error::quoted;
 use super::layout::{self, DataSection, TensorClaim};
 use super::metadata::wrong;
-use super::{ALIGNMENT_KEY, DEFAULT_ALIGNMENT, GgufError, Metadata, TensorInfo, Value, decode, limits};
+use super::{
+    ALIGNMENT_KEY, DEFAULT_ALIGNMENT, GgufError, Metadata, TensorInfo, Value, decode, limits,
+};
 
 /// Bytes of the smallest metadata entry: key length, one letter, value type, one byte of value.
 const LEAST_ENTRY_BYTES: u64 = 8 + 1 + 4 + 1;
 
-/// Bytes of the smallest tensor description: name length, one letter, dimension count, one dimension, type, offset.
+/// Bytes of the smallest tensor description: name length, one letter, dimension count, one
+/// dimension, type, offset.
 const LEAST_TENSOR_BYTES: u64 = 8 + 1 + 4 + 8 + 4 + 8;
 
-/// What a GGUF file holds: its metadata and where its tensors lie. A value of this type has passed all checks.
+/// What a GGUF file holds: its metadata and where its tensors lie. A value of this type has passed
+/// all checks.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Manifest {
     version: u32,
@@ -30,8 +34,8 @@ pub struct Manifest {
 impl Manifest {
     /// Reads the manifest of a whole file, mapped or in memory; touches only the header.
     ///
-    /// Never panics, whatever the bytes; memory stays within a small multiple of the header, and the header within
-    /// [`limits::HEADER_BYTES`].
+    /// Never panics, whatever the bytes; memory stays within a small multiple of the header, and
+    /// the header within [`limits::HEADER_BYTES`].
     ///
     /// # Errors
     ///
@@ -40,7 +44,8 @@ impl Manifest {
         let mut cursor = Cursor::new(bytes);
         let version = version(&mut cursor)?;
         let tensor_count = count(&mut cursor, LEAST_TENSOR_BYTES, limits::TENSORS, "tensor count")?;
-        let entry_count = count(&mut cursor, LEAST_ENTRY_BYTES, limits::METADATA_KEYS, "metadata count")?;
+        let entry_count =
+            count(&mut cursor, LEAST_ENTRY_BYTES, limits::METADATA_KEYS, "metadata count")?;
 
         let metadata = metadata(&mut cursor, entry_count)?;
         let alignment = alignment(&metadata)?;
@@ -94,9 +99,9 @@ impl Manifest {
     /// The tensor with this name.
     pub fn tensor(&self, name: &str) -> Option<&TensorInfo> {
         let at = |&index: &u32| self.tensors.get(index as usize);
-        let found = self
-            .by_name
-            .binary_search_by(|index| at(index).map_or("", |tensor| tensor.name.as_str()).cmp(name));
+        let found = self.by_name.binary_search_by(|index| {
+            at(index).map_or("", |tensor| tensor.name.as_str()).cmp(name)
+        });
         self.by_name.get(found.ok()?).and_then(at)
     }
 }
@@ -108,7 +113,8 @@ fn version(cursor: &mut Cursor<'_>) -> Result<u32, GgufError> {
     }
     match cursor.u32(Field::new("version"))? {
         version @ (2 | 3) => Ok(version),
-        // Real versions are small, so one whose low half is empty was written with the high byte first.
+        // Real versions are small, so one whose low half is empty was written with the high byte
+        // first.
         version if version != 0 && version & 0xffff == 0 => {
             Err(GgufError::BigEndian { version: version.swap_bytes() })
         }
@@ -147,8 +153,8 @@ fn metadata(cursor: &mut Cursor<'_>, entry_count: u64) -> Result<Metadata, GgufE
 fn alignment(metadata: &Metadata) -> Result<u64, GgufError> {
     let alignment = match metadata.get(ALIGNMENT_KEY) {
         None => DEFAULT_ALIGNMENT,
-        // Strict about the width, as the format is: readers that disagree about the alignment disagree about
-        // every weight.
+        // Strict about the width, as the format is: readers that disagree about the alignment
+        // disagree about every weight.
         Some(Value::U32(alignment)) => u64::from(*alignment),
         Some(other) => return Err(wrong(ALIGNMENT_KEY, "a u32", other).into()),
     };
@@ -175,7 +181,8 @@ fn tensor_claim(cursor: &mut Cursor<'_>) -> Result<TensorClaim, GgufError> {
 
 /// Indices by ascending name; refuses names that occur twice.
 fn by_name(tensors: &[TensorInfo]) -> Result<Vec<u32>, GgufError> {
-    let mut named: Vec<(&str, u32)> = tensors.iter().map(|tensor| tensor.name.as_str()).zip(0..).collect();
+    let mut named: Vec<(&str, u32)> =
+        tensors.iter().map(|tensor| tensor.name.as_str()).zip(0..).collect();
     named.sort_unstable();
     for pair in named.windows(2) {
         if let [(first, _), (second, _)] = pair

@@ -54,7 +54,9 @@ impl Metadata {
 
     /// An integer of any width that is not negative.
     pub fn u64(&self, key: &str) -> Result<Option<u64>, MetadataError> {
-        self.read(key, "an integer that is not negative", |value| u64::try_from(integer(value)?).ok())
+        self.read(key, "an integer that is not negative", |value| {
+            u64::try_from(integer(value)?).ok()
+        })
     }
 
     /// A float, rounded from f64 where the file has that; never an f64 beyond the range of f32.
@@ -100,13 +102,16 @@ impl Metadata {
         })
     }
 
-    /// An array of floats, with the ranges of [`Metadata::f32`]; borrowed when they are stored as f32.
+    /// An array of floats, with the ranges of [`Metadata::f32`]; borrowed when they are stored as
+    /// f32.
     pub fn f32s(&self, key: &str) -> Result<Option<Cow<'_, [f32]>>, MetadataError> {
         self.read(key, "an array of floats in the range of f32", |value| match value {
             Value::Array(Array::F32(numbers)) => Some(Cow::Borrowed(numbers.as_slice())),
-            Value::Array(Array::F64(numbers)) => {
-                numbers.iter().map(|&number| narrowed(number)).collect::<Option<_>>().map(Cow::Owned)
-            }
+            Value::Array(Array::F64(numbers)) => numbers
+                .iter()
+                .map(|&number| narrowed(number))
+                .collect::<Option<_>>()
+                .map(Cow::Owned),
             _ => None,
         })
     }
@@ -215,7 +220,8 @@ mod tests {
 
     #[test]
     fn integers_of_any_width_convert() {
-        for value in [Value::U8(7), Value::I8(7), Value::U16(7), Value::I16(7), Value::U32(7), Value::I32(7)]
+        for value in
+            [Value::U8(7), Value::I8(7), Value::U16(7), Value::I16(7), Value::U32(7), Value::I32(7)]
         {
             assert_eq!(metadata(value.clone()).u32("key"), Ok(Some(7)), "{value:?}");
         }
@@ -253,7 +259,9 @@ mod tests {
         ];
         let failures: Vec<_> = cases
             .iter()
-            .filter(|(error, part)| !error.as_ref().is_some_and(|error| error.to_string().contains(part)))
+            .filter(|(error, part)| {
+                !error.as_ref().is_some_and(|error| error.to_string().contains(part))
+            })
             .collect();
         assert!(failures.is_empty(), "{failures:#?}");
     }
@@ -264,6 +272,9 @@ mod tests {
         assert_eq!(empty.u32("key"), Ok(None));
         let error = empty.require_u32("key").unwrap_err();
         assert_eq!(error.found, "is missing");
-        assert!(error.to_string().contains("\"key\" must hold an integer, but is missing"), "{error}");
+        assert!(
+            error.to_string().contains("\"key\" must hold an integer, but is missing"),
+            "{error}"
+        );
     }
 }

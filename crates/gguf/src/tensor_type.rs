@@ -6,8 +6,8 @@ macro_rules! tensor_types {
     ($($(#[$doc:meta])+ $name:ident = $id:literal, $block_len:literal weights in $block_bytes:literal bytes;)+) => {
         /// How the weights of a tensor are stored, by the numbers of ggml.
         ///
-        /// A type is listed when the format has a number for it; which of them can be computed with is for the
-        /// kernels to say.
+        /// A type is listed when the format has a number for it; which of them can be computed with
+        /// is for the kernels to say.
         #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
         #[allow(non_camel_case_types)] // the field's own names
         pub enum TensorType {
@@ -20,7 +20,8 @@ macro_rules! tensor_types {
             /// Every type, by ascending number.
             pub const ALL: &[TensorType] = &[$(TensorType::$name),+];
 
-            /// The type with this number in files, or nothing when the number is unknown or was retired.
+            /// The type with this number in files, or nothing when the number is unknown or was
+            /// retired.
             pub const fn from_id(id: u32) -> Option<Self> {
                 match id {
                     $($id => Some(Self::$name),)+
@@ -133,7 +134,8 @@ tensor_types! {
 }
 
 impl TensorType {
-    /// Bytes of `weights` weights, or nothing when they are no whole number of blocks or the size passes 64 bits.
+    /// Bytes of `weights` weights, or nothing when they are no whole number of blocks or the size
+    /// passes 64 bits.
     pub const fn bytes_for(self, weights: u64) -> Option<u64> {
         if !weights.is_multiple_of(self.block_len() as u64) {
             return None;
@@ -162,7 +164,8 @@ mod tests {
         }
     }
 
-    /// Bits per weight as published with each type, an account that is independent of the block sizes above.
+    /// Bits per weight as published with each type, an account that is independent of the block
+    /// sizes above.
     #[test]
     fn sizes_give_the_published_bits_per_weight() {
         let published = [

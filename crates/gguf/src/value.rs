@@ -110,7 +110,8 @@ impl ValueType {
         }
     }
 
-    /// Bytes that a value takes in a file at the least: a string its length, an array its type and its length.
+    /// Bytes that a value takes in a file at the least: a string its length, an array its type and
+    /// its length.
     pub(super) const fn least_bytes(self) -> u64 {
         match self {
             Self::U8 | Self::I8 | Self::Bool => 1,

@@ -14,7 +14,8 @@ pub struct FormatSet {
     block256: bool,
 }
 
-/// Rows of one width, written as floats by the caller and quantised once for all products that share them.
+/// Rows of one width, written as floats by the caller and quantised once for all products that
+/// share them.
 ///
 /// Buffers grow to the largest pass and are then reused.
 #[derive(Default, Debug)]
@@ -73,7 +74,8 @@ const FILL_GRAIN: usize = 1024;
 // === impl Quantized ===
 
 impl Quantized {
-    /// Makes room for `rows` rows of `width` codes in groups of `group`, which is 32 or 256, and lends them out.
+    /// Makes room for `rows` rows of `width` codes in groups of `group`, which is 32 or 256, and
+    /// lends them out.
     fn resize(&mut self, rows: usize, width: usize, group: usize) -> QuantizedRows<'_> {
         let all = rows * width;
         self.codes.resize(all, 0);
@@ -181,8 +183,9 @@ impl Activations {
         &self.values
     }
 
-    /// Writes all rows with `write`, which is given the index of a row and its floats, and derives the integer forms in `formats`. A
-    /// width that a format's groups don't divide can't be asked for: the matrices that need the format have that width.
+    /// Writes all rows with `write`, which is given the index of a row and its floats, and derives
+    /// the integer forms in `formats`. A width that a format's groups don't divide can't be asked
+    /// for: the matrices that need the format have that width.
     pub fn fill(
         &mut self,
         pool: &mut ThreadPool,
@@ -198,7 +201,8 @@ impl Activations {
         let grain = FILL_GRAIN.div_ceil(width.max(1));
         pool.run_ranges(rows, grain, &|range| {
             for row in range {
-                // SAFETY: each row is claimed by one thread, which alone touches its values and codes.
+                // SAFETY: each row is claimed by one thread, which alone touches its values and
+                // codes.
                 let (values, first, second) = unsafe {
                     let values = values.part(row * width..(row + 1) * width);
                     (
@@ -277,7 +281,8 @@ impl Kernel for Quantize256<'_> {
             let (scale, inverse) = group_scale(values);
             scales[index] = scale;
             for sub in 0..16 {
-                let sum = round_codes(&values[sub * 16..][..16], &mut codes[sub * 16..][..16], inverse);
+                let sum =
+                    round_codes(&values[sub * 16..][..16], &mut codes[sub * 16..][..16], inverse);
                 sums16[index * 16 + sub] = sum as i16;
             }
             for sub in 0..8 {
@@ -288,15 +293,16 @@ impl Kernel for Quantize256<'_> {
     }
 }
 
-/// The scale that maps the largest magnitude to 127, and its inverse. A group with a NaN or an infinity gets a NaN scale, so that
-/// the fault shows in the logits instead of passing as a zero.
+/// The scale that maps the largest magnitude to 127, and its inverse. A group with a NaN or an
+/// infinity gets a NaN scale, so that the fault shows in the logits instead of passing as a zero.
 #[inline(always)]
 fn group_scale(values: &[f32]) -> (f32, f32) {
     let mut largest = [0.0_f32; 8];
     let mut faults = [0_u32; 8];
     for lanes in values.chunks_exact(8) {
         for lane in 0..8 {
-            largest[lane] = if lanes[lane].abs() > largest[lane] { lanes[lane].abs() } else { largest[lane] };
+            largest[lane] =
+                if lanes[lane].abs() > largest[lane] { lanes[lane].abs() } else { largest[lane] };
             faults[lane] |= if lanes[lane].is_finite() { 0 } else { u32::MAX };
         }
     }

@@ -1,4 +1,5 @@
-//! One block of each quantised type, decoded from the bytes of a GGUF file as the format defines them.
+//! One block of each quantised type, decoded from the bytes of a GGUF file as the format defines
+//! them.
 
 use half::f16;
 
@@ -103,7 +104,9 @@ pub fn decode_block256(kind: WeightType, bytes: &[u8]) -> Block256 {
         block.sub_minima[group] = minimum;
     }
     let low = if kind == WeightType::Q5_K { &bytes[48..176] } else { &bytes[16..144] };
-    for (pair, (codes, nibbles)) in block.codes.chunks_exact_mut(64).zip(low.chunks_exact(32)).enumerate() {
+    for (pair, (codes, nibbles)) in
+        block.codes.chunks_exact_mut(64).zip(low.chunks_exact(32)).enumerate()
+    {
         for (index, &byte) in nibbles.iter().enumerate() {
             codes[index] = byte & 15;
             codes[index + 32] = byte >> 4;
@@ -143,28 +146,33 @@ fn nibbles(bytes: &[u8], codes: &mut [u8; 32]) {
     }
 }
 
-/// Writes the `out.len()` weights of one row as floats. `bytes` holds the whole row as in the file, and `out.len()` is a
-/// multiple of the type's block length.
+/// Writes the `out.len()` weights of one row as floats. `bytes` holds the whole row as in the file,
+/// and `out.len()` is a multiple of the type's block length.
 pub fn dequantize_row(kind: WeightType, bytes: &[u8], out: &mut [f32]) {
     let blocks = bytes.chunks_exact(kind.block_bytes()).zip(out.chunks_exact_mut(kind.block_len()));
     let offset = code_offset(kind);
     for (bytes, out) in blocks {
         match (kind, kind.block_len()) {
-            (WeightType::F32, _) => out[0] = f32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]),
+            (WeightType::F32, _) => {
+                out[0] = f32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]])
+            }
             (WeightType::F16, _) => out[0] = half_at(bytes, 0).to_f32(),
-            (WeightType::BF16, _) => out[0] = half::bf16::from_le_bytes([bytes[0], bytes[1]]).to_f32(),
+            (WeightType::BF16, _) => {
+                out[0] = half::bf16::from_le_bytes([bytes[0], bytes[1]]).to_f32()
+            }
             (_, 32) => {
                 let block = decode_block32(kind, bytes);
                 for (value, &code) in out.iter_mut().zip(&block.codes) {
-                    *value =
-                        block.scale.to_f32() * (i32::from(code) - offset) as f32 + block.minimum.to_f32();
+                    *value = block.scale.to_f32() * (i32::from(code) - offset) as f32
+                        + block.minimum.to_f32();
                 }
             }
             _ => {
                 let block = decode_block256(kind, bytes);
                 let sub_block = if kind == WeightType::Q6_K { 16 } else { 32 };
                 for (index, value) in out.iter_mut().enumerate() {
-                    let scale = block.scale.to_f32() * f32::from(block.sub_scales[index / sub_block]);
+                    let scale =
+                        block.scale.to_f32() * f32::from(block.sub_scales[index / sub_block]);
                     let minimum = block.minimum.to_f32() * f32::from(block.sub_minima[index / 32]);
                     *value = scale * (i32::from(block.codes[index]) - offset) as f32 - minimum;
                 }

@@ -33,12 +33,15 @@ impl<'a, T> Disjoint<'a, T> {
     ///
     /// # Safety
     /// Parts that exist at the same time don't overlap.
-    #[expect(clippy::mut_from_ref, reason = "that is what it is for; the caller keeps the parts apart")]
+    #[expect(
+        clippy::mut_from_ref,
+        reason = "that is what it is for; the caller keeps the parts apart"
+    )]
     #[inline(always)]
     pub(super) unsafe fn part(&self, range: Range<usize>) -> &mut [T] {
         assert!(range.start <= range.end && range.end <= self.length, "part outside the slice");
-        // SAFETY: the range lies inside the slice, which is borrowed for as long as `self` lives, and the caller keeps
-        // the parts apart.
+        // SAFETY: the range lies inside the slice, which is borrowed for as long as `self` lives,
+        // and the caller keeps the parts apart.
         unsafe { std::slice::from_raw_parts_mut(self.start.add(range.start), range.len()) }
     }
 }

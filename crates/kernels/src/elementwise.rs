@@ -3,14 +3,14 @@
 use super::isa::Isa;
 use super::lanes::{Kernel, Lanes, PortableLanes, add, eights, eights_mut, sum_lanes};
 
-/// RMSNorm of one row: `out = input / sqrt(mean(input^2) + epsilon) * weight`. Lengths are equal and a multiple of 8.
-/// Zhang and Sennrich, "Root Mean Square Layer Normalization", 2019.
+/// RMSNorm of one row: `out = input / sqrt(mean(input^2) + epsilon) * weight`. Lengths are equal
+/// and a multiple of 8. Zhang and Sennrich, "Root Mean Square Layer Normalization", 2019.
 pub fn rms_norm(isa: Isa, input: &[f32], weight: &[f32], epsilon: f32, out: &mut [f32]) {
     isa.run(RmsNorm { input, weight, epsilon, out });
 }
 
-/// SwiGLU: `gate = gate / (1 + exp(-gate)) * up`, element by element. Lengths are equal and a multiple of 8.
-/// Shazeer, "GLU Variants Improve Transformer", 2020.
+/// SwiGLU: `gate = gate / (1 + exp(-gate)) * up`, element by element. Lengths are equal and a
+/// multiple of 8. Shazeer, "GLU Variants Improve Transformer", 2020.
 pub fn swiglu(isa: Isa, gate: &[f32], up: &[f32], out: &mut [f32]) {
     isa.run(SwiGlu { gate, up, out });
 }
@@ -35,7 +35,8 @@ pub struct RopeAngles<'a> {
     pub sines: &'a [f32],
 }
 
-/// Turns each head of `row` by `angles`. Elements of a head beyond the pairs stay as they are. Su et al., "RoFormer", 2021.
+/// Turns each head of `row` by `angles`. Elements of a head beyond the pairs stay as they are. Su
+/// et al., "RoFormer", 2021.
 pub(super) fn rope(angles: RopeAngles<'_>, row: &mut [f32], head_dim: usize) {
     let RopeAngles { pairs, cosines, sines } = angles;
     let half = cosines.len();
@@ -52,15 +53,18 @@ pub(super) fn rope(angles: RopeAngles<'_>, row: &mut [f32], head_dim: usize) {
     }
 }
 
-/// 1.5 * 2^23. A float of this size has no fraction: adding it rounds, ties to even, and leaves the integer in the low bits. (A conversion to an
-/// integer would keep compilers from working on several numbers at once.)
+/// 1.5 * 2^23. A float of this size has no fraction: adding it rounds, ties to even, and leaves the
+/// integer in the low bits. (A conversion to an integer would keep compilers from working on
+/// several numbers at once.)
 pub(super) const ROUNDER: f32 = 12_582_912.0;
 
-/// e^x to within 2 units in the last place for -87 <= x <= 88, clamped outside. Cody-Waite reduction and the Taylor
-/// polynomial of degree 7 on |r| <= ln(2) / 2, whose remainder there is below 1e-8.
+/// e^x to within 2 units in the last place for -87 <= x <= 88, clamped outside. Cody-Waite
+/// reduction and the Taylor polynomial of degree 7 on |r| <= ln(2) / 2, whose remainder there is
+/// below 1e-8.
 #[inline(always)]
 pub(super) fn exp<L: Lanes>(lanes: L, x: L::Vector) -> L::Vector {
-    // ln(2) in two parts; the high part has few bits, so that multiplying it by a small integer is exact.
+    // ln(2) in two parts; the high part has few bits, so that multiplying it by a small integer is
+    // exact.
     const LN_2_HIGH: f32 = 0.693_359_4;
     const LN_2_LOW: f32 = -2.121_944_4e-4;
     let x = lanes.clamp(x, -87.0, 88.0);
@@ -124,7 +128,9 @@ impl Kernel for SwiGlu<'_> {
     #[inline(always)]
     fn run<L: Lanes>(self, lanes: L) {
         let one = lanes.splat(1.0);
-        for ((gates, ups), out) in eights(self.gate).iter().zip(eights(self.up)).zip(eights_mut(self.out)) {
+        for ((gates, ups), out) in
+            eights(self.gate).iter().zip(eights(self.up)).zip(eights_mut(self.out))
+        {
             let gate = lanes.load(gates);
             // A NaN passes the clamp of `exp` and comes out as NaN.
             let divisor = add(lanes, one, exp(lanes, lanes.mul(gate, lanes.splat(-1.0))));
@@ -142,7 +148,10 @@ mod tests {
         for step in -87_000..=88_000 {
             let x = step as f32 / 1000.0;
             let (found, expected) = (f64::from(exp_of(x)), f64::from(x).exp());
-            assert!((found - expected).abs() <= 3e-7 * expected, "exp({x}) = {found}, not {expected}");
+            assert!(
+                (found - expected).abs() <= 3e-7 * expected,
+                "exp({x}) = {found}, not {expected}"
+            );
         }
         assert!(exp_of(f32::NAN).is_nan());
         assert!(exp_of(-1e9) > 0.0 && exp_of(1e9).is_finite());
@@ -150,7 +159,8 @@ mod tests {
 
     #[test]
     fn every_instruction_set_gives_the_same_bits() {
-        let input: Vec<f32> = (0..64).map(|index| ((index * 37 % 101) as f32 - 50.0) / 7.0).collect();
+        let input: Vec<f32> =
+            (0..64).map(|index| ((index * 37 % 101) as f32 - 50.0) / 7.0).collect();
         let weight: Vec<f32> = (0..64).map(|index| 1.0 + (index % 5) as f32 / 3.0).collect();
         let mut expected: Option<(Vec<f32>, Vec<f32>)> = None;
         for isa in Isa::available() {

@@ -37,7 +37,9 @@ impl Isa {
         #[cfg(target_arch = "x86_64")]
         {
             found.extend(super::x86::avx2::Avx2::new().map(|token| Self(Level::Avx2(token))));
-            found.extend(super::x86::avx512::Avx512Vnni::new().map(|token| Self(Level::Avx512Vnni(token))));
+            found.extend(
+                super::x86::avx512::Avx512Vnni::new().map(|token| Self(Level::Avx512Vnni(token))),
+            );
         }
         found
     }

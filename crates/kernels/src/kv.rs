@@ -1,8 +1,9 @@
 //! Keys and values of all streams, in pages.
 //!
-//! A page holds [`PAGE_POSITIONS`] positions of every layer. Keys are interleaved by eight positions
-//! (`[kv head][position / 8][dimension][position % 8]`), so that scores come out eight positions a register without a horizontal sum;
-//! values lie position by position (`[kv head][position][dimension]`).
+//! A page holds [`PAGE_POSITIONS`] positions of every layer. Keys are interleaved by eight
+//! positions (`[kv head][position / 8][dimension][position % 8]`), so that scores come out eight
+//! positions a register without a horizontal sum; values lie position by position (`[kv
+//! head][position][dimension]`).
 
 use super::attention::AttentionScratch;
 use super::disjoint::Disjoint;
@@ -11,7 +12,8 @@ use super::isa::Isa;
 use super::lanes::{Kernel, Lanes, eights, eights_mut};
 use super::pool::ThreadPool;
 
-/// Positions of a page. Small enough that short streams waste little, large enough that the page table stays short.
+/// Positions of a page. Small enough that short streams waste little, large enough that the page
+/// table stays short.
 pub const PAGE_POSITIONS: usize = 32;
 
 /// The sizes that fix the layout of a page.
@@ -114,8 +116,8 @@ impl KvStore {
         self.shape
     }
 
-    /// Turns the keys of all rows by their positions, in place, and writes keys and values, each \[rows, kv heads, head dim\], of one layer. `slot` tells where
-    /// row `i` goes.
+    /// Turns the keys of all rows by their positions, in place, and writes keys and values, each
+    /// \[rows, kv heads, head dim\], of one layer. `slot` tells where row `i` goes.
     pub fn write<'a>(
         &mut self,
         pool: &mut ThreadPool,
@@ -158,13 +160,15 @@ fn write<'a, E: KvElement>(
             for row in 0..rows {
                 let KvSlot { page, slot, angles } = slot(row);
                 assert!(slot < PAGE_POSITIONS, "slot outside the page");
-                let layer_start = page as usize * shape.page_elements() + layer * shape.layer_elements();
+                let layer_start =
+                    page as usize * shape.page_elements() + layer * shape.layer_elements();
                 let part = |head: usize| {
                     let start = layer_start + head * shape.head_elements();
                     start..start + shape.head_elements()
                 };
                 let at = row * width + head * shape.head_dim;
-                // SAFETY: these are the places of this head, which this thread alone has claimed, and keys and values lie apart.
+                // SAFETY: these are the places of this head, which this thread alone has claimed,
+                // and keys and values lie apart.
                 let (key, key_page, value_page) = unsafe {
                     let key = keys.part(at..at + shape.head_dim);
                     (key, data.part(part(head)), data.part(part(shape.kv_heads + head)))

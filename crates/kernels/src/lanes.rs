@@ -1,14 +1,16 @@
 //! Eight floats at a time: one source for every instruction set, so that all give the same bits.
 //!
-//! A [`Kernel`] is written once over [`Lanes`] and compiled for each instruction set. The order of its floating-point operations, fused
-//! multiply-adds included, is fixed by the source; no implementation may change it.
+//! A [`Kernel`] is written once over [`Lanes`] and compiled for each instruction set. The order of
+//! its floating-point operations, fused multiply-adds included, is fixed by the source; no
+//! implementation may change it.
 
 /// Code to be compiled for each instruction set.
 pub(super) trait Kernel {
     /// What it returns.
     type Output;
 
-    /// The code. Implementations are `#[inline(always)]`, so that they are compiled with the caller's instructions.
+    /// The code. Implementations are `#[inline(always)]`, so that they are compiled with the
+    /// caller's instructions.
     fn run<L: Lanes>(self, lanes: L) -> Self::Output;
 }
 

@@ -1,8 +1,10 @@
-//! The packed form of a weight matrix: tiles of sixteen output columns that a kernel reads front to back.
+//! The packed form of a weight matrix: tiles of sixteen output columns that a kernel reads front to
+//! back.
 //!
-//! A *group* is 32 inputs of the columns of a tile; its codes form eight *vectors* of 64 bytes. Byte `4 * column + i` of vector `v` belongs
-//! to input `4 * v + i`, so that one multiply-add instruction pairs four inputs, broadcast to all lanes, with sixteen columns (eight on
-//! narrower registers), and the sums come out as one column a lane. Codes are split into bit planes:
+//! A *group* is 32 inputs of the columns of a tile; its codes form eight *vectors* of 64 bytes.
+//! Byte `4 * column + i` of vector `v` belongs to input `4 * v + i`, so that one multiply-add
+//! instruction pairs four inputs, broadcast to all lanes, with sixteen columns (eight on narrower
+//! registers), and the sums come out as one column a lane. Codes are split into bit planes:
 //!
 //! | bits | planes of a group |
 //! |---|---|
@@ -11,10 +13,11 @@
 //! | 6 | the 4-bit plane, then 2 x 64 bytes whose bit pairs are bits 4 and 5 of four vectors each |
 //! | 8 | 8 x 64 bytes |
 //!
-//! Types with blocks of 32: for each group sixteen half-precision scales, sixteen minima (if the type has them), the planes.
-//! Types with blocks of 256: for each block the scales, the minima (Q4_K, Q5_K) or zeros, the sub-scales, the sub-minima, the planes of eight
-//! groups. Sub-scales lie in pairs, `[column][2]`, so that one 16-bit multiply-add applies them.
-//! Float types: for each input sixteen columns.
+//! Types with blocks of 32: for each group sixteen half-precision scales, sixteen minima (if the
+//! type has them), the planes. Types with blocks of 256: for each block the scales, the minima
+//! (Q4_K, Q5_K) or zeros, the sub-scales, the sub-minima, the planes of eight groups. Sub-scales
+//! lie in pairs, `[column][2]`, so that one 16-bit multiply-add applies them. Float types: for each
+//! input sixteen columns.
 
 use super::weight_type::WeightType;
 
@@ -37,8 +40,10 @@ pub(super) trait Layout {
 
     /// Bytes of the planes of a group.
     const PLANES: usize = Self::BITS * VECTOR;
-    /// Bytes of the scales and minima at the head of a block; in blocks of 256 a whole vector, so that no load crosses a cache line.
-    const HEAD: usize = if Self::MINIMA || Self::KIND.block_len() == 256 { 4 * COLUMNS } else { 2 * COLUMNS };
+    /// Bytes of the scales and minima at the head of a block; in blocks of 256 a whole vector, so
+    /// that no load crosses a cache line.
+    const HEAD: usize =
+        if Self::MINIMA || Self::KIND.block_len() == 256 { 4 * COLUMNS } else { 2 * COLUMNS };
 }
 
 macro_rules! layouts {

@@ -1,7 +1,8 @@
 //! The kernels: all arithmetic on weights and activations, and the only `unsafe` of the crate.
 //!
-//! Every kernel is *row-invariant*: row `i` of a call over many rows has the same bits as a call over that row alone, on
-//! any number of threads. That is what makes greedy speculation lossless, and `tests/row_invariance.rs` checks it.
+//! Every kernel is *row-invariant*: row `i` of a call over many rows has the same bits as a call
+//! over that row alone, on any number of threads. That is what makes greedy speculation lossless,
+//! and `tests/row_invariance.rs` checks it.
 
 #![allow(unsafe_code)]
 #![deny(unsafe_op_in_unsafe_fn)]

@@ -18,14 +18,16 @@ pub fn scan_logits(isa: Isa, logits: &[f32]) -> LogitScan {
     isa.run(Scan(logits))
 }
 
-/// The sum of `exp(logit - peak)` over a row, added in a fixed order; relative error below 1e-6. `peak` is the row's maximum.
-/// Entries more than 87 below the peak count as e^-87.
+/// The sum of `exp(logit - peak)` over a row, added in a fixed order; relative error below 1e-6.
+/// `peak` is the row's maximum. Entries more than 87 below the peak count as e^-87.
 pub fn exp_total(isa: Isa, logits: &[f32], peak: f32) -> f64 {
     isa.run(ExpTotal { logits, peak })
 }
 
-/// Replaces each logit of a row by the exponential of the quotient `(logit - peak) / temperature`, relative error below 3e-7, or by 0 where that is below e^-87; returns the
-/// sum, added in a fixed order. `peak` is the row's maximum, finite, so that it becomes 1; `temperature` is above 0, and no logit is NaN.
+/// Replaces each logit of a row by the exponential of the quotient `(logit - peak) / temperature`,
+/// relative error below 3e-7, or by 0 where that is below e^-87; returns the sum, added in a fixed
+/// order. `peak` is the row's maximum, finite, so that it becomes 1; `temperature` is above 0, and
+/// no logit is NaN.
 pub fn softmax_weights(isa: Isa, row: &mut [f32], peak: f32, temperature: f32) -> f64 {
     isa.run(Weights { row, peak, temperature })
 }
@@ -38,7 +40,8 @@ impl Kernel for Scan<'_> {
     #[inline(always)]
     fn run<L: Lanes>(self, _: L) -> LogitScan {
         let mut maxima = [f32::NEG_INFINITY; 32];
-        // All bits set where a NaN was seen: a mask the width of a logit keeps the loop in vector registers.
+        // All bits set where a NaN was seen: a mask the width of a logit keeps the loop in vector
+        // registers.
         let mut not_numbers = [0_u32; 32];
         let (blocks, rest) = self.0.as_chunks::<32>();
         for block in blocks {
@@ -48,8 +51,10 @@ impl Kernel for Scan<'_> {
                 not_numbers[lane] |= if logit.is_nan() { u32::MAX } else { 0 };
             }
         }
-        let maximum = maxima.iter().chain(rest).fold(f32::NEG_INFINITY, |a, &b| if b > a { b } else { a });
-        let has_nan = not_numbers.iter().any(|&mask| mask != 0) || rest.iter().any(|logit| logit.is_nan());
+        let maximum =
+            maxima.iter().chain(rest).fold(f32::NEG_INFINITY, |a, &b| if b > a { b } else { a });
+        let has_nan =
+            not_numbers.iter().any(|&mask| mask != 0) || rest.iter().any(|logit| logit.is_nan());
         LogitScan { maximum, has_nan }
     }
 }
@@ -65,7 +70,8 @@ impl Kernel for ExpTotal<'_> {
     #[inline(always)]
     fn run<L: Lanes>(self, lanes: L) -> f64 {
         let shift = lanes.splat(-self.peak);
-        // Sums of 4,096 terms in single precision, then in double: each partial sum rounds at most 512 times a lane.
+        // Sums of 4,096 terms in single precision, then in double: each partial sum rounds at most
+        // 512 times a lane.
         let mut total = 0.0;
         for part in self.logits.chunks(4096) {
             let mut sums = lanes.splat(0.0);
@@ -139,7 +145,10 @@ mod tests {
             for isa in Isa::available() {
                 assert_eq!(scan_logits(isa, &logits), LogitScan { maximum: peak, has_nan: false });
                 let found = exp_total(isa, &logits, peak);
-                assert!((found - expected).abs() < 1e-6 * expected, "{length}: {found}, not {expected}");
+                assert!(
+                    (found - expected).abs() < 1e-6 * expected,
+                    "{length}: {found}, not {expected}"
+                );
                 assert_eq!(found.to_bits(), exp_total(Isa::portable(), &logits, peak).to_bits());
             }
             let mut broken = logits.clone();
@@ -169,7 +178,10 @@ mod tests {
                 for (&weight, &logit) in row.iter().zip(&logits) {
                     let exponent = f64::from((logit - peak) / temperature);
                     let expected = if exponent < -87.0 { 0.0 } else { exponent.exp() };
-                    assert!((f64::from(weight) - expected).abs() <= 3e-7 * expected, "{logit}: {weight}");
+                    assert!(
+                        (f64::from(weight) - expected).abs() <= 3e-7 * expected,
+                        "{logit}: {weight}"
+                    );
                     sum += f64::from(weight);
                 }
                 assert!((total - sum).abs() < 1e-12 * sum && row.contains(&1.0));

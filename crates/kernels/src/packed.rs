@@ -4,7 +4,8 @@ use super::blocks::{Block32, Block256, decode_block32, decode_block256};
 use super::layout::{COLUMNS, Layout, SUB_SCALES, VECTOR, for_layout, tile_bytes};
 use super::weight_type::WeightType;
 
-/// A matrix of `outputs` x `width` weights in tiles of sixteen outputs; the last tile is padded with zeros.
+/// A matrix of `outputs` x `width` weights in tiles of sixteen outputs; the last tile is padded
+/// with zeros.
 pub struct PackedMatrix {
     kind: WeightType,
     outputs: usize,
@@ -59,7 +60,8 @@ pub enum PackError {
 // === impl PackedMatrix ===
 
 impl PackedMatrix {
-    /// Packs `bytes`, the `outputs` rows of `width` weights as they lie in the file, on `threads` threads.
+    /// Packs `bytes`, the `outputs` rows of `width` weights as they lie in the file, on `threads`
+    /// threads.
     pub fn pack(
         kind: WeightType,
         outputs: usize,
@@ -86,7 +88,8 @@ impl PackedMatrix {
                 .zip(bytes.chunks(tiles_per_thread * COLUMNS * row_bytes));
             for (tiles, rows) in parts {
                 scope.spawn(move || {
-                    let each = tiles.chunks_exact_mut(tile_bytes).zip(rows.chunks(COLUMNS * row_bytes));
+                    let each =
+                        tiles.chunks_exact_mut(tile_bytes).zip(rows.chunks(COLUMNS * row_bytes));
                     for (tile, rows) in each {
                         pack_tile(kind, rows, row_bytes, tile);
                     }
@@ -99,7 +102,8 @@ impl PackedMatrix {
     /// Output columns of a tile.
     pub const COLUMNS_PER_TILE: usize = COLUMNS;
 
-    /// Bytes in memory of `outputs` columns of `width` inputs; `width` is a multiple of [`WeightType::block_len`].
+    /// Bytes in memory of `outputs` columns of `width` inputs; `width` is a multiple of
+    /// [`WeightType::block_len`].
     pub fn packed_bytes(kind: WeightType, outputs: usize, width: usize) -> usize {
         outputs.div_ceil(COLUMNS) * tile_bytes(kind, width)
     }
@@ -142,7 +146,11 @@ impl<'a> Tile<'a> {
     pub(super) fn new(matrix: &'a PackedMatrix, index: usize, next: Option<&[u8]>) -> Self {
         let weights = matrix.tile(index);
         let next = next.unwrap_or(weights);
-        Self { matrix, weights, gap: next.as_ptr().addr().wrapping_sub(weights.as_ptr_range().end.addr()) }
+        Self {
+            matrix,
+            weights,
+            gap: next.as_ptr().addr().wrapping_sub(weights.as_ptr_range().end.addr()),
+        }
     }
 
     pub(super) fn matrix(self) -> &'a PackedMatrix {
@@ -153,7 +161,8 @@ impl<'a> Tile<'a> {
         self.weights
     }
 
-    /// The address so many bytes after `offset`, were the next tile right behind this one. To be prefetched only.
+    /// The address so many bytes after `offset`, were the next tile right behind this one. To be
+    /// prefetched only.
     #[inline(always)]
     pub(super) fn ahead(self, offset: usize, bytes: usize) -> *const u8 {
         let gap = if offset + bytes < self.weights.len() { 0 } else { self.gap };
@@ -185,7 +194,8 @@ fn pack_blocks32<L: Layout>(rows: &[&[u8]], tile: &mut [u8]) {
     let block_bytes = L::KIND.block_bytes();
     for (index, packed) in tile.chunks_exact_mut(L::HEAD + L::PLANES).enumerate() {
         for (column, row) in rows.iter().enumerate() {
-            let block: Block32 = decode_block32(L::KIND, &row[index * block_bytes..][..block_bytes]);
+            let block: Block32 =
+                decode_block32(L::KIND, &row[index * block_bytes..][..block_bytes]);
             packed[2 * column..][..2].copy_from_slice(&block.scale.to_le_bytes());
             if L::MINIMA {
                 packed[2 * (COLUMNS + column)..][..2].copy_from_slice(&block.minimum.to_le_bytes());
@@ -199,14 +209,16 @@ fn pack_blocks256<L: Layout>(rows: &[&[u8]], tile: &mut [u8]) {
     let block_bytes = L::KIND.block_bytes();
     for (index, packed) in tile.chunks_exact_mut(L::HEAD + SUB_SCALES + 8 * L::PLANES).enumerate() {
         for (column, row) in rows.iter().enumerate() {
-            let block: Block256 = decode_block256(L::KIND, &row[index * block_bytes..][..block_bytes]);
+            let block: Block256 =
+                decode_block256(L::KIND, &row[index * block_bytes..][..block_bytes]);
             packed[2 * column..][..2].copy_from_slice(&block.scale.to_le_bytes());
             if L::MINIMA {
                 packed[2 * (COLUMNS + column)..][..2].copy_from_slice(&block.minimum.to_le_bytes());
             }
             let (head, planes) = packed.split_at_mut(L::HEAD + SUB_SCALES);
             let sub = &mut head[L::HEAD..];
-            // Pairs of sub-blocks: Q4_K and Q5_K have 4 pairs of scales, then 4 pairs of minima; Q6_K 8 pairs of scales.
+            // Pairs of sub-blocks: Q4_K and Q5_K have 4 pairs of scales, then 4 pairs of minima;
+            // Q6_K 8 pairs of scales.
             for sub_block in 0..16 {
                 let value = match (L::MINIMA, sub_block) {
                     (true, 8..) => block.sub_minima[sub_block - 8],
@@ -214,7 +226,9 @@ fn pack_blocks256<L: Layout>(rows: &[&[u8]], tile: &mut [u8]) {
                 };
                 sub[2 * (sub_block / 2 * COLUMNS + column) + sub_block % 2] = value;
             }
-            for (codes, planes) in block.codes.as_chunks().0.iter().zip(planes.chunks_exact_mut(L::PLANES)) {
+            for (codes, planes) in
+                block.codes.as_chunks().0.iter().zip(planes.chunks_exact_mut(L::PLANES))
+            {
                 pack_codes::<L>(codes, column, planes);
             }
         }

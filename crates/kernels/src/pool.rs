@@ -1,9 +1,11 @@
-//! A small persistent thread pool: fork, share chunks, join, without a system call while it is warm.
+//! A small persistent thread pool: fork, share chunks, join, without a system call while it is
+//! warm.
 //!
-//! One decode step forks some two hundred times, so a fork-join must cost about a microsecond. Workers spin on one word for
-//! a while after each job and then park. Items are claimed range by range: a worker that the system descheduled delays
-//! its own range only, and a worker that has not woken up yet is not waited for. Ranges shrink towards the end, so that all
-//! threads finish at about the same time (guided self-scheduling: Polychronopoulos and Kuck, 1987).
+//! One decode step forks some two hundred times, so a fork-join must cost about a microsecond.
+//! Workers spin on one word for a while after each job and then park. Items are claimed range by
+//! range: a worker that the system descheduled delays its own range only, and a worker that has not
+//! woken up yet is not waited for. Ranges shrink towards the end, so that all threads finish at
+//! about the same time (guided self-scheduling: Polychronopoulos and Kuck, 1987).
 
 use std::cell::UnsafeCell;
 use std::ops::Range;
@@ -11,8 +13,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::thread::{JoinHandle, Thread};
 
-/// Spins before a worker parks: 20,000 pauses of about 40 cycles are some 300 microseconds, longer than the serial part
-/// between two jobs of a step, shorter than a person notices on an idle machine.
+/// Spins before a worker parks: 20,000 pauses of about 40 cycles are some 300 microseconds, longer
+/// than the serial part between two jobs of a step, shorter than a person notices on an idle
+/// machine.
 const SPINS_BEFORE_PARK: u32 = 20_000;
 
 /// Runs closures over ranges of items on a fixed set of threads, the caller's included.
@@ -39,7 +42,8 @@ struct Shared {
     stop: AtomicBool,
 }
 
-/// A word with cache lines of its own, two since they are fetched in pairs: who waits for it does not slow down who changes another.
+/// A word with cache lines of its own, two since they are fetched in pairs: who waits for it does
+/// not slow down who changes another.
 #[repr(align(128))]
 #[derive(Default)]
 struct Line<T>(T);
@@ -60,11 +64,13 @@ struct Share {
     threads: usize,
 }
 
-// SAFETY: `job` is written only by the thread that holds `&mut ThreadPool` while `generation` is even and `inside` is
-// zero, and read only by workers that counted themselves into `inside` and then saw an odd generation; the
-// sequentially consistent order of those two words excludes both at once (see `run` and `work`).
+// SAFETY: `job` is written only by the thread that holds `&mut ThreadPool` while `generation` is
+// even and `inside` is zero, and read only by workers that counted themselves into `inside` and
+// then saw an odd generation; the sequentially consistent order of those two words excludes both at
+// once (see `run` and `work`).
 unsafe impl Sync for Shared {}
-// SAFETY: the pointer in `job` refers to a `Sync` closure that outlives the job, so any thread may call it.
+// SAFETY: the pointer in `job` refers to a `Sync` closure that outlives the job, so any thread may
+// call it.
 unsafe impl Send for Shared {}
 
 // === impl Line ===
@@ -80,7 +86,8 @@ impl<T> std::ops::Deref for Line<T> {
 // === impl ThreadPool ===
 
 impl ThreadPool {
-    /// Starts `threads - 1` workers; the caller of [`ThreadPool::run`] is the last one. `threads` is at least 1.
+    /// Starts `threads - 1` workers; the caller of [`ThreadPool::run`] is the last one. `threads`
+    /// is at least 1.
     pub fn new(threads: usize) -> Self {
         let shared = Arc::new(Shared {
             generation: Line::default(),
@@ -114,7 +121,8 @@ impl ThreadPool {
         self.handles.len() + 1
     }
 
-    /// Calls `body` once for each item in `0..items`, in no particular order or place, and returns when all are done.
+    /// Calls `body` once for each item in `0..items`, in no particular order or place, and returns
+    /// when all are done.
     ///
     /// # Panics
     /// If a call panicked.
@@ -122,7 +130,8 @@ impl ThreadPool {
         self.run_ranges(items, 1, &|range| range.for_each(body));
     }
 
-    /// Splits `0..items` into ranges of at least `grain` items, several for each thread, and runs `body` on each.
+    /// Splits `0..items` into ranges of at least `grain` items, several for each thread, and runs
+    /// `body` on each.
     ///
     /// # Panics
     /// If a call panicked.
@@ -130,8 +139,9 @@ impl ThreadPool {
         self.run_ranges_numbered(items, grain, &|_, range| body(range));
     }
 
-    /// [`ThreadPool::run_ranges`] whose `body` is also told which thread runs it: a number below [`ThreadPool::threads`]. No two calls with the
-    /// same number overlap, so that threads can have scratch memory of their own.
+    /// [`ThreadPool::run_ranges`] whose `body` is also told which thread runs it: a number below
+    /// [`ThreadPool::threads`]. No two calls with the same number overlap, so that threads can have
+    /// scratch memory of their own.
     #[expect(clippy::panic, reason = "a panic of an item goes on in the caller, which isolates it")]
     pub fn run_ranges_numbered(
         &mut self,
@@ -147,12 +157,14 @@ impl ThreadPool {
             return;
         }
         let shared = &*self.shared;
-        // SAFETY: only the lifetime is erased. The pointer is dereferenced by workers inside the job only, and
-        // closing it below waits until none is, before `body` can go out of scope, even when an item panics.
+        // SAFETY: only the lifetime is erased. The pointer is dereferenced by workers inside the
+        // job only, and closing it below waits until none is, before `body` can go out of scope,
+        // even when an item panics.
         let run: *const (dyn Fn(usize, Range<usize>) + Sync) =
             unsafe { std::mem::transmute(std::ptr::from_ref(body)) };
-        // SAFETY: `&mut self` excludes another run; the last one left `generation` even and `inside` zero, and a
-        // worker that enters late sees the even generation and leaves without looking at the job.
+        // SAFETY: `&mut self` excludes another run; the last one left `generation` even and
+        // `inside` zero, and a worker that enters late sees the even generation and leaves without
+        // looking at the job.
         unsafe { *shared.job.get() = Some(Job { run, share }) };
         shared.next.store(0, Ordering::Relaxed);
         shared.panicked.store(false, Ordering::Relaxed);
@@ -181,7 +193,8 @@ impl Drop for ThreadPool {
     }
 }
 
-/// Closes the job when dropped: after that all that workers claimed is finished, and none holds the closure.
+/// Closes the job when dropped: after that all that workers claimed is finished, and none holds the
+/// closure.
 struct OpenJob<'a> {
     shared: &'a Shared,
 }
@@ -200,7 +213,8 @@ impl Drop for OpenJob<'_> {
 // === impl Share ===
 
 impl Share {
-    /// The range that is claimed when `start` items are: half of a thread's fair share of what is left.
+    /// The range that is claimed when `start` items are: half of a thread's fair share of what is
+    /// left.
     fn range(self, start: usize) -> Option<Range<usize>> {
         let left = self.items.checked_sub(start).filter(|&left| left > 0)?;
         let items = left.div_ceil(2 * self.threads).max(self.grain).min(left);
@@ -234,7 +248,9 @@ fn work(shared: &Shared, number: usize) {
         } else {
             shared.parked.fetch_add(1, Ordering::SeqCst);
             // A job opened before the line above may not have seen us parked: look once more.
-            if shared.generation.load(Ordering::SeqCst) == generation && !shared.stop.load(Ordering::SeqCst) {
+            if shared.generation.load(Ordering::SeqCst) == generation
+                && !shared.stop.load(Ordering::SeqCst)
+            {
                 std::thread::park();
             }
             shared.parked.fetch_sub(1, Ordering::SeqCst);
@@ -246,8 +262,9 @@ fn work(shared: &Shared, number: usize) {
 fn enter(shared: &Shared, generation: u64, number: usize) {
     shared.inside.fetch_add(1, Ordering::SeqCst);
     if shared.generation.load(Ordering::SeqCst) == generation {
-        // SAFETY: this thread counted itself in and then saw the job still open, so whoever closes it has yet to pass the wait for
-        // `inside`: the job and its closure stay alive and unchanged until we count ourselves out.
+        // SAFETY: this thread counted itself in and then saw the job still open, so whoever closes
+        // it has yet to pass the wait for `inside`: the job and its closure stay alive and
+        // unchanged until we count ourselves out.
         let job = unsafe { *shared.job.get() };
         if let Some(job) = job {
             // SAFETY: as above.
@@ -273,7 +290,8 @@ mod tests {
             let mut pool = ThreadPool::new(threads);
             for items in [0, 1, 2, 7, 64] {
                 for _ in 0..200 {
-                    let counts: Vec<AtomicUsize> = (0..items).map(|_| AtomicUsize::new(0)).collect();
+                    let counts: Vec<AtomicUsize> =
+                        (0..items).map(|_| AtomicUsize::new(0)).collect();
                     pool.run(items, &|index| {
                         counts[index].fetch_add(1, Ordering::Relaxed);
                     });
@@ -302,7 +320,10 @@ mod tests {
             let busy: Vec<AtomicBool> = (0..threads).map(|_| AtomicBool::new(false)).collect();
             for _ in 0..200 {
                 pool.run_ranges_numbered(64, 1, &|thread, range| {
-                    assert!(!busy[thread].swap(true, Ordering::SeqCst), "two calls with number {thread}");
+                    assert!(
+                        !busy[thread].swap(true, Ordering::SeqCst),
+                        "two calls with number {thread}"
+                    );
                     std::hint::black_box(range.sum::<usize>());
                     busy[thread].store(false, Ordering::SeqCst);
                 });

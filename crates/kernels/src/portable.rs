@@ -1,4 +1,5 @@
-//! The tile kernel in plain Rust: the oracle that the others must equal bit for bit, and the fallback for other CPUs.
+//! The tile kernel in plain Rust: the oracle that the others must equal bit for bit, and the
+//! fallback for other CPUs.
 
 use half::{bf16, f16};
 
@@ -22,10 +23,12 @@ fn half_at(bytes: &[u8], index: usize) -> f32 {
     f16::from_le_bytes([bytes[2 * index], bytes[2 * index + 1]]).to_f32()
 }
 
-/// Two chains, even and odd inputs, as the vector kernels keep them to hide the latency of the multiply-add.
+/// Two chains, even and odd inputs, as the vector kernels keep them to hide the latency of the
+/// multiply-add.
 fn floats(kind: WeightType, bytes: &[u8], input: &[f32]) -> [f32; COLUMNS] {
     let mut sums = [[0.0_f32; COLUMNS]; 2];
-    for (index, (weights, &value)) in bytes.chunks_exact(COLUMNS * kind.block_bytes()).zip(input).enumerate()
+    for (index, (weights, &value)) in
+        bytes.chunks_exact(COLUMNS * kind.block_bytes()).zip(input).enumerate()
     {
         for (column, sum) in sums[index % 2].iter_mut().enumerate() {
             let weight = match kind {
@@ -68,10 +71,12 @@ fn blocks32<L: Layout>(tile: &[u8], inputs: &Activations, row: usize) -> [f32; C
         let at = row * groups + group;
         let codes = &quantized.codes[at * 32..][..32];
         for (column, sum) in sums.iter_mut().enumerate() {
-            let total = dot::<L>(&block[L::HEAD..], column, codes, 0) - L::OFFSET * quantized.sums[at];
+            let total =
+                dot::<L>(&block[L::HEAD..], column, codes, 0) - L::OFFSET * quantized.sums[at];
             *sum = (total as f32 * half_at(block, column)).mul_add(quantized.scales[at], *sum);
             if L::MINIMA {
-                *sum = half_at(&block[2 * COLUMNS..], column).mul_add(quantized.scaled_sums[at], *sum);
+                *sum =
+                    half_at(&block[2 * COLUMNS..], column).mul_add(quantized.scaled_sums[at], *sum);
             }
         }
     }
@@ -88,16 +93,21 @@ fn blocks256<L: Layout>(tile: &[u8], inputs: &Activations, row: usize) -> [f32; 
         let scale = quantized.scales[at];
         let (head, planes) = block.split_at(L::HEAD + SUB_SCALES);
         let sub = &head[L::HEAD..];
-        let sub_value =
-            |column: usize, sub_block: usize| sub[2 * (sub_block / 2 * COLUMNS + column) + sub_block % 2];
+        let sub_value = |column: usize, sub_block: usize| {
+            sub[2 * (sub_block / 2 * COLUMNS + column) + sub_block % 2]
+        };
         for (column, sum) in sums.iter_mut().enumerate() {
             let mut total = 0;
             let mut correction = 0;
             for sub_block in 0..16 {
                 let group = sub_block / 2;
                 let first = sub_block % 2 * 16;
-                let part =
-                    dot::<L>(&planes[group * L::PLANES..], column, &codes[group * 32 + first..][..16], first);
+                let part = dot::<L>(
+                    &planes[group * L::PLANES..],
+                    column,
+                    &codes[group * 32 + first..][..16],
+                    first,
+                );
                 if L::MINIMA {
                     total += part * i32::from(sub_value(column, group));
                 } else {
@@ -113,9 +123,11 @@ fn blocks256<L: Layout>(tile: &[u8], inputs: &Activations, row: usize) -> [f32; 
                     correction += i32::from(sub_value(column, 8 + group)) * sum32;
                 }
                 *sum = (total as f32 * weight_scale).mul_add(scale, *sum);
-                *sum = (correction as f32 * half_at(&block[2 * COLUMNS..], column)).mul_add(-scale, *sum);
+                *sum = (correction as f32 * half_at(&block[2 * COLUMNS..], column))
+                    .mul_add(-scale, *sum);
             } else {
-                *sum = ((total - L::OFFSET * correction) as f32 * weight_scale).mul_add(scale, *sum);
+                *sum =
+                    ((total - L::OFFSET * correction) as f32 * weight_scale).mul_add(scale, *sum);
             }
         }
     }

@@ -13,11 +13,13 @@ use super::portable;
 /// Activation rows whose outputs of a tile are gathered before they are written.
 const ROW_BLOCK: usize = 8;
 
-/// One product of a call: `result[row, column] = sum of inputs[row, i] * matrix[column, i] + bias[column]`.
+/// One product of a call: `result[row, column] = sum of inputs[row, i] * matrix[column, i] +
+/// bias[column]`.
 pub struct Product<'a> {
     /// The weights.
     pub matrix: &'a PackedMatrix,
-    /// The tiles of [`COLUMNS`] outputs to compute, which are then the columns of the result; `None` computes all.
+    /// The tiles of [`COLUMNS`] outputs to compute, which are then the columns of the result;
+    /// `None` computes all.
     pub tiles: Option<&'a [u32]>,
     /// The input rows that take part.
     pub rows: Range<usize>,
@@ -68,25 +70,35 @@ impl<'a> Product<'a> {
 
     fn check(&self, inputs: &Activations) {
         assert_eq!(self.matrix.width(), inputs.width(), "matrix and input widths differ");
-        assert!(self.rows.start <= self.rows.end && self.rows.end <= inputs.rows(), "rows outside the input");
+        assert!(
+            self.rows.start <= self.rows.end && self.rows.end <= inputs.rows(),
+            "rows outside the input"
+        );
         let format = self.matrix.kind().activation_format();
-        assert!(self.rows.is_empty() || inputs.has(format), "the input is not quantised for the matrix");
+        assert!(
+            self.rows.is_empty() || inputs.has(format),
+            "the input is not quantised for the matrix"
+        );
         let columns = self.columns();
         assert!(self.bias.is_none_or(|bias| bias.len() == columns), "bias length");
         match &self.out {
             Out::Write(out) => assert_eq!(out.len(), self.rows.len() * columns, "output length"),
             Out::Add { target, rows } => {
                 assert_eq!(rows.len(), self.rows.len(), "target rows");
-                assert!(rows.iter().all(|row| (row + 1) * columns <= target.len()), "row outside the target");
+                assert!(
+                    rows.iter().all(|row| (row + 1) * columns <= target.len()),
+                    "row outside the target"
+                );
             }
         }
     }
 }
 
-/// Runs the products, which share an input, in one fork-join. Row `i` of a result has the same bits whatever other rows and
-/// products take part, on any number of threads and any instruction set.
+/// Runs the products, which share an input, in one fork-join. Row `i` of a result has the same bits
+/// whatever other rows and products take part, on any number of threads and any instruction set.
 ///
-/// `then` is the matrix that will be read next: who computes the last tile asks for its first weights.
+/// `then` is the matrix that will be read next: who computes the last tile asks for its first
+/// weights.
 ///
 /// `inputs` must hold the integer forms that the matrices need ([`Activations::quantize`]).
 ///
@@ -112,17 +124,28 @@ pub fn multiply<const N: usize>(
         };
         let first_tile = total;
         total += tiles;
-        Job { matrix, tiles: chosen, rows, bias, out: Disjoint::new(out), add_to, columns, first_tile }
+        Job {
+            matrix,
+            tiles: chosen,
+            rows,
+            bias,
+            out: Disjoint::new(out),
+            add_to,
+            columns,
+            first_tile,
+        }
     });
     let jobs = &jobs;
     // The last that starts here or before; one without tiles starts where its successor does.
-    let find = |tile: usize| jobs.iter().rfind(|job| job.first_tile <= tile).filter(|_| tile < total);
+    let find =
+        |tile: usize| jobs.iter().rfind(|job| job.first_tile <= tile).filter(|_| tile < total);
     pool.run_ranges(total, 1, &|range| {
         let mut block = [[0.0; COLUMNS]; ROW_BLOCK];
         for tile in range {
             let Some(job) = find(tile) else { return };
             let index = tile - job.first_tile;
-            let next = find(tile + 1).map(|job| job.matrix.tile(job.tile(tile + 1 - job.first_tile)));
+            let next =
+                find(tile + 1).map(|job| job.matrix.tile(job.tile(tile + 1 - job.first_tile)));
             let tile = Tile::new(job.matrix, job.tile(index), next.or(then));
             job.run(isa, inputs, index, tile, &mut block);
         }
@@ -161,7 +184,9 @@ impl Job<'_> {
                 // SAFETY: these columns belong to this tile, which this thread alone has claimed.
                 let out = unsafe { self.out.part(at..at + columns) };
                 match (self.add_to, <&mut [f32; COLUMNS]>::try_from(&mut *out)) {
-                    (Some(_), _) => out.iter_mut().zip(values).for_each(|(out, value)| *out += *value),
+                    (Some(_), _) => {
+                        out.iter_mut().zip(values).for_each(|(out, value)| *out += *value)
+                    }
                     (None, Ok(out)) => *out = *values,
                     (None, Err(_)) => out.copy_from_slice(&values[..columns]),
                 }
@@ -170,7 +195,13 @@ impl Job<'_> {
     }
 }
 
-fn tile_rows(isa: Isa, tile: Tile<'_>, inputs: &Activations, row: usize, out: &mut [[f32; COLUMNS]]) {
+fn tile_rows(
+    isa: Isa,
+    tile: Tile<'_>,
+    inputs: &Activations,
+    row: usize,
+    out: &mut [[f32; COLUMNS]],
+) {
     match isa.level() {
         Level::Portable => {
             for (index, values) in out.iter_mut().enumerate() {

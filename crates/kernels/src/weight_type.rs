@@ -74,7 +74,8 @@ impl WeightType {
         }
     }
 
-    /// Bytes of a row of `width` weights in the file; `width` is a multiple of [`WeightType::block_len`].
+    /// Bytes of a row of `width` weights in the file; `width` is a multiple of
+    /// [`WeightType::block_len`].
     pub fn row_bytes(self, width: usize) -> usize {
         width / self.block_len() * self.block_bytes()
     }

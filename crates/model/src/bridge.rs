@@ -7,8 +7,9 @@ use sha2::{Digest, Sha256};
 
 use skipstone_kernels::{PackedMatrix, WeightType};
 
-/// `x -> x + bias + up (down [x, f])`, applied before sublayer `span.start` in place of the sublayers of `span`; f is the feature of the position
-/// before (see [`super::ModelConfig::feature_sublayer`]).
+/// `x -> x + bias + up (down [x, f])`, applied before sublayer `span.start` in place of the
+/// sublayers of `span`; f is the feature of the position before (see
+/// [`super::ModelConfig::feature_sublayer`]).
 pub struct Bridge {
     span: Range<usize>,
     bias: Vec<f32>,
@@ -50,8 +51,9 @@ pub enum BridgeError {
 // === impl Bridge ===
 
 impl Bridge {
-    /// Builds a bridge over `span` for hidden states of `hidden` numbers. `bias` is \[hidden\], `down` \[rank, 2 hidden\], `up` \[hidden, rank\], both
-    /// empty for rank 0. The maps are kept in half precision.
+    /// Builds a bridge over `span` for hidden states of `hidden` numbers. `bias` is \[hidden\],
+    /// `down` \[rank, 2 hidden\], `up` \[hidden, rank\], both empty for rank 0. The maps are kept
+    /// in half precision.
     pub fn new(
         span: Range<usize>,
         hidden: usize,
@@ -79,7 +81,8 @@ impl Bridge {
         let pack = |outputs: usize, width: usize, numbers: &[f32]| {
             let bytes: Vec<u8> =
                 numbers.iter().flat_map(|&number| f16::from_f32(number).to_le_bytes()).collect();
-            PackedMatrix::pack(WeightType::F16, outputs, width, &bytes, 1).map_err(|_| shape.clone())
+            PackedMatrix::pack(WeightType::F16, outputs, width, &bytes, 1)
+                .map_err(|_| shape.clone())
         };
         let maps = match rank {
             0 => None,
@@ -146,6 +149,10 @@ mod tests {
             assert_eq!(found, Err(BridgeError::Shape { hidden: 8, bias, down, up }));
         }
         assert_eq!(build(2..6, 8, &[f32::NAN; 16], &[0.0; 8]), Err(BridgeError::NotFinite));
-        assert_eq!(build(2..6, 8, &[1e9; 16], &[0.0; 8]), Err(BridgeError::NotFinite), "overflows a half");
+        assert_eq!(
+            build(2..6, 8, &[1e9; 16], &[0.0; 8]),
+            Err(BridgeError::NotFinite),
+            "overflows a half"
+        );
     }
 }

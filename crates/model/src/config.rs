@@ -90,7 +90,9 @@ pub enum ModelError {
         expected: Vec<u64>,
     },
     /// A tensor's type has no kernel.
-    #[error("tensor {name} is stored as {kind}, which has no kernel; convert the file to one of {supported}")]
+    #[error(
+        "tensor {name} is stored as {kind}, which has no kernel; convert the file to one of {supported}"
+    )]
     WeightType {
         /// The tensor.
         name: String,
@@ -112,7 +114,8 @@ pub enum ModelError {
 // === impl ModelError ===
 
 impl ModelError {
-    /// Whether the file may be sound, and only of a kind that the native engine does not run, but another may.
+    /// Whether the file may be sound, and only of a kind that the native engine does not run, but
+    /// another may.
     pub fn is_unsupported(&self) -> bool {
         matches!(self, Self::Architecture { .. } | Self::WeightType { .. })
     }
@@ -133,7 +136,8 @@ impl ModelConfig {
         let hidden = sizes.multiple_of_8("embedding_length")?;
         let feed_forward = sizes.multiple_of_8("feed_forward_length")?;
         let query_heads = sizes.required("attention.head_count", 1..=4096)?;
-        let kv_heads = sizes.optional("attention.head_count_kv", 1..=query_heads)?.unwrap_or(query_heads);
+        let kv_heads =
+            sizes.optional("attention.head_count_kv", 1..=query_heads)?.unwrap_or(query_heads);
         if !query_heads.is_multiple_of(kv_heads) {
             return Err(sizes.error(
                 "attention.head_count_kv",
@@ -141,11 +145,19 @@ impl ModelConfig {
                 format!("must divide the {query_heads} query heads"),
             ));
         }
-        let head_dim = sizes.optional("attention.key_length", 8..=1024)?.unwrap_or(hidden / query_heads);
+        let head_dim =
+            sizes.optional("attention.key_length", 8..=1024)?.unwrap_or(hidden / query_heads);
         if head_dim == 0 || !head_dim.is_multiple_of(8) {
-            return Err(sizes.error("attention.key_length", head_dim, "must be a multiple of 8".to_owned()));
+            return Err(sizes.error(
+                "attention.key_length",
+                head_dim,
+                "must be a multiple of 8".to_owned(),
+            ));
         }
-        if sizes.optional("attention.value_length", 8..=1024)?.is_some_and(|length| length != head_dim) {
+        if sizes
+            .optional("attention.value_length", 8..=1024)?
+            .is_some_and(|length| length != head_dim)
+        {
             let reason = format!("must equal the key length {head_dim}");
             return Err(sizes.error("attention.value_length", 0, reason));
         }
@@ -184,8 +196,9 @@ impl ModelConfig {
         2 * self.layers
     }
 
-    /// Where the feature of a position is its hidden state: before this sublayer. What the last tenth of the layers adds is particular to
-    /// the next token. Profiles depend on it: to move it is a new version of theirs.
+    /// Where the feature of a position is its hidden state: before this sublayer. What the last
+    /// tenth of the layers adds is particular to the next token. Profiles depend on it: to move it
+    /// is a new version of theirs.
     pub fn feature_sublayer(&self) -> usize {
         2 * self.layers.saturating_sub((self.layers / 10).max(1))
     }
@@ -220,11 +233,13 @@ impl RopeConfig {
             return Err(ModelError::RopeScaling(format!("linear by {linear_factor}")));
         }
         let base = metadata.f32(&sizes.key("rope.freq_base"))?.unwrap_or(10_000.0);
-        let pairs = if sizes.architecture == "llama" { RopePairs::Adjacent } else { RopePairs::Halves };
+        let pairs =
+            if sizes.architecture == "llama" { RopePairs::Adjacent } else { RopePairs::Halves };
         Ok(Self { pairs, dimensions, base, linear_factor })
     }
 
-    /// Radians per position of each pair; `factors` are divisors stored in the file (llama3), if any.
+    /// Radians per position of each pair; `factors` are divisors stored in the file (llama3), if
+    /// any.
     pub fn frequencies(&self, factors: Option<&[f32]>) -> Vec<f64> {
         (0..self.dimensions / 2)
             .map(|pair| {
@@ -268,7 +283,11 @@ impl Sizes<'_> {
         }
     }
 
-    fn required(&self, name: &str, range: std::ops::RangeInclusive<usize>) -> Result<usize, ModelError> {
+    fn required(
+        &self,
+        name: &str,
+        range: std::ops::RangeInclusive<usize>,
+    ) -> Result<usize, ModelError> {
         match self.optional(name, range)? {
             Some(size) => Ok(size),
             // Asks again for the error that names the key.

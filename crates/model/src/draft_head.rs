@@ -4,8 +4,8 @@ use super::Model;
 use super::ids::TokenId;
 use skipstone_kernels::{COLUMNS, PackError, PackedMatrix};
 
-/// Some rows of the head, packed on their own, so that a draft step pays for these only. The verify pass always uses all rows: what is
-/// missing here costs acceptance, never correctness.
+/// Some rows of the head, packed on their own, so that a draft step pays for these only. The verify
+/// pass always uses all rows: what is missing here costs acceptance, never correctness.
 pub struct DraftVocabulary {
     tokens: Vec<TokenId>,
     matrix: PackedMatrix,
@@ -13,7 +13,8 @@ pub struct DraftVocabulary {
     holds: Vec<bool>,
 }
 
-/// What a draft step's head computes: a shared vocabulary and, per stream, tiles of the whole head for tokens that it lacks.
+/// What a draft step's head computes: a shared vocabulary and, per stream, tiles of the whole head
+/// for tokens that it lacks.
 #[derive(Clone, Copy, Debug)]
 pub struct DraftHead<'a> {
     /// Shared by all streams of a plan.
@@ -75,17 +76,20 @@ impl DraftHead<'_> {
     pub fn token(&self, index: usize) -> TokenId {
         let shared = &self.vocabulary.tokens;
         shared.get(index).copied().unwrap_or_else(|| {
-            let (tile, column) = ((index - shared.len()) / COLUMNS, (index - shared.len()) % COLUMNS);
+            let (tile, column) =
+                ((index - shared.len()) / COLUMNS, (index - shared.len()) % COLUMNS);
             TokenId(self.extra_tiles[tile] * COLUMNS as u32 + column as u32)
         })
     }
 
-    /// Makes impossible what the extra tiles hold beside tokens that the vocabulary lacks: those that it has would count twice, and the last tile may
-    /// reach beyond the vocabulary. `extra` is \[tiles, [`COLUMNS`]\].
+    /// Makes impossible what the extra tiles hold beside tokens that the vocabulary lacks: those
+    /// that it has would count twice, and the last tile may reach beyond the vocabulary. `extra` is
+    /// \[tiles, [`COLUMNS`]\].
     pub(super) fn mask(&self, extra: &mut [f32]) {
         for (&tile, logits) in self.extra_tiles.iter().zip(extra.chunks_exact_mut(COLUMNS)) {
-            let held =
-                self.vocabulary.holds[tile as usize * COLUMNS..].iter().chain(std::iter::repeat(&true));
+            let held = self.vocabulary.holds[tile as usize * COLUMNS..]
+                .iter()
+                .chain(std::iter::repeat(&true));
             let useless = logits.iter_mut().zip(held).filter(|(_, held)| **held);
             useless.for_each(|(logit, _)| *logit = f32::NEG_INFINITY);
         }
@@ -95,7 +99,10 @@ impl DraftHead<'_> {
     pub fn scatter(&self, logits: &[f32], out: &mut [f32]) {
         let (shared, extra) = logits.split_at(self.vocabulary.tokens.len());
         for (&tile, logits) in self.extra_tiles.iter().zip(extra.chunks_exact(COLUMNS)) {
-            out[tile as usize * COLUMNS..].iter_mut().zip(logits).for_each(|(out, &logit)| *out = logit);
+            out[tile as usize * COLUMNS..]
+                .iter_mut()
+                .zip(logits)
+                .for_each(|(out, &logit)| *out = logit);
         }
         // After the tiles, which hold nothing for tokens of the vocabulary.
         for (token, &logit) in self.vocabulary.tokens.iter().zip(shared) {

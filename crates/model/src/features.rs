@@ -1,15 +1,18 @@
-//! Features: for each position the hidden state that it had near the model's end. Bridges read that of the position before (the
-//! features of EAGLE, Li et al. 2024): it knows of the context what the sublayers that they stand in for would have looked up.
+//! Features: for each position the hidden state that it had near the model's end. Bridges read that
+//! of the position before (the features of EAGLE, Li et al. 2024): it knows of the context what the
+//! sublayers that they stand in for would have looked up.
 
 use half::bf16;
 
 use skipstone_kernels::PAGE_POSITIONS;
 
-/// The features of all streams, kept in the pages of their keys and values: \[pages, positions, hidden\].
+/// The features of all streams, kept in the pages of their keys and values: \[pages, positions,
+/// hidden\].
 #[derive(Debug)]
 pub(super) struct Features {
     hidden: usize,
-    /// Bits of [`bf16`], which holds outliers that half precision doesn't. Untouched pages cost no memory: the system zeroes an allocation lazily.
+    /// Bits of [`bf16`], which holds outliers that half precision doesn't. Untouched pages cost no
+    /// memory: the system zeroes an allocation lazily.
     bits: Vec<u16>,
 }
 
@@ -25,10 +28,13 @@ impl Features {
     pub(super) fn write(&mut self, pages: &[u32], position: usize, state: &[f32]) {
         let start = self.start(pages, position);
         let kept = &mut self.bits[start..][..self.hidden];
-        kept.iter_mut().zip(state).for_each(|(bits, &value)| *bits = bf16::from_f32(value).to_bits());
+        kept.iter_mut()
+            .zip(state)
+            .for_each(|(bits, &value)| *bits = bf16::from_f32(value).to_bits());
     }
 
-    /// The feature of the position before `position`: what was written there last, and zeros before the first.
+    /// The feature of the position before `position`: what was written there last, and zeros before
+    /// the first.
     pub(super) fn read_before(&self, pages: &[u32], position: usize, out: &mut [f32]) {
         let Some(before) = position.checked_sub(1) else { return out.fill(0.0) };
         let kept = &self.bits[self.start(pages, before)..][..self.hidden];
@@ -38,8 +44,10 @@ impl Features {
     /// Copies the features of page `from` to page `to`.
     pub(super) fn copy_page(&mut self, from: u32, to: u32) {
         let elements = PAGE_POSITIONS * self.hidden;
-        self.bits
-            .copy_within(from as usize * elements..(from as usize + 1) * elements, to as usize * elements);
+        self.bits.copy_within(
+            from as usize * elements..(from as usize + 1) * elements,
+            to as usize * elements,
+        );
     }
 
     fn start(&self, pages: &[u32], position: usize) -> usize {

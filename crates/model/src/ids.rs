@@ -4,7 +4,17 @@ use std::fmt;
 
 /// A token of the model's vocabulary.
 #[derive(
-    Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug, Default, serde::Serialize, serde::Deserialize,
+    Clone,
+    Copy,
+    PartialEq,
+    Eq,
+    Hash,
+    PartialOrd,
+    Ord,
+    Debug,
+    Default,
+    serde::Serialize,
+    serde::Deserialize,
 )]
 #[serde(transparent)]
 pub struct TokenId(pub u32);
@@ -22,8 +32,11 @@ impl fmt::Display for TokenId {
     }
 }
 
-/// A transformer layer, counted from 0. Layer `l` holds sublayers `2l` (attention) and `2l + 1` (MLP).
-#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug, serde::Serialize, serde::Deserialize)]
+/// A transformer layer, counted from 0. Layer `l` holds sublayers `2l` (attention) and `2l + 1`
+/// (MLP).
+#[derive(
+    Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug, serde::Serialize, serde::Deserialize,
+)]
 #[serde(transparent)]
 pub struct LayerIndex(pub u16);
 

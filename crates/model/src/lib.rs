@@ -1,7 +1,8 @@
 //! The model: weights by architecture, the forward pass, key/value pages.
 //!
-//! There is one pass for everything ([`Runner::run`]): groups of rows, each with its stream's pages, its entry sublayer and its skip
-//! mask. Streams that skip different sublayers share one read of the weights.
+//! There is one pass for everything ([`Runner::run`]): groups of rows, each with its stream's
+//! pages, its entry sublayer and its skip mask. Streams that skip different sublayers share one
+//! read of the weights.
 
 #![forbid(unsafe_code)]
 
@@ -41,7 +42,8 @@ pub struct Model {
 // === impl Model ===
 
 impl Model {
-    /// Loads the model of `file` on `threads` threads; `progress` is told bytes done and bytes in all.
+    /// Loads the model of `file` on `threads` threads; `progress` is told bytes done and bytes in
+    /// all.
     pub fn load(
         file: Arc<GgufFile>,
         threads: usize,

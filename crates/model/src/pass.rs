@@ -7,7 +7,8 @@ use super::draft_head::DraftHead;
 use super::features::Features;
 use super::ids::TokenId;
 
-/// Rows of one stream that go through the model together: a prefill chunk, a plain step, a draft step or a verify.
+/// Rows of one stream that go through the model together: a prefill chunk, a plain step, a draft
+/// step or a verify.
 #[derive(Clone, Debug)]
 pub struct RowGroup<'a> {
     /// The stream's pages, in order of position; there is one for every position of the group.
@@ -20,7 +21,8 @@ pub struct RowGroup<'a> {
     pub skip: Option<&'a SkipMask>,
     /// Bridges that these rows take where a skipped run begins.
     pub bridges: &'a [Arc<Bridge>],
-    /// Keep the hidden states that enter these sublayers, for a later entry there or to learn from; ascending.
+    /// Keep the hidden states that enter these sublayers, for a later entry there or to learn from;
+    /// ascending.
     pub save_before: &'a [usize],
     /// Which rows want logits.
     pub logits: LogitsWanted<'a>,
@@ -31,8 +33,9 @@ pub struct RowGroup<'a> {
 pub enum RowInput<'a> {
     /// At the embedding.
     Token(TokenId),
-    /// Before sublayer `first`, with a hidden state saved by an earlier pass over the same token and position. The sublayers before were
-    /// run exactly then, and their keys and values are in place.
+    /// Before sublayer `first`, with a hidden state saved by an earlier pass over the same token
+    /// and position. The sublayers before were run exactly then, and their keys and values are in
+    /// place.
     Hidden {
         /// The sublayer to enter at.
         first: usize,
@@ -126,20 +129,23 @@ impl LogitsWanted<'_> {
 // === impl PassOutput ===
 
 impl<'a> PassOutput<'a> {
-    /// Logits row `row` of group `group`, counting only the rows that wanted logits. Over the whole vocabulary, or as wide as the draft head.
+    /// Logits row `row` of group `group`, counting only the rows that wanted logits. Over the whole
+    /// vocabulary, or as wide as the draft head.
     pub fn logits(&self, group: usize, row: usize) -> &'a [f32] {
         let LogitRows { start, width } = self.logit_rows[group];
         &self.logits[start + row * width..][..width]
     }
 
-    /// The hidden state that row `row` of group `group` had before the `place`-th sublayer of the group's `save_before`.
+    /// The hidden state that row `row` of group `group` had before the `place`-th sublayer of the
+    /// group's `save_before`.
     pub fn saved(&self, group: usize, place: usize, row: usize) -> &'a [f32] {
         let (start, rows) = self.saved_rows[group];
         &self.saved[(start + place * rows + row) * self.hidden..][..self.hidden]
     }
 
-    /// Appends what a bridge reads that begins where the state of this row was saved, as for [`PassOutput::saved`]: that state, then the feature of
-    /// the position before `position` of a stream with these pages; \[2 hidden\].
+    /// Appends what a bridge reads that begins where the state of this row was saved, as for
+    /// [`PassOutput::saved`]: that state, then the feature of the position before `position` of a
+    /// stream with these pages; \[2 hidden\].
     pub fn append_bridge_input(
         &self,
         (group, place, row): (usize, usize, usize),
@@ -153,7 +159,8 @@ impl<'a> PassOutput<'a> {
         self.feature_before(pages, position, &mut inputs[start..]);
     }
 
-    /// What a bridge at this position of a stream with these pages reads of the position before, into `out`, \[hidden\].
+    /// What a bridge at this position of a stream with these pages reads of the position before,
+    /// into `out`, \[hidden\].
     pub fn feature_before(&self, pages: &[u32], position: usize, out: &mut [f32]) {
         self.features.read_before(pages, position, out);
     }

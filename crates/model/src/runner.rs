@@ -11,8 +11,8 @@ use super::pass::{LogitRows, LogitsWanted, PassOutput, RowGroup};
 use super::scratch::{Row, Scratch};
 use super::weights::{Attention, Layer, Linear, Mlp};
 use skipstone_kernels::{
-    self as kernels, AttentionRow, FormatSet, Isa, KvPrecision, KvSlot, KvStore, Out, PAGE_POSITIONS,
-    Product, ThreadPool,
+    self as kernels, AttentionRow, FormatSet, Isa, KvPrecision, KvSlot, KvStore, Out,
+    PAGE_POSITIONS, Product, ThreadPool,
 };
 
 /// Runs passes over one model. Owns the key/value pages, the threads and all scratch memory.
@@ -80,12 +80,14 @@ impl Runner {
 
     /// Runs all groups through the model. Row `i` gets the same bits whatever else is in the pass.
     ///
-    /// Keys and values are written in place at the rows' positions, for the sublayers that a row runs, and so are features. A bridge reads the
-    /// feature that an earlier pass wrote, so rows that follow each other under bridges go one at a time. Where a run spans the feature
+    /// Keys and values are written in place at the rows' positions, for the sublayers that a row
+    /// runs, and so are features. A bridge reads the feature that an earlier pass wrote, so rows
+    /// that follow each other under bridges go one at a time. Where a run spans the feature
     /// sublayer, what its bridge made of the state is kept.
     ///
     /// # Panics
-    /// If a group has no page for a position, or a token lies outside the vocabulary: bugs of the caller.
+    /// If a group has no page for a position, or a token lies outside the vocabulary: bugs of the
+    /// caller.
     pub fn run(&mut self, groups: &[RowGroup<'_>]) -> PassOutput<'_> {
         let started = Instant::now();
         let model = Arc::clone(&self.model);
@@ -143,9 +145,11 @@ impl Runner {
         layer: usize,
     ) {
         let Self { store, compute: Compute { pool, isa }, scratch, .. } = self;
-        let formats = weights.query.formats().union(weights.key.formats()).union(weights.value.formats());
+        let formats =
+            weights.query.formats().union(weights.key.formats()).union(weights.value.formats());
         scratch.norm_active(pool, *isa, config, &weights.norm, formats);
-        let Scratch { inputs, inner, query, key, value, active, rows, angles, hidden, .. } = scratch;
+        let Scratch { inputs, inner, query, key, value, active, rows, angles, hidden, .. } =
+            scratch;
         let count = active.len();
         let query_width = config.query_heads * config.head_dim;
         query.resize(count * query_width, 0.0);
@@ -166,7 +170,11 @@ impl Runner {
         store.write(pool, *isa, layer, slot, key, value);
         let attending = |index: usize| {
             let Row { group, position, .. } = rows[active[index]];
-            AttentionRow { pages: groups[group].pages, length: position + 1, angles: angles(active[index]) }
+            AttentionRow {
+                pages: groups[group].pages,
+                length: position + 1,
+                angles: angles(active[index]),
+            }
         };
         inner.reset(count, query_width);
         store.attend(pool, *isa, layer, attending, query, inner.values_mut());
@@ -197,7 +205,11 @@ impl Runner {
     fn bridge(&mut self, config: &ModelConfig, groups: &[RowGroup<'_>], sublayer: usize) {
         let Self { compute: Compute { pool, isa }, features, scratch, .. } = self;
         fn at<'a>(group: &RowGroup<'a>, sublayer: usize) -> Option<&'a Bridge> {
-            group.bridges.iter().map(|bridge| &**bridge).find(|bridge| bridge.span().start == sublayer)
+            group
+                .bridges
+                .iter()
+                .map(|bridge| &**bridge)
+                .find(|bridge| bridge.span().start == sublayer)
         }
         let takes = |group: &RowGroup<'_>, bridge: &Bridge| {
             at(group, sublayer).is_some_and(|other| std::ptr::eq(other, bridge))
@@ -205,7 +217,8 @@ impl Runner {
         scratch.bridged.clear();
         scratch.bridged.resize(groups.len(), false);
         for first in 0..groups.len() {
-            let Some(bridge) = at(&groups[first], sublayer).filter(|_| !scratch.bridged[first]) else {
+            let Some(bridge) = at(&groups[first], sublayer).filter(|_| !scratch.bridged[first])
+            else {
                 continue;
             };
             for (index, group) in groups.iter().enumerate().skip(first) {
@@ -261,7 +274,13 @@ impl Runner {
         let Scratch { inputs, logits, logit_rows, .. } = scratch;
         if full_rows > 0 {
             let full = &mut logits[..full_rows * config.vocabulary];
-            kernels::multiply(pool, *isa, inputs, [Product::all(&weights.head, full_rows, full)], None);
+            kernels::multiply(
+                pool,
+                *isa,
+                inputs,
+                [Product::all(&weights.head, full_rows, full)],
+                None,
+            );
         }
         let mut row = full_rows;
         for (group, &LogitRows { start, .. }) in groups.iter().zip(logit_rows.iter()) {
@@ -306,6 +325,12 @@ impl Linear {
     /// The product, added to rows `rows` of `target`.
     fn product_added<'a>(&'a self, target: &'a mut [f32], rows: &'a [usize]) -> Product<'a> {
         let out = Out::Add { target, rows };
-        Product { matrix: &self.matrix, tiles: None, rows: 0..rows.len(), bias: self.bias.as_deref(), out }
+        Product {
+            matrix: &self.matrix,
+            tiles: None,
+            rows: 0..rows.len(),
+            bias: self.bias.as_deref(),
+            out,
+        }
     }
 }

@@ -3,7 +3,9 @@
 use super::Model;
 use super::config::ModelConfig;
 use super::pass::{LogitRows, LogitsWanted, RowGroup, RowInput};
-use skipstone_kernels::{self as kernels, Activations, FormatSet, Isa, RopeAngles, RopePairs, ThreadPool};
+use skipstone_kernels::{
+    self as kernels, Activations, FormatSet, Isa, RopeAngles, RopePairs, ThreadPool,
+};
 
 /// Memory that passes reuse.
 #[derive(Default)]
@@ -80,7 +82,11 @@ impl Scratch {
                         first
                     }
                 };
-                self.rows.push(Row { group: index, position: group.position + offset, first_sublayer });
+                self.rows.push(Row {
+                    group: index,
+                    position: group.position + offset,
+                    first_sublayer,
+                });
             }
         }
         self.saved.resize(saved * config.hidden, 0.0);
@@ -101,14 +107,15 @@ impl Scratch {
             let length = rows * config.hidden;
             if let Some(place) = group.save_before.iter().position(|&place| place == sublayer) {
                 let states = &self.hidden[first_row * config.hidden..][..length];
-                self.saved[(start + place * rows) * config.hidden..][..length].copy_from_slice(states);
+                self.saved[(start + place * rows) * config.hidden..][..length]
+                    .copy_from_slice(states);
             }
             first_row += rows;
         }
     }
 
-    /// Makes the rows that want logits the active ones, those over the whole vocabulary first, and lays out the logits. Returns how many want
-    /// the whole vocabulary.
+    /// Makes the rows that want logits the active ones, those over the whole vocabulary first, and
+    /// lays out the logits. Returns how many want the whole vocabulary.
     pub(super) fn choose_logits(&mut self, config: &ModelConfig, groups: &[RowGroup<'_>]) -> usize {
         self.active.clear();
         self.logit_rows.clear();
@@ -130,7 +137,8 @@ impl Scratch {
                 start += head.width();
             }
         }
-        // Passes that want many alternate with passes that want few: what is there is overwritten, not cleared.
+        // Passes that want many alternate with passes that want few: what is there is overwritten,
+        // not cleared.
         if self.logits.len() < start {
             self.logits.resize(start, 0.0);
         }
@@ -140,7 +148,8 @@ impl Scratch {
     pub(super) fn choose_active(&mut self, groups: &[RowGroup<'_>], sublayer: usize) {
         self.active.clear();
         let runs = |row: &Row| {
-            row.first_sublayer <= sublayer && groups[row.group].skip.is_none_or(|skip| !skip.skips(sublayer))
+            row.first_sublayer <= sublayer
+                && groups[row.group].skip.is_none_or(|skip| !skip.skips(sublayer))
         };
         self.active.extend((0..self.rows.len()).filter(|&index| runs(&self.rows[index])));
     }

@@ -1,4 +1,5 @@
-//! The weights of a model: matrices packed for the kernels, vectors as floats, the embedding left in the file.
+//! The weights of a model: matrices packed for the kernels, vectors as floats, the embedding left
+//! in the file.
 
 use std::sync::Arc;
 
@@ -54,7 +55,8 @@ pub(super) struct Linear {
 // === impl Weights ===
 
 impl Weights {
-    /// Packs the tensors of `file` on `threads` threads. `progress` is told the bytes of the file packed so far, and all of them.
+    /// Packs the tensors of `file` on `threads` threads. `progress` is told the bytes of the file
+    /// packed so far, and all of them.
     pub fn load(
         file: Arc<GgufFile>,
         config: &ModelConfig,
@@ -69,7 +71,8 @@ impl Weights {
         // Small models tie the head to the embedding.
         let tied = file.manifest().tensor("output.weight").is_none();
         let head_name = if tied { "token_embd.weight" } else { "output.weight" };
-        // The largest matrix first: while it is packed both its forms are in memory, and nothing else should be.
+        // The largest matrix first: while it is packed both its forms are in memory, and nothing
+        // else should be.
         let head = loader.matrix(head_name, hidden, vocabulary)?;
         let head_tensor = loader.tensor(head_name, &[hidden, vocabulary])?.clone();
         let mut layers = Vec::with_capacity(config.layers);
@@ -99,7 +102,16 @@ impl Weights {
         };
         let embedding = loader.tensor("token_embd.weight", &[hidden, vocabulary])?.clone();
         let embedding_kind = weight_type(&embedding)?;
-        Ok(Self { embedding, embedding_kind, layers, output_norm, head, head_tensor, rope_factors, file })
+        Ok(Self {
+            embedding,
+            embedding_kind,
+            layers,
+            output_norm,
+            head,
+            head_tensor,
+            rope_factors,
+            file,
+        })
     }
 
     /// Writes the embedding of a token, \[hidden\]. The token is below the vocabulary size.
@@ -128,7 +140,8 @@ impl Weights {
 
     /// Bytes that a pass over all layers and the whole head reads.
     pub fn bytes(&self) -> usize {
-        (0..2 * self.layers.len()).map(|index| self.sublayer_bytes(index)).sum::<usize>() + self.head_bytes()
+        (0..2 * self.layers.len()).map(|index| self.sublayer_bytes(index)).sum::<usize>()
+            + self.head_bytes()
     }
 
     /// Bytes of one sublayer, 0 to 2 x layers - 1.
@@ -170,8 +183,11 @@ struct Loader<'a> {
 
 impl<'a> Loader<'a> {
     fn tensor(&self, name: &str, dims: &[usize]) -> Result<&'a TensorInfo, ModelError> {
-        let tensor =
-            self.file.manifest().tensor(name).ok_or_else(|| ModelError::MissingTensor(name.to_owned()))?;
+        let tensor = self
+            .file
+            .manifest()
+            .tensor(name)
+            .ok_or_else(|| ModelError::MissingTensor(name.to_owned()))?;
         let expected: Vec<u64> = dims.iter().map(|&dim| dim as u64).collect();
         if tensor.dims != expected {
             let found = tensor.dims.clone();
@@ -194,7 +210,12 @@ impl<'a> Loader<'a> {
         Ok(values)
     }
 
-    fn matrix(&mut self, name: &str, inputs: usize, outputs: usize) -> Result<PackedMatrix, ModelError> {
+    fn matrix(
+        &mut self,
+        name: &str,
+        inputs: usize,
+        outputs: usize,
+    ) -> Result<PackedMatrix, ModelError> {
         let tensor = self.tensor(name, &[inputs, outputs])?;
         let bytes = self.file.bytes_of(tensor);
         let matrix = PackedMatrix::pack(weight_type(tensor)?, outputs, inputs, bytes, self.threads)

@@ -58,7 +58,8 @@ pub(super) struct PromptTotals {
     counts: Measurement,
 }
 
-/// Resamples of the prompts: enough for the ends of the interval to move by less than their own rounding.
+/// Resamples of the prompts: enough for the ends of the interval to move by less than their own
+/// rounding.
 const RESAMPLES: usize = 2000;
 const RESAMPLE_SEED: u64 = 0x626f_6f74;
 
@@ -83,7 +84,8 @@ impl PromptTotals {
         let is_alike = repeats.clone().all(|repeat| repeat.tokens == first.tokens);
         let mut seconds: Vec<f64> = repeats.map(|repeat| repeat.seconds).collect();
         let count = seconds.len() as f64;
-        let seconds = if is_alike { median(&mut seconds) } else { seconds.iter().sum::<f64>() / count };
+        let seconds =
+            if is_alike { median(&mut seconds) } else { seconds.iter().sum::<f64>() / count };
         Some(Self { tokens: counts.tokens as f64 / count, seconds, counts })
     }
 }
@@ -94,8 +96,9 @@ impl Figures {
     /// Figures of `mode` over some prompts, against `off` over the same.
     pub(super) fn of(mode: &[PromptTotals], off: Option<&[PromptTotals]>) -> Self {
         let interval = off.and_then(|off| Interval::between(mode, off));
-        let sum =
-            |field: fn(&Measurement) -> f64| mode.iter().map(|totals| field(&totals.counts)).sum::<f64>();
+        let sum = |field: fn(&Measurement) -> f64| {
+            mode.iter().map(|totals| field(&totals.counts)).sum::<f64>()
+        };
         let phase = |phase: fn(&PhaseTimes) -> PhaseTime| {
             let mut total = PhaseTime::default();
             mode.iter().for_each(|totals| add(&mut total, phase(&totals.counts.phases)));
@@ -104,7 +107,8 @@ impl Figures {
         let (draft, verify, plain) = (phase(|p| p.draft), phase(|p| p.verify), phase(|p| p.plain));
         let seconds = draft.seconds + verify.seconds + plain.seconds;
         let plain_step = off.and_then(speed).map(|speed| 1.0 / speed);
-        let in_plain_steps = |time: PhaseTime| Some(quotient(time.seconds, time.steps as f64)? / plain_step?);
+        let in_plain_steps =
+            |time: PhaseTime| Some(quotient(time.seconds, time.steps as f64)? / plain_step?);
         Self {
             tokens_per_second: speed(mode),
             ratio_to_off: interval.map(|interval| interval.ratio),
@@ -126,20 +130,26 @@ impl Figures {
 // === impl Interval ===
 
 impl Interval {
-    /// How much faster `ours` is than `theirs`, prompt by prompt the same. The interval is the percentile bootstrap over prompts
-    /// (Efron and Tibshirani, "An Introduction to the Bootstrap", chapter 13): both sides of a prompt are drawn together.
+    /// How much faster `ours` is than `theirs`, prompt by prompt the same. The interval is the
+    /// percentile bootstrap over prompts (Efron and Tibshirani, "An Introduction to the Bootstrap",
+    /// chapter 13): both sides of a prompt are drawn together.
     pub(super) fn between(ours: &[PromptTotals], theirs: &[PromptTotals]) -> Option<Self> {
         let pairs: Vec<(&PromptTotals, &PromptTotals)> = ours.iter().zip(theirs).collect();
         let ratio = ratio_of(pairs.iter().copied())?;
         let mut random = ChaCha8Rng::seed_from_u64(RESAMPLE_SEED);
         let mut resampled: Vec<f64> = (0..RESAMPLES)
             .filter_map(|_| {
-                ratio_of((0..pairs.len()).map(|_| pairs[(random.next_u64() % pairs.len() as u64) as usize]))
+                ratio_of(
+                    (0..pairs.len())
+                        .map(|_| pairs[(random.next_u64() % pairs.len() as u64) as usize]),
+                )
             })
             .collect();
         resampled.sort_by(f64::total_cmp);
         let percentile = |share: f64| {
-            resampled.get((share * (resampled.len().saturating_sub(1)) as f64).round() as usize).copied()
+            resampled
+                .get((share * (resampled.len().saturating_sub(1)) as f64).round() as usize)
+                .copied()
         };
         Some(Self { ratio, ratio_low: percentile(0.025)?, ratio_high: percentile(0.975)? })
     }
@@ -149,7 +159,9 @@ impl Interval {
 fn ratio_of<'a>(pairs: impl Iterator<Item = (&'a PromptTotals, &'a PromptTotals)>) -> Option<f64> {
     let mut sums = [0.0; 4];
     for (ours, theirs) in pairs {
-        for (sum, value) in sums.iter_mut().zip([ours.tokens, ours.seconds, theirs.tokens, theirs.seconds]) {
+        for (sum, value) in
+            sums.iter_mut().zip([ours.tokens, ours.seconds, theirs.tokens, theirs.seconds])
+        {
             *sum += value;
         }
     }
@@ -213,7 +225,10 @@ mod tests {
             ("verify share", figures.verify_share, 0.25),
             ("plain share", figures.plain_share, 0.25),
         ] {
-            assert!(found.is_some_and(|found| (found - expected).abs() < 1e-9), "{name}: {found:?}");
+            assert!(
+                found.is_some_and(|found| (found - expected).abs() < 1e-9),
+                "{name}: {found:?}"
+            );
         }
     }
 
@@ -221,15 +236,23 @@ mod tests {
     fn an_interval_holds_the_ratio_and_grows_with_the_spread() {
         let theirs: Vec<PromptTotals> = (0..12).map(|_| totals(10, &[2.0])).collect();
         let width = |spread: f64| {
-            let ours: Vec<PromptTotals> =
-                (0..12).map(|index| totals(10, &[1.0 + spread * (f64::from(index) / 11.0 - 0.5)])).collect();
-            let Interval { ratio, ratio_low, ratio_high } = Interval::between(&ours, &theirs).unwrap();
+            let ours: Vec<PromptTotals> = (0..12)
+                .map(|index| totals(10, &[1.0 + spread * (f64::from(index) / 11.0 - 0.5)]))
+                .collect();
+            let Interval { ratio, ratio_low, ratio_high } =
+                Interval::between(&ours, &theirs).unwrap();
             assert!((ratio - 2.0).abs() < 1e-9, "{spread}: {ratio}");
-            assert!(ratio_low <= ratio && ratio <= ratio_high, "{spread}: {ratio_low} {ratio_high}");
+            assert!(
+                ratio_low <= ratio && ratio <= ratio_high,
+                "{spread}: {ratio_low} {ratio_high}"
+            );
             ratio_high - ratio_low
         };
         let widths = [width(0.0), width(0.2), width(1.0)];
-        assert!(widths[0] < 1e-9 && widths[0] < widths[1] && 2.0 * widths[1] < widths[2], "{widths:?}");
+        assert!(
+            widths[0] < 1e-9 && widths[0] < widths[1] && 2.0 * widths[1] < widths[2],
+            "{widths:?}"
+        );
     }
 
     #[test]

@@ -1,4 +1,5 @@
-//! End-to-end decoding: the same prompts in several modes and by a peer, in turn, so that what slows the machine hits all alike.
+//! End-to-end decoding: the same prompts in several modes and by a peer, in turn, so that what
+//! slows the machine hits all alike.
 
 mod chart;
 mod figures;

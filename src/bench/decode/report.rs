@@ -93,18 +93,30 @@ impl<T> ModeReport<T> {
 // === impl DecodeReport ===
 
 impl DecodeReport {
-    /// How much faster mode `of` is than each whose name begins with `prefix`, every repeat of a prompt a pair of its own.
-    pub fn worth(bench: &DecodeBench, run: &DecodeRun, of: &str, prefix: &str) -> Vec<(String, Interval)> {
+    /// How much faster mode `of` is than each whose name begins with `prefix`, every repeat of a
+    /// prompt a pair of its own.
+    pub fn worth(
+        bench: &DecodeBench,
+        run: &DecodeRun,
+        of: &str,
+        prefix: &str,
+    ) -> Vec<(String, Interval)> {
         let totals = |mode: usize| -> Vec<PromptTotals> {
             let mut streams: Vec<_> = run.measurements.iter().filter(|m| m.mode == mode).collect();
             streams.sort_by_key(|measured| (measured.prompt, measured.repeat));
-            streams.iter().filter_map(|measured| PromptTotals::of(std::iter::once(*measured))).collect()
+            streams
+                .iter()
+                .filter_map(|measured| PromptTotals::of(std::iter::once(*measured)))
+                .collect()
         };
         let index = |name: &str| bench.modes.iter().position(|mode| mode.name == name);
         let Some(of) = index(of).map(totals) else { return Vec::new() };
-        let others = bench.modes.iter().enumerate().filter(|(_, mode)| mode.name.starts_with(prefix));
+        let others =
+            bench.modes.iter().enumerate().filter(|(_, mode)| mode.name.starts_with(prefix));
         others
-            .filter_map(|(other, mode)| Some((mode.name.clone(), Interval::between(&of, &totals(other))?)))
+            .filter_map(|(other, mode)| {
+                Some((mode.name.clone(), Interval::between(&of, &totals(other))?))
+            })
             .collect()
     }
 
@@ -131,7 +143,8 @@ impl DecodeReport {
         let peer = run.peer.as_ref().map(|name| PeerReport {
             name: name.clone(),
             figures: ModeReport::of(&groups, &all, |prompts| PeerFigures {
-                tokens_per_second: Figures::of(&totals(peer_index, prompts), None).tokens_per_second,
+                tokens_per_second: Figures::of(&totals(peer_index, prompts), None)
+                    .tokens_per_second,
             }),
             ratios: Named(
                 bench

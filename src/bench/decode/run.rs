@@ -35,7 +35,8 @@ pub struct DecodeMode {
 /// What to measure, one stream at a time.
 #[derive(Clone, Debug)]
 pub struct DecodeBench {
-    /// The modes; greedy tokens are compared with those of `off` if it is among them, else with the first mode's.
+    /// The modes; greedy tokens are compared with those of `off` if it is among them, else with the
+    /// first mode's.
     pub modes: Vec<DecodeMode>,
     /// The prompts.
     pub prompts: Vec<DecodePrompt>,
@@ -43,7 +44,8 @@ pub struct DecodeBench {
     pub max_new_tokens: usize,
     /// Times that each prompt is decoded in each mode.
     pub repeats: usize,
-    /// 0 is greedy; above, each repeat has a seed of its own, and modes say different things of the same distribution.
+    /// 0 is greedy; above, each repeat has a seed of its own, and modes say different things of the
+    /// same distribution.
     pub temperature: f32,
 }
 
@@ -147,7 +149,8 @@ const WARM_UP_TOKENS: usize = 8;
 // === impl DecodeMode ===
 
 impl DecodeMode {
-    /// Whether its streams learn while they are measured. Others don't pay for what only adaptive streams gain by.
+    /// Whether its streams learn while they are measured. Others don't pay for what only adaptive
+    /// streams gain by.
     pub(in crate::bench) fn learns(&self) -> bool {
         matches!(self.speculation, Speculation::Adaptive { .. })
     }
@@ -158,7 +161,8 @@ impl DecodeMode {
 impl DecodeBench {
     /// Positions that the longest prompt and its output take.
     pub fn capacity(&self) -> usize {
-        self.prompts.iter().map(|prompt| prompt.tokens.len()).max().unwrap_or(0) + self.max_new_tokens
+        self.prompts.iter().map(|prompt| prompt.tokens.len()).max().unwrap_or(0)
+            + self.max_new_tokens
     }
 
     /// Turns that [`DecodeBench::run`] takes, with a peer or without.
@@ -226,14 +230,18 @@ impl DecodeBench {
                     seed: repeat as u64,
                     ..SamplingSettings::default()
                 };
-                let turn = Turn { prompt, mode: kind, max_new_tokens, sampling, teaches: kind.learns() };
+                let turn =
+                    Turn { prompt, mode: kind, max_new_tokens, sampling, teaches: kind.learns() };
                 let (measurement, tokens) = turn.run(engine)?;
                 Ok((Measurement { mode, ..measurement }, Some(tokens)))
             }
             (None, Some(peer)) => {
                 let (seconds, generated) = peer.generate(&prompt.tokens, max_new_tokens)?;
                 let tokens = generated.saturating_sub(1);
-                Ok((Measurement { mode, tokens, seconds, passes: tokens, ..Measurement::nothing() }, None))
+                Ok((
+                    Measurement { mode, tokens, seconds, passes: tokens, ..Measurement::nothing() },
+                    None,
+                ))
             }
             (None, None) => Ok((Measurement { mode, ..Measurement::nothing() }, None)),
         }
@@ -246,7 +254,8 @@ impl DecodeBench {
         expected: &mut Option<Output>,
         outputs: Vec<Output>,
     ) -> Result<(), DecodeError> {
-        let truth = self.modes.iter().position(|mode| mode.speculation == Speculation::Off).unwrap_or(0);
+        let truth =
+            self.modes.iter().position(|mode| mode.speculation == Speculation::Off).unwrap_or(0);
         for output in outputs.iter().filter(|output| output.mode == truth) {
             expected.get_or_insert_with(|| Output { mode: truth, tokens: output.tokens.clone() });
         }
@@ -255,7 +264,11 @@ impl DecodeBench {
             if output.tokens == expected.tokens {
                 continue;
             }
-            let same = output.tokens.iter().zip(&expected.tokens).take_while(|(left, right)| left == right);
+            let same = output
+                .tokens
+                .iter()
+                .zip(&expected.tokens)
+                .take_while(|(left, right)| left == right);
             return Err(DecodeError::Differs {
                 prompt: prompt.id.clone(),
                 mode: self.modes[output.mode].name.clone(),

@@ -7,8 +7,9 @@ use tokio::sync::mpsc;
 
 use super::*;
 use skipstone_engine::{
-    CancelFlag, CommittedToken, Delta, Event, FinishReason, Finished, GenerationStream, Speculation,
-    SpeculationStats, Started, StreamMessage, Submit, SubmitError, Timing, Usage, ValidRequest,
+    CancelFlag, CommittedToken, Delta, Event, FinishReason, Finished, GenerationStream,
+    Speculation, SpeculationStats, Started, StreamMessage, Submit, SubmitError, Timing, Usage,
+    ValidRequest,
 };
 use skipstone_model::TokenId;
 
@@ -82,7 +83,10 @@ fn bench(repeats: usize) -> DecodeBench {
         category: category.to_owned(),
         tokens: vec![TokenId(first)],
     };
-    let mode = |(name, speculation): (&str, Speculation)| DecodeMode { name: name.to_owned(), speculation };
+    let mode = |(name, speculation): (&str, Speculation)| DecodeMode {
+        name: name.to_owned(),
+        speculation,
+    };
     DecodeBench {
         modes: [
             ("adaptive", Speculation::adaptive(None)),
@@ -131,7 +135,10 @@ fn sampled_modes_may_say_other_things_and_take_seeds_in_turn() {
     let (bench, engine) = (DecodeBench { temperature: 0.7, ..bench(2) }, Counting::new(Some(5)));
     bench.run(&engine, None, &mut || {}).unwrap();
     let seeds = engine.seeds.into_inner().unwrap();
-    assert_eq!(seeds[3..].iter().map(|seed| seed.1).collect::<Vec<_>>(), [0, 0, 0, 1, 1, 1].repeat(3));
+    assert_eq!(
+        seeds[3..].iter().map(|seed| seed.1).collect::<Vec<_>>(),
+        [0, 0, 0, 1, 1, 1].repeat(3)
+    );
     assert!(seeds.iter().all(|seed| seed.0 == 0.7));
 }
 
@@ -154,7 +161,10 @@ fn the_report_has_the_documented_fields() {
         ("/modes/adaptive/categories/chat/ratio_to_off", 2.0),
     ] {
         let found = json.pointer(pointer).and_then(serde_json::Value::as_f64);
-        assert!(found.is_some_and(|found| (found - expected).abs() < 1e-9), "{pointer}: {found:?} in {json}");
+        assert!(
+            found.is_some_and(|found| (found - expected).abs() < 1e-9),
+            "{pointer}: {found:?} in {json}"
+        );
     }
     assert_eq!(json.pointer("/modes/off/overall/acceptance"), Some(&serde_json::Value::Null));
     assert_eq!(json.pointer("/peer"), Some(&serde_json::Value::Null));
@@ -182,9 +192,14 @@ fn measurements_and_picture_reach_their_files() {
     let run = bench.run(&Counting::new(None), None, &mut || {}).unwrap();
     let csv = folder.path().join("a.csv");
     write_csv(&csv, &bench, &run).unwrap();
-    let lines: Vec<String> = std::fs::read_to_string(&csv).unwrap().lines().map(str::to_owned).collect();
+    let lines: Vec<String> =
+        std::fs::read_to_string(&csv).unwrap().lines().map(str::to_owned).collect();
     assert_eq!(lines.len(), 1 + 9);
-    assert!(lines[0].starts_with("prompt,category,mode,repeat,tokens,seconds,passes,"), "{}", lines[0]);
+    assert!(
+        lines[0].starts_with("prompt,category,mode,repeat,tokens,seconds,passes,"),
+        "{}",
+        lines[0]
+    );
     assert!(lines.iter().any(|line| line.starts_with("p2,code,off,0,9,0.9,9,0,0,")), "{lines:?}");
 
     let picture = folder.path().join("a.svg");

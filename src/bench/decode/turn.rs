@@ -3,8 +3,8 @@
 use super::run::{DecodeError, DecodeMode, DecodePrompt, Measurement};
 use skipstone_engine::adapt::OffReason;
 use skipstone_engine::{
-    Event, Finished, GenerationError, GenerationStream, OutputOptions, StopCriteria, Submit, Traffic,
-    ValidRequest,
+    Event, Finished, GenerationError, GenerationStream, OutputOptions, StopCriteria, Submit,
+    Traffic, ValidRequest,
 };
 use skipstone_model::TokenId;
 use skipstone_model::sampling::{SamplingParams, SamplingSettings};
@@ -24,7 +24,10 @@ pub(in crate::bench) struct Turn<'a> {
 
 impl Turn<'_> {
     /// Submits it.
-    pub(in crate::bench) fn submit(&self, engine: &dyn Submit) -> Result<GenerationStream, DecodeError> {
+    pub(in crate::bench) fn submit(
+        &self,
+        engine: &dyn Submit,
+    ) -> Result<GenerationStream, DecodeError> {
         // The vocabulary bounds a logit bias only, and there is none.
         let sampling = SamplingParams::new(self.sampling.clone(), 0)?;
         let request = ValidRequest {
@@ -71,10 +74,14 @@ impl Turn<'_> {
                     messages += usize::from(!delta.tokens.is_empty());
                     tokens.extend(delta.tokens.iter().map(|token| token.id));
                 }
-                Event::Finished(finished) => return Ok((measured(&finished, &tokens, messages), tokens)),
+                Event::Finished(finished) => {
+                    return Ok((measured(&finished, &tokens, messages), tokens));
+                }
             }
         }
-        Err(failed(GenerationError::Internal("the engine ended the stream without a result".to_owned())))
+        Err(failed(GenerationError::Internal(
+            "the engine ended the stream without a result".to_owned(),
+        )))
     }
 
     /// Submits it and reads its stream to the end.

@@ -1,4 +1,5 @@
-//! `bench decode --without NAME`: adaptive decoding with one mechanism switched off, each over an engine of its own.
+//! `bench decode --without NAME`: adaptive decoding with one mechanism switched off, each over an
+//! engine of its own.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -6,11 +7,12 @@ use std::time::Duration;
 
 use anyhow::Context;
 
+use crate::bench::decode::{DecodeMode, DecodePrompt};
 use skipstone_engine::adapt::store::{MemoryStore, ProfileKey};
 use skipstone_engine::adapt::{MECHANISMS, Mechanisms};
-use crate::bench::decode::{DecodeMode, DecodePrompt};
 use skipstone_engine::{
-    EngineOptions, GenerationStream, ProfileOptions, Profiles, Speculation, Submit, SubmitError, ValidRequest,
+    EngineOptions, GenerationStream, ProfileOptions, Profiles, Speculation, Submit, SubmitError,
+    ValidRequest,
 };
 
 /// How an engine differs from that of the settings.
@@ -42,12 +44,16 @@ pub(super) fn variants(names: &[String]) -> anyhow::Result<Vec<Variant>> {
                     half_life: Duration::from_secs(7 * 86_400),
                     write_back: Duration::from_secs(1),
                 };
-                profiles = Some(Arc::new(Profiles::start(Box::new(MemoryStore::new(1000)), options)?));
+                profiles =
+                    Some(Arc::new(Profiles::start(Box::new(MemoryStore::new(1000)), options)?));
                 |_| {}
             }
             name => {
                 mechanisms = Mechanisms::without(name).with_context(|| {
-                    format!("there is no mechanism {name}; there are {}, learning", MECHANISMS.join(", "))
+                    format!(
+                        "there is no mechanism {name}; there are {}, learning",
+                        MECHANISMS.join(", ")
+                    )
                 })?;
                 |_| {}
             }
@@ -76,7 +82,10 @@ pub(super) fn changes(variants: &[Variant]) -> Vec<Box<dyn Fn(&mut EngineOptions
 impl Variant {
     /// The mode that decodes by it.
     pub(super) fn mode(&self) -> DecodeMode {
-        DecodeMode { name: format!("without {}", self.name), speculation: Speculation::adaptive(None) }
+        DecodeMode {
+            name: format!("without {}", self.name),
+            speculation: Speculation::adaptive(None),
+        }
     }
 }
 
@@ -115,7 +124,9 @@ impl Submit for Router {
             let prompt = request.id.strip_suffix(variant.0.as_str())?;
             Some((variant, prompt.trim_end().to_owned()))
         });
-        let Some(((_, engine, profiles), prompt)) = found else { return self.engine.submit(request) };
+        let Some(((_, engine, profiles), prompt)) = found else {
+            return self.engine.submit(request);
+        };
         if let (Some(profiles), Some(category)) = (profiles, self.categories.get(&prompt)) {
             request.traffic = self.runtime.block_on(profiles.traffic(ProfileKey::of(category)));
         }

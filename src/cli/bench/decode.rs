@@ -24,9 +24,10 @@ use crate::bench::{DecodePeer, Peer};
 
 /// Time whole streams in several modes: what speculation is worth
 ///
-/// Decodes every prompt in every mode in turn, in shuffled order and one stream at a time, through the engine as a client would.
-/// Counts the time after the first token. Greedy, all modes must give the same tokens. Ratios are of total tokens per total
-/// second, with 95 % bootstrap intervals over prompts.
+/// Decodes every prompt in every mode in turn, in shuffled order and one stream at a time, through
+/// the engine as a client would. Counts the time after the first token. Greedy, all modes must give
+/// the same tokens. Ratios are of total tokens per total second, with 95 % bootstrap intervals over
+/// prompts.
 #[derive(Args, Debug)]
 #[command(after_help = modes::help())]
 pub(super) struct Decode {
@@ -38,7 +39,8 @@ pub(super) struct Decode {
     /// Decode each prompt so often in each mode; medians count
     #[arg(long, value_name = "COUNT", default_value_t = 1)]
     repeats: usize,
-    /// Sampling temperature; 0 decodes greedily. Above, each repeat has a seed of its own, and tokens are not compared
+    /// Sampling temperature; 0 decodes greedily. Above, each repeat has a seed of its own, and
+    /// tokens are not compared
     #[arg(long, value_name = "NUMBER", default_value_t = 0.0)]
     temperature: f32,
     /// Switch one mechanism off in one further adaptive mode each, over an engine of its own
@@ -92,7 +94,9 @@ impl Decode {
         let variants = ablation::variants(&self.without)?;
         let (runtime, engines) = match variants.is_empty() {
             true => (load(settings, &LoadBar::new())?, Vec::new()),
-            false => start_variants(settings, &path, &LoadBar::new(), &ablation::changes(&variants))?,
+            false => {
+                start_variants(settings, &path, &LoadBar::new(), &ablation::changes(&variants))?
+            }
         };
         ensure!(
             runtime.can_draft || self.modes.iter().all(|mode| mode.name == "off"),
@@ -100,7 +104,8 @@ impl Decode {
         );
         let mut bench = self.bench(&runtime)?;
         bench.modes.extend(variants.iter().map(ablation::Variant::mode));
-        let router = ablation::Router::new(Arc::clone(&runtime.engine), &variants, engines, &bench.prompts)?;
+        let router =
+            ablation::Router::new(Arc::clone(&runtime.engine), &variants, engines, &bench.prompts)?;
         let mut peer: Option<Box<dyn DecodePeer>> = match self.peer {
             Some(DecodePeerName::LlamaCpp) => {
                 Some(Box::new(Peer::llama_cpp(&self.python, &path, threads, bench.capacity())?))
@@ -111,10 +116,12 @@ impl Decode {
         let bar = turn_bar(bench.turns(peer.is_some()));
         let run = bench.run(&router, peer.as_deref_mut(), &mut || bar.inc(1))?;
         bar.finish_and_clear();
-        let model = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+        let model =
+            path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
         let report = DecodeReport::new(&bench, &run, model, threads);
         if let Some(csv) = &self.measurement.csv {
-            write_csv(csv, &bench, &run).with_context(|| format!("can't write {}", csv.display()))?;
+            write_csv(csv, &bench, &run)
+                .with_context(|| format!("can't write {}", csv.display()))?;
         }
         if let Some(chart) = &self.chart {
             draw(&report, chart)?;
@@ -130,8 +137,10 @@ impl Decode {
     }
 
     fn bench(&self, runtime: &Runtime) -> anyhow::Result<DecodeBench> {
-        let mode =
-            |mode: &&KnownMode| DecodeMode { name: mode.name.to_owned(), speculation: (mode.speculation)() };
+        let mode = |mode: &&KnownMode| DecodeMode {
+            name: mode.name.to_owned(),
+            speculation: (mode.speculation)(),
+        };
         Ok(DecodeBench {
             modes: self.modes.iter().map(mode).collect(),
             prompts: prompt_set::load(
@@ -150,7 +159,9 @@ impl Decode {
 fn turn_bar(turns: usize) -> ProgressBar {
     // indicatif draws nothing unless stderr is a terminal.
     let bar = ProgressBar::new(turns as u64);
-    if let Ok(style) = ProgressStyle::with_template("decoding [{bar:30}] {pos} of {len}, {eta} left") {
+    if let Ok(style) =
+        ProgressStyle::with_template("decoding [{bar:30}] {pos} of {len}, {eta} left")
+    {
         bar.set_style(style.progress_chars("=> "));
     }
     bar

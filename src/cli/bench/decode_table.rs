@@ -64,7 +64,8 @@ fn line(figures: &Figures) -> String {
         (Some(low), Some(high)) => format!("{low:.2} to {high:.2}"),
         _ => "-".to_owned(),
     };
-    let share = |share: Option<f64>| share.map_or("-".to_owned(), |share| format!("{:.0}", 100.0 * share));
+    let share =
+        |share: Option<f64>| share.map_or("-".to_owned(), |share| format!("{:.0}", 100.0 * share));
     format!(
         "{:>8} {:>6} {interval:>13} {:>6} {:>7} {:>6} {:>6} {:>8}  {}/{}/{} %",
         number(figures.tokens_per_second, 1),

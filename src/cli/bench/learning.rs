@@ -18,9 +18,10 @@ use crate::telemetry::{self, LogFormat};
 
 /// Serve traffic and watch acceptance on other prompts: what learning bridges is worth
 ///
-/// Acceptance is that of the first drafted token, each plan in turn, on greedy continuations that teach the engine nothing; the ratio is their
-/// speed over that of plain ones, which take turns with them. In between, sampled continuations of the traffic are served as a client would ask
-/// for them.
+/// Acceptance is that of the first drafted token, each plan in turn, on greedy continuations that
+/// teach the engine nothing; the ratio is their speed over that of plain ones, which take turns
+/// with them. In between, sampled continuations of the traffic are served as a client would ask for
+/// them.
 #[derive(Args, Debug)]
 pub(super) struct Learning {
     #[command(flatten)]
@@ -37,7 +38,8 @@ pub(super) struct Learning {
     /// Plans of the profile that are bet on and measured, the best first
     #[arg(long, value_name = "COUNT", default_value_t = 1)]
     plans: usize,
-    /// Also try runs of layers next to those that the plans skip. A plan that drafts faster may be right less often
+    /// Also try runs of layers next to those that the plans skip. A plan that drafts faster may be
+    /// right less often
     #[arg(long)]
     search: bool,
     /// Learn nothing: what the same traffic does to acceptance without learning
@@ -53,12 +55,19 @@ impl Learning {
         let mut given = flags([
             ("bench learning", "engine.max_streams", Some("4".to_owned())),
             ("bench learning", "speculation.learn_bridges", Some((!self.without).to_string())),
-            ("--search", "speculation.search_plans", Some((self.search && !self.without).to_string())),
+            (
+                "--search",
+                "speculation.search_plans",
+                Some((self.search && !self.without).to_string()),
+            ),
             ("--plans", "speculation.max_plans", Some(self.plans.to_string())),
         ]);
         given.extend(self.measurement.model.flags());
         let configuration = self.measurement.config.load(given)?;
-        telemetry::init_logging("skipstone::engine=info,skipstone::engine::stream=warn", LogFormat::Text)?;
+        telemetry::init_logging(
+            "skipstone::engine=info,skipstone::engine::stream=warn",
+            LogFormat::Text,
+        )?;
         let runtime = load(configuration.settings(), &LoadBar::new())?;
         let bench = LearningBench {
             prompts: prompt_set::load(
@@ -67,7 +76,12 @@ impl Learning {
                 &runtime,
                 self.measurement.max_new_tokens,
             )?,
-            traffic: prompt_set::load(&self.traffic, None, &runtime, self.measurement.max_new_tokens)?,
+            traffic: prompt_set::load(
+                &self.traffic,
+                None,
+                &runtime,
+                self.measurement.max_new_tokens,
+            )?,
             tokens: self.tokens,
             checkpoints: self.checkpoints,
             max_new_tokens: self.measurement.max_new_tokens,
@@ -102,7 +116,11 @@ impl Learning {
             writeln!(
                 stdout,
                 "{:>14} {:>8} {:>8} {:>10.3} {:>6.2}",
-                point.served_tokens, point.drafted, point.accepted, point.acceptance, point.ratio_to_off
+                point.served_tokens,
+                point.drafted,
+                point.accepted,
+                point.acceptance,
+                point.ratio_to_off
             )?;
         }
         Ok(ExitCode::SUCCESS)

@@ -74,7 +74,12 @@ mod tests {
     #[test]
     fn names_are_different_and_known() {
         for known in MODES {
-            assert_eq!(MODES.iter().filter(|other| other.name == known.name).count(), 1, "{}", known.name);
+            assert_eq!(
+                MODES.iter().filter(|other| other.name == known.name).count(),
+                1,
+                "{}",
+                known.name
+            );
             assert_eq!(mode(known.name).map(|mode| mode.name), Ok(known.name));
             assert!(help().contains(known.about), "{}", known.name);
         }

@@ -12,7 +12,8 @@ use skipstone_model::text::{ChatMessage, Role};
 /// What a prompt without a category is counted under.
 const NO_CATEGORY: &str = "other";
 
-/// The prompts of the file, rendered with the model's chat template; each must leave room for `max_new_tokens`.
+/// The prompts of the file, rendered with the model's chat template; each must leave room for
+/// `max_new_tokens`.
 pub(super) fn load(
     path: &Path,
     limit: Option<usize>,
@@ -26,7 +27,8 @@ pub(super) fn load(
     ensure!(!records.is_empty(), "{} leaves no prompts", path.display());
     let prompt = |record: &PromptRecord| {
         let id = record.id.as_str().map_or_else(|| record.id.to_string(), str::to_owned);
-        let tokens = runtime.encode_chat(&[ChatMessage::new(Role::User, record.prompt.as_str())])?;
+        let tokens =
+            runtime.encode_chat(&[ChatMessage::new(Role::User, record.prompt.as_str())])?;
         ensure!(
             tokens.len() + max_new_tokens <= runtime.context_length,
             "prompt {id}: {} tokens and {max_new_tokens} new ones don't fit the context of {}",
@@ -61,13 +63,16 @@ mod tests {
             category: (!category.is_empty()).then(|| category.to_owned()),
             prompt: String::new(),
         };
-        let records =
-            || [(1, "a"), (2, "b"), (3, "a"), (4, ""), (5, "a"), (6, ""), (7, "")].map(record).to_vec();
+        let records = || {
+            [(1, "a"), (2, "b"), (3, "a"), (4, ""), (5, "a"), (6, ""), (7, "")].map(record).to_vec()
+        };
         for (limit, expected) in
             [(0, &[][..]), (1, &[1, 2, 4]), (2, &[1, 2, 3, 4, 6]), (9, &[1, 2, 3, 4, 5, 6, 7])]
         {
-            let kept: Vec<u64> =
-                first_of_each(records(), limit).iter().filter_map(|record| record.id.as_u64()).collect();
+            let kept: Vec<u64> = first_of_each(records(), limit)
+                .iter()
+                .filter_map(|record| record.id.as_u64())
+                .collect();
             assert_eq!(kept, expected, "limit {limit}");
         }
     }

@@ -23,8 +23,9 @@ use skipstone_model::{Model, PagePool, Runner, RunnerOptions};
 
 /// Time passes over several rows: the verify slope
 ///
-/// With a peer, the engines take turns in one run, on as many threads each. A turn is an untimed pass, which wakes the threads and fills
-/// the caches, and then the timed one; before it, the other engine's threads get 20 ms to go to sleep. Medians are reported.
+/// With a peer, the engines take turns in one run, on as many threads each. A turn is an untimed
+/// pass, which wakes the threads and fills the caches, and then the timed one; before it, the other
+/// engine's threads get 20 ms to go to sleep. Medians are reported.
 #[derive(Args, Debug)]
 pub(super) struct Rows {
     #[command(flatten)]
@@ -80,18 +81,26 @@ impl Rows {
             prefill: self.prefill,
             repeats: self.repeats,
         };
-        ensure!(bench.rows.iter().all(|rows| (1..=512).contains(rows)), "--rows takes counts from 1 to 512");
-        ensure!(bench.context > 0 && bench.repeats > 0, "--context and --repeats must be at least 1");
+        ensure!(
+            bench.rows.iter().all(|rows| (1..=512).contains(rows)),
+            "--rows takes counts from 1 to 512"
+        );
+        ensure!(
+            bench.context > 0 && bench.repeats > 0,
+            "--context and --repeats must be at least 1"
+        );
         let threads = settings.engine.thread_count().get();
         let isa = self.instruction_set.unwrap_or_else(Isa::detect);
         let fork_join_microseconds = fork_join_seconds(threads) * 1e6;
         let started = Instant::now();
-        let model = Arc::new(Model::load(Arc::new(GgufFile::open(&path)?), threads, &mut |_, _| {})?);
+        let model =
+            Arc::new(Model::load(Arc::new(GgufFile::open(&path)?), threads, &mut |_, _| {})?);
         let load_seconds = started.elapsed().as_secs_f64();
         let peak_resident_bytes = peak_resident_bytes();
         let pages = PagePool::pages_for(bench.capacity());
         let kv_precision = kv_precision(&settings.engine);
-        let mut runner = Runner::with_options(model, RunnerOptions { pages, threads, isa, kv_precision });
+        let mut runner =
+            Runner::with_options(model, RunnerOptions { pages, threads, isa, kv_precision });
         let mut peer = match self.peer {
             Some(PeerName::LlamaCpp) => {
                 Some(Peer::llama_cpp(&self.python, &path, threads, bench.capacity())?)
@@ -101,7 +110,10 @@ impl Rows {
         let (ours, peer) = bench.run(&mut runner, peer.as_mut())?;
         let model_bytes = fs::metadata(&path)?.len();
         let report = RowReport {
-            model: path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default(),
+            model: path
+                .file_name()
+                .map(|name| name.to_string_lossy().into_owned())
+                .unwrap_or_default(),
             model_bytes,
             load_seconds,
             peak_resident_bytes,
@@ -155,7 +167,12 @@ fn print_table(out: &mut impl Write, report: &RowReport) -> io::Result<()> {
         write!(out, "{:>5} {milliseconds:>10.2} {:>6.2} {gigabytes:>6.1}", point.rows, point.v)?;
         if let Some(theirs) = peer.as_ref().map(|peer| peer.rows[index]) {
             let ratio = point.seconds_median / theirs.seconds_median;
-            write!(out, "  | {:>10.2} {:>6.2}  {ratio:>5.2}", theirs.seconds_median * 1e3, theirs.v)?;
+            write!(
+                out,
+                "  | {:>10.2} {:>6.2}  {ratio:>5.2}",
+                theirs.seconds_median * 1e3,
+                theirs.v
+            )?;
         }
         writeln!(out)?;
     }

@@ -18,8 +18,8 @@ const EXCERPT: usize = 32;
 
 /// Follow streams through their outputs: what drafts, and what it is worth, window by window
 ///
-/// Each prompt is decoded plainly and adaptively in turn, greedily and one stream at a time. A prompt that asks for several kinds of text shows
-/// how the stream's bets follow.
+/// Each prompt is decoded plainly and adaptively in turn, greedily and one stream at a time. A
+/// prompt that asks for several kinds of text shows how the stream's bets follow.
 #[derive(Args, Debug)]
 pub(super) struct Timeline {
     #[command(flatten)]
@@ -87,7 +87,8 @@ fn print_table(out: &mut impl Write, id: &str, windows: &[Window]) -> io::Result
             0 => "-".to_owned(),
             drafted => format!("{:.2}", window.accepted as f64 / drafted as f64),
         };
-        let excerpt: String = window.text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
+        let excerpt: String =
+            window.text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
         writeln!(
             out,
             "{:>6} {:>8.1} {:>9.1} {:>6.2} {:>7} {:>6} {:>6} {:<18} {}",

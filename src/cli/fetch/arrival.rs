@@ -11,7 +11,8 @@ use tempfile::NamedTempFile;
 
 use skipstone_gguf::GgufFile;
 
-/// A temporary file in the destination's folder, so that the last step can be a rename. Dropped, it is deleted.
+/// A temporary file in the destination's folder, so that the last step can be a rename. Dropped, it
+/// is deleted.
 pub(super) struct Arrival {
     file: NamedTempFile,
     hash: Sha256,
@@ -29,7 +30,8 @@ pub(super) fn file_sha256(path: &Path) -> anyhow::Result<String> {
     let mut hash = Sha256::new();
     let mut buffer = vec![0; 1 << 20];
     loop {
-        let length = file.read(&mut buffer).with_context(|| format!("can't read {}", path.display()))?;
+        let length =
+            file.read(&mut buffer).with_context(|| format!("can't read {}", path.display()))?;
         match buffer.get(..length) {
             None | Some([]) => return Ok(hexadecimal(hash)),
             Some(bytes) => hash.update(bytes),
@@ -45,7 +47,8 @@ impl Arrival {
         let file = tempfile::Builder::new()
             .prefix(".fetch-")
             .suffix(".part")
-            // As other files of the user, less what the umask takes: a service may run as another user.
+            // As other files of the user, less what the umask takes: a service may run as another
+            // user.
             .permissions(Permissions::from_mode(0o644))
             .tempfile_in(folder)
             .with_context(|| format!("can't write to {}", folder.display()))?;
@@ -71,7 +74,8 @@ impl Arrival {
         GgufFile::open(self.file.path()).context("what arrived is not a usable model file")?;
         self.file.as_file().sync_all().context("can't write the file to disk")?;
         self.file.persist(path).with_context(|| format!("can't create {}", path.display()))?;
-        // The rename itself is only on disk when the folder is; if that fails the file is still whole.
+        // The rename itself is only on disk when the folder is; if that fails the file is still
+        // whole.
         if let Some(folder) = path.parent() {
             let _ = File::open(folder).and_then(|folder| folder.sync_all());
         }

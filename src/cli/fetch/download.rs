@@ -13,6 +13,8 @@ pub(super) fn fetch(url: &str, folder: &Path) -> anyhow::Result<Arrival> {
     let mut arrival = Arrival::new(folder)?;
     let body = response.into_body();
     let progress = Progress::new(body.content_length());
-    arrival.fill(progress.around(body.into_reader())).with_context(|| format!("can't download {url}"))?;
+    arrival
+        .fill(progress.around(body.into_reader()))
+        .with_context(|| format!("can't download {url}"))?;
     Ok(arrival)
 }

@@ -12,7 +12,8 @@ use super::arrival::Arrival;
 use super::progress::Progress;
 use super::reference::HubFile;
 
-/// Copies the file out of the hub's cache into a temporary file of `folder`, after downloading it if need be.
+/// Copies the file out of the hub's cache into a temporary file of `folder`, after downloading it
+/// if need be.
 ///
 /// `HF_ENDPOINT` names another hub, `HF_HOME` another cache, `HF_TOKEN` who asks.
 pub(super) fn fetch(wanted: &HubFile, folder: &Path) -> anyhow::Result<Arrival> {
@@ -26,9 +27,9 @@ pub(super) fn fetch(wanted: &HubFile, folder: &Path) -> anyhow::Result<Arrival> 
                 builder = builder.with_token(Some(token));
             }
             let api = builder.build().context("can't reach the model hub")?;
-            api.repo(repo)
-                .download_with_progress(file, Progress::new(None))
-                .with_context(|| format!("can't download {file} of {repository} at revision {revision}"))?
+            api.repo(repo).download_with_progress(file, Progress::new(None)).with_context(|| {
+                format!("can't download {file} of {repository} at revision {revision}")
+            })?
         }
     };
     let mut arrival = Arrival::new(folder)?;

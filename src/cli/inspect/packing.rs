@@ -7,8 +7,8 @@ use serde::Serialize;
 use skipstone_gguf::TensorInfo;
 use skipstone_kernels::{Isa, PackedMatrix, WeightType};
 
-/// The matrices of one type that the kernels multiply with. The embedding is read where it lies in the file; a head that is tied to
-/// it is packed.
+/// The matrices of one type that the kernels multiply with. The embedding is read where it lies in
+/// the file; a head that is tied to it is packed.
 #[derive(Clone, PartialEq, Serialize, Debug)]
 pub(super) struct PackingSurvey {
     /// The type in the file.
@@ -59,7 +59,8 @@ impl PackingSurvey {
             survey.tensors += 1;
             survey.bytes += tensor.byte_len;
             if let (Some(known), Some(packed)) = (known, &mut survey.packed) {
-                packed.bytes += PackedMatrix::packed_bytes(known, outputs as usize, width as usize) as u64;
+                packed.bytes +=
+                    PackedMatrix::packed_bytes(known, outputs as usize, width as usize) as u64;
             }
         }
         types.into_values().collect()
@@ -87,16 +88,19 @@ mod tests {
         let builder = matrix(builder, "blk.0.attn_q.weight", 17, TensorType::Q4_1);
         let builder = matrix(builder, "blk.0.ffn_up.weight", 16, TensorType::Q4_1);
         let builder = matrix(builder, "blk.0.ffn_down.weight", 16, TensorType::Q2_K);
-        let builder = if own_head { matrix(builder, "output.weight", 32, TensorType::Q6_K) } else { builder };
+        let builder =
+            if own_head { matrix(builder, "output.weight", 32, TensorType::Q6_K) } else { builder };
         Manifest::parse(&builder.build()).unwrap()
     }
 
     #[test]
     fn matrices_are_counted_as_they_are_packed() {
         for (own_head, head) in [
-            // Forty columns take three tiles. Q8_0 packs into as many bytes a weight as in the file: 8.5 bits.
+            // Forty columns take three tiles. Q8_0 packs into as many bytes a weight as in the
+            // file: 8.5 bits.
             (false, ("Q8_0", 1, 10_880, Some((13_056, "8 bits, a scale for each 32")))),
-            // Two full tiles. Sixteen columns of a block of 210 bytes, and 32 bytes more, so that loads keep to cache lines.
+            // Two full tiles. Sixteen columns of a block of 210 bytes, and 32 bytes more, so that
+            // loads keep to cache lines.
             (true, ("Q6_K", 1, 6_720, Some((6_784, "8 bits, a scale for each 256")))),
         ] {
             let found = PackingSurvey::all(tensors(own_head).tensors());

@@ -40,7 +40,8 @@ pub(super) struct PartSurvey {
     pub(super) tensors: usize,
     pub(super) parameters: u64,
     pub(super) bytes: u64,
-    /// Share of all bytes, 0 to 1: about the share of a plain step's time, which is spent reading weights.
+    /// Share of all bytes, 0 to 1: about the share of a plain step's time, which is spent reading
+    /// weights.
     pub(super) share: f64,
     /// Types of the weights, and how many bytes are of each.
     pub(super) types: BTreeMap<String, u64>,
@@ -137,10 +138,13 @@ fn parts(tensors: &[TensorInfo], all_bytes: u64) -> Vec<PartSurvey> {
 fn blocks(tensors: &[TensorInfo]) -> Vec<SublayerSurvey> {
     let mut blocks: BTreeMap<u64, SublayerSurvey> = BTreeMap::new();
     for tensor in tensors {
-        let (part @ (Part::Attention | Part::Mlp), Some(layer)) = place(&tensor.name) else { continue };
+        let (part @ (Part::Attention | Part::Mlp), Some(layer)) = place(&tensor.name) else {
+            continue;
+        };
         let sublayer = u64::from(layer) * 2 + u64::from(part == Part::Mlp);
         let layer = u64::from(layer);
-        let survey = blocks.entry(sublayer).or_insert(SublayerSurvey { sublayer, layer, part, bytes: 0 });
+        let survey =
+            blocks.entry(sublayer).or_insert(SublayerSurvey { sublayer, layer, part, bytes: 0 });
         survey.bytes += tensor.byte_len;
     }
     blocks.into_values().collect()
@@ -150,7 +154,9 @@ fn blocks(tensors: &[TensorInfo]) -> Vec<SublayerSurvey> {
 fn place(name: &str) -> (Part, Option<u32>) {
     if let Some((layer, name)) = name.strip_prefix("blk.").and_then(|rest| rest.split_once('.')) {
         let part = match name {
-            _ if name.starts_with("attn_") || name.starts_with("post_attention_norm") => Part::Attention,
+            _ if name.starts_with("attn_") || name.starts_with("post_attention_norm") => {
+                Part::Attention
+            }
             _ if name.starts_with("ffn_") || name.starts_with("post_ffw_norm") => Part::Mlp,
             _ => Part::Other,
         };
@@ -182,8 +188,18 @@ pub(super) mod testing {
         for layer in 0..2 {
             builder = builder
                 .tensor(&format!("blk.{layer}.attn_norm.weight"), &[2], TensorType::F32, vec![0; 8])
-                .tensor(&format!("blk.{layer}.attn_q.weight"), &[2, 2], TensorType::F32, vec![0; 16])
-                .tensor(&format!("blk.{layer}.ffn_up.weight"), &[2, 3], TensorType::F32, vec![0; 24]);
+                .tensor(
+                    &format!("blk.{layer}.attn_q.weight"),
+                    &[2, 2],
+                    TensorType::F32,
+                    vec![0; 16],
+                )
+                .tensor(
+                    &format!("blk.{layer}.ffn_up.weight"),
+                    &[2, 3],
+                    TensorType::F32,
+                    vec![0; 24],
+                );
         }
         Survey::of(Path::new("/m/tiny.gguf"), &Manifest::parse(&builder.build()).unwrap())
     }
@@ -197,7 +213,8 @@ mod tests {
     #[test]
     fn tensors_are_counted_once_in_their_part() {
         let survey = survey();
-        let parts: Vec<_> = survey.parts.iter().map(|part| (part.part, part.tensors, part.bytes)).collect();
+        let parts: Vec<_> =
+            survey.parts.iter().map(|part| (part.part, part.tensors, part.bytes)).collect();
         assert_eq!(
             parts,
             [
@@ -237,7 +254,10 @@ mod tests {
     fn what_the_file_does_not_say_is_not_invented() {
         let survey = survey();
         assert_eq!((survey.layers, survey.context_length), (Some(2), Some(64)));
-        assert_eq!((survey.attention_heads, survey.vocabulary, survey.tokenizer), (None, None, None));
+        assert_eq!(
+            (survey.attention_heads, survey.vocabulary, survey.tokenizer),
+            (None, None, None)
+        );
         assert!(!survey.has_chat_template);
     }
 }

@@ -47,11 +47,19 @@ impl fmt::Display for Table<'_> {
             writeln!(formatter, "{fact:<20} {}", value.as_deref().unwrap_or("not stated"))?;
         }
         writeln!(formatter)?;
-        writeln!(formatter, "{:<12} {:>7} {:>12} {:>7}  types", "part", "tensors", "bytes", "share")?;
+        writeln!(
+            formatter,
+            "{:<12} {:>7} {:>12} {:>7}  types",
+            "part", "tensors", "bytes", "share"
+        )?;
         survey.parts.iter().try_for_each(|part| write_part(formatter, part))?;
         writeln!(formatter)?;
         let header = ["matrices", "tensors", "bytes", "in memory"];
-        writeln!(formatter, "{:<12} {:>7} {:>12} {:>12}  form", header[0], header[1], header[2], header[3])?;
+        writeln!(
+            formatter,
+            "{:<12} {:>7} {:>12} {:>12}  form",
+            header[0], header[1], header[2], header[3]
+        )?;
         survey.packing.iter().try_for_each(|packing| write_packing(formatter, packing))
     }
 }

@@ -56,8 +56,11 @@ fn svg(profile: &Profile) -> anyhow::Result<String> {
             (BridgeKind::LowRank, RGBColor(30, 110, 190)),
         ] {
             let of_kind = |point: &&Measurement| point.kind == kind;
-            let points =
-                profile.measurements.iter().filter(of_kind).map(|point| (point.cost, point.acceptance));
+            let points = profile
+                .measurements
+                .iter()
+                .filter(of_kind)
+                .map(|point| (point.cost, point.acceptance));
             let name = match kind {
                 BridgeKind::Identity => "skipped, nothing in its place",
                 BridgeKind::Bias => "bias bridge",

@@ -37,7 +37,11 @@ impl fmt::Display for Table<'_> {
     }
 }
 
-fn write_plan(formatter: &mut fmt::Formatter<'_>, profile: &Profile, plan: &ProfilePlan) -> fmt::Result {
+fn write_plan(
+    formatter: &mut fmt::Formatter<'_>,
+    profile: &Profile,
+    plan: &ProfilePlan,
+) -> fmt::Result {
     let skipped = 100.0 * plan.skipped.len() as f64 / (2 * profile.model.layers).max(1) as f64;
     let first = plan.prior.positions.first().map_or(0.0, |count| count.rate());
     writeln!(

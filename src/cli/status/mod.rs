@@ -20,7 +20,8 @@ use crate::server::wire;
 use crate::server::wire::control_service_client::ControlServiceClient;
 use table::Table;
 
-/// Ask a running server what it is and does: model, running streams and their plans, acceptance, speedup
+/// Ask a running server what it is and does: model, running streams and their plans, acceptance,
+/// speedup
 #[derive(Args, Debug)]
 pub(super) struct Status {
     /// Address of the admin port [default: metrics.listen of the settings]
@@ -77,9 +78,10 @@ impl Status {
 }
 
 async fn ask(address: SocketAddr, token: Option<MetadataValue<Ascii>>) -> anyhow::Result<Told> {
-    let channel = Endpoint::from_shared(format!("http://{address}"))?.connect().await.with_context(|| {
-        format!("can't reach {address}; is the server running, and is this its metrics.listen?")
-    })?;
+    let channel =
+        Endpoint::from_shared(format!("http://{address}"))?.connect().await.with_context(|| {
+            format!("can't reach {address}; is the server running, and is this its metrics.listen?")
+        })?;
     let mut client = ControlServiceClient::with_interceptor(channel, |mut request: Request<()>| {
         if let Some(token) = &token {
             request.metadata_mut().insert("authorization", token.clone());

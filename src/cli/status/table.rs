@@ -20,8 +20,11 @@ impl fmt::Display for Table<'_> {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Told { server, activity } = self.0;
         write_server(formatter, server)?;
-        let takes =
-            if server.is_ready { "takes requests" } else { "takes no new requests: it starts or drains" };
+        let takes = if server.is_ready {
+            "takes requests"
+        } else {
+            "takes no new requests: it starts or drains"
+        };
         writeln!(
             formatter,
             "{takes}; {} of {} streams run, {} wait; {:.0} % of the key/value cache of {} tokens is leased",
@@ -47,7 +50,10 @@ impl fmt::Display for Table<'_> {
     }
 }
 
-fn write_server(formatter: &mut fmt::Formatter<'_>, server: &wire::GetServerResponse) -> fmt::Result {
+fn write_server(
+    formatter: &mut fmt::Formatter<'_>,
+    server: &wire::GetServerResponse,
+) -> fmt::Result {
     if let Some(model) = &server.model {
         let short = model.fingerprint.get(..12).unwrap_or(&model.fingerprint);
         writeln!(
@@ -114,7 +120,8 @@ fn write_stream(
         wire::StreamState::Finished | wire::StreamState::Unspecified => "ended",
     };
     let account = stream.account.clone().unwrap_or_default();
-    let plan = stream.plan.as_ref().map_or_else(|| "off".to_owned(), |plan| plan_text(plan, sublayers));
+    let plan =
+        stream.plan.as_ref().map_or_else(|| "off".to_owned(), |plan| plan_text(plan, sublayers));
     writeln!(
         formatter,
         "{:<24} {state:<8} {:>12} {:>10} {:>8} {:>9}  {plan}",
@@ -128,7 +135,8 @@ fn write_stream(
 
 /// Its name, and how much of the model it leaves out.
 fn plan_text(plan: &wire::PlanActivity, sublayers: u32) -> String {
-    let skipped = plan.skip_set.as_ref().map_or(0, |set| set.attention_layers.len() + set.mlp_layers.len());
+    let skipped =
+        plan.skip_set.as_ref().map_or(0, |set| set.attention_layers.len() + set.mlp_layers.len());
     format!("{}, skips {skipped} of {sublayers} sublayers", plan.name)
 }
 

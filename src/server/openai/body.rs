@@ -1,4 +1,5 @@
-//! The bodies of requests as they are sent. Fields that are not listed are ignored, as clients of this interface expect.
+//! The bodies of requests as they are sent. Fields that are not listed are ignored, as clients of
+//! this interface expect.
 
 use std::collections::BTreeMap;
 
@@ -84,7 +85,10 @@ pub(super) enum Seed {
 
 /// Whether to report log-probabilities; completions send a number of alternatives instead.
 #[derive(Deserialize, Clone, Copy, Debug)]
-#[serde(untagged, expecting = "send true or false for a chat, a number of alternatives for a completion")]
+#[serde(
+    untagged,
+    expecting = "send true or false for a chat, a number of alternatives for a completion"
+)]
 pub(super) enum Logprobs {
     Flag(bool),
     Count(u32),
@@ -124,7 +128,8 @@ pub(super) struct SkipLayers {
     pub(super) mlp_layers: Vec<u32>,
 }
 
-/// A field of the interface that is not served: accepted where it asks for nothing, refused with a reason elsewhere.
+/// A field of the interface that is not served: accepted where it asks for nothing, refused with a
+/// reason elsewhere.
 struct Unserved {
     name: &'static str,
     asks_for_nothing: fn(&Value) -> bool,
@@ -135,23 +140,36 @@ const UNSERVED: &[Unserved] = &[
     Unserved { name: "n", asks_for_nothing: is_one, remedy: "send a request for each choice" },
     Unserved { name: "best_of", asks_for_nothing: is_one, remedy: "leave it out" },
     Unserved { name: "suffix", asks_for_nothing: is_empty, remedy: "leave it out" },
-    Unserved { name: "echo", asks_for_nothing: is_false, remedy: "put the prompt before the text yourself" },
+    Unserved {
+        name: "echo",
+        asks_for_nothing: is_false,
+        remedy: "put the prompt before the text yourself",
+    },
     Unserved { name: "tools", asks_for_nothing: is_empty, remedy: "leave it out" },
     Unserved { name: "tool_choice", asks_for_nothing: is_no_call, remedy: "leave it out" },
     Unserved { name: "functions", asks_for_nothing: is_empty, remedy: "leave it out" },
     Unserved { name: "function_call", asks_for_nothing: is_no_call, remedy: "leave it out" },
-    Unserved { name: "response_format", asks_for_nothing: is_text_format, remedy: "answers are plain text" },
+    Unserved {
+        name: "response_format",
+        asks_for_nothing: is_text_format,
+        remedy: "answers are plain text",
+    },
     Unserved { name: "modalities", asks_for_nothing: is_text_only, remedy: "answers are text" },
     Unserved { name: "audio", asks_for_nothing: is_empty, remedy: "answers are text" },
     Unserved { name: "web_search_options", asks_for_nothing: |_| false, remedy: "leave it out" },
 ];
 
-/// The first field in `body` that asks for something that is not served: its name, and what is wrong.
+/// The first field in `body` that asks for something that is not served: its name, and what is
+/// wrong.
 pub(super) fn unserved(body: &Map<String, Value>) -> Option<(&'static str, String)> {
     UNSERVED.iter().find_map(|Unserved { name, asks_for_nothing, remedy }| {
         let value = body.get(*name).filter(|value| !value.is_null() && !asks_for_nothing(value))?;
         // Numbers and flags are worth repeating; the rest may be long.
-        let value = if value.is_number() || value.is_boolean() { format!(" {value}") } else { String::new() };
+        let value = if value.is_number() || value.is_boolean() {
+            format!(" {value}")
+        } else {
+            String::new()
+        };
         Some((*name, format!("{name}{value} is not supported; {remedy}")))
     })
 }

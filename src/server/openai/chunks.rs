@@ -19,8 +19,8 @@ use crate::server::wire::generate_stream_response::Event as WireEvent;
 /// What the last event says.
 const DONE: &str = "[DONE]";
 
-/// A stream on its way. It owns the running request, so a client that goes away cancels it at once, also while the engine has
-/// nothing to send.
+/// A stream on its way. It owns the running request, so a client that goes away cancels it at once,
+/// also while the engine has nothing to send.
 struct Chunks {
     running: Running,
     words: Words,
@@ -36,7 +36,8 @@ pub(super) fn respond(running: Running, words: Words, include_usage: bool) -> Re
         let data = chunks.next().await?;
         Some((Ok::<_, Infallible>(Event::default().data(data)), chunks))
     });
-    // Comments while a request waits or its prompt is long, so that nothing on the way takes the connection for dead.
+    // Comments while a request waits or its prompt is long, so that nothing on the way takes the
+    // connection for dead.
     Sse::new(events).keep_alive(KeepAlive::default()).into_response()
 }
 
@@ -63,9 +64,14 @@ impl Chunks {
 
     fn word(&mut self, event: WireEvent) {
         match event {
-            WireEvent::Started(_) => self.words.opening().into_iter().for_each(|chunk| self.push(chunk)),
+            WireEvent::Started(_) => {
+                self.words.opening().into_iter().for_each(|chunk| self.push(chunk))
+            }
             WireEvent::Delta(delta) => {
-                self.words.step(delta, &mut self.offset).into_iter().for_each(|chunk| self.push(chunk));
+                self.words
+                    .step(delta, &mut self.offset)
+                    .into_iter()
+                    .for_each(|chunk| self.push(chunk));
             }
             WireEvent::Finished(end) => {
                 self.push(self.words.closing(&end));

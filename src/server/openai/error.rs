@@ -36,11 +36,17 @@ impl ApiError {
     pub(super) fn of(error: &CallError, paths: &Paths, retry_after: Duration) -> Self {
         let (grpc, reason) = status::classify(error);
         let (status, kind) = match reason {
-            Reason::InvalidRequest | Reason::ContextExceeded => (StatusCode::BAD_REQUEST, INVALID_REQUEST),
+            Reason::InvalidRequest | Reason::ContextExceeded => {
+                (StatusCode::BAD_REQUEST, INVALID_REQUEST)
+            }
             Reason::MessageTooLong => (StatusCode::PAYLOAD_TOO_LARGE, INVALID_REQUEST),
             Reason::UnknownModel => (StatusCode::NOT_FOUND, INVALID_REQUEST),
-            Reason::QueueFull | Reason::ReaderStalled => (StatusCode::TOO_MANY_REQUESTS, "rate_limit_error"),
-            Reason::ShuttingDown | Reason::EngineStopped => (StatusCode::SERVICE_UNAVAILABLE, "server_error"),
+            Reason::QueueFull | Reason::ReaderStalled => {
+                (StatusCode::TOO_MANY_REQUESTS, "rate_limit_error")
+            }
+            Reason::ShuttingDown | Reason::EngineStopped => {
+                (StatusCode::SERVICE_UNAVAILABLE, "server_error")
+            }
             Reason::DeadlineExceeded => (StatusCode::GATEWAY_TIMEOUT, "server_error"),
             Reason::Internal => (StatusCode::INTERNAL_SERVER_ERROR, "server_error"),
         };
@@ -88,7 +94,8 @@ impl ApiError {
 
     /// A body that does not say that it is JSON.
     pub(super) fn not_json() -> Self {
-        let message = "the body's type is not application/json; set the header content-type".to_owned();
+        let message =
+            "the body's type is not application/json; set the header content-type".to_owned();
         Self::refusal(StatusCode::UNSUPPORTED_MEDIA_TYPE, Code::InvalidArgument, message)
     }
 
@@ -102,13 +109,15 @@ impl ApiError {
 
     /// A body that takes too long to come.
     pub(super) fn slow_body(allowed: Duration) -> Self {
-        let message = format!("the body did not arrive within {} s; send it again", allowed.as_secs());
+        let message =
+            format!("the body did not arrive within {} s; send it again", allowed.as_secs());
         Self::refusal(StatusCode::REQUEST_TIMEOUT, Code::Aborted, message)
     }
 
     /// A model that is not served.
     pub(super) fn unknown_model(asked: &str, served: &str) -> Self {
-        let error = RequestError::UnknownModel { asked: asked.to_owned(), served: served.to_owned() };
+        let error =
+            RequestError::UnknownModel { asked: asked.to_owned(), served: served.to_owned() };
         Self::of(&error.into(), &Paths::default(), Duration::ZERO)
     }
 
@@ -128,7 +137,15 @@ impl ApiError {
     }
 
     fn refusal(status: StatusCode, grpc: Code, message: String) -> Self {
-        Self { status, kind: INVALID_REQUEST, code: None, param: None, message, retry_after: None, grpc }
+        Self {
+            status,
+            kind: INVALID_REQUEST,
+            code: None,
+            param: None,
+            message,
+            retry_after: None,
+            grpc,
+        }
     }
 
     /// The error object.

@@ -1,7 +1,8 @@
 //! The OpenAI-compatible HTTP interface: chat completions, completions and models.
 //!
-//! A request becomes the gRPC request that asks for the same (`body`, `request`) and goes the same way, so it meets the same
-//! checks and limits; what comes back is worded anew (`reply`, `chunks`). `error` is the one place where errors become HTTP.
+//! A request becomes the gRPC request that asks for the same (`body`, `request`) and goes the same
+//! way, so it meets the same checks and limits; what comes back is worded anew (`reply`, `chunks`).
+//! `error` is the one place where errors become HTTP.
 
 mod body;
 mod chunks;
@@ -164,9 +165,11 @@ impl OpenAi {
     }
 }
 
-/// Pages of other sites can send anything else to a local service without asking the browser's user.
+/// Pages of other sites can send anything else to a local service without asking the browser's
+/// user.
 fn is_json(headers: &HeaderMap) -> bool {
-    let kind = headers.get(header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default();
+    let kind =
+        headers.get(header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default();
     kind.split(';').next().unwrap_or_default().trim().eq_ignore_ascii_case("application/json")
 }
 

@@ -60,7 +60,8 @@ mod tests {
     #[test]
     fn fields_are_named_as_the_client_names_them() {
         let chat = Paths::of(Endpoint::Chat, &RequestBody::default());
-        let old = Paths::of(Endpoint::Chat, &RequestBody { max_tokens: Some(1), ..Default::default() });
+        let old =
+            Paths::of(Endpoint::Chat, &RequestBody { max_tokens: Some(1), ..Default::default() });
         let completion = Paths::of(Endpoint::Completion, &RequestBody::default());
         for (paths, field, wanted) in [
             (&chat, "spec.stop.max_new_tokens", "max_completion_tokens"),

@@ -54,7 +54,9 @@ impl Words {
     pub(super) fn whole(&self, response: wire::GenerateResponse) -> Value {
         let logprobs = self.logprobs(&response.tokens, &mut 0);
         let said = match self.endpoint {
-            Endpoint::Chat => json!({ "role": "assistant", "content": response.text, "refusal": null }),
+            Endpoint::Chat => {
+                json!({ "role": "assistant", "content": response.text, "refusal": null })
+            }
             Endpoint::Completion => response.text.into(),
         };
         let end = wire::StreamFinished {
@@ -80,8 +82,13 @@ impl Words {
         })
     }
 
-    /// The chunk of one step; none where it brings nothing to read. `offset` counts the characters of a stream.
-    pub(super) fn step(&self, delta: wire::TokenDelta, offset: &mut usize) -> Option<Map<String, Value>> {
+    /// The chunk of one step; none where it brings nothing to read. `offset` counts the characters
+    /// of a stream.
+    pub(super) fn step(
+        &self,
+        delta: wire::TokenDelta,
+        offset: &mut usize,
+    ) -> Option<Map<String, Value>> {
         if delta.text.is_empty() && delta.tokens.is_empty() {
             return None;
         }
@@ -138,7 +145,8 @@ impl Words {
         }
         match self.endpoint {
             Endpoint::Chat => {
-                let content: Vec<Value> = tokens.iter().map(|token| self.chat_token(token)).collect();
+                let content: Vec<Value> =
+                    tokens.iter().map(|token| self.chat_token(token)).collect();
                 json!({ "content": content, "refusal": null })
             }
             Endpoint::Completion => completion_tokens(tokens, offset),
@@ -216,7 +224,9 @@ fn completion_tokens(tokens: &[wire::Token], offset: &mut usize) -> Value {
         .collect();
     let top: Vec<Map<String, Value>> = tokens
         .iter()
-        .map(|token| token.top_logprobs.iter().map(|top| (top.text.clone(), top.logprob.into())).collect())
+        .map(|token| {
+            token.top_logprobs.iter().map(|top| (top.text.clone(), top.logprob.into())).collect()
+        })
         .collect();
     json!({
         "tokens": tokens.iter().map(|token| token.text.as_str()).collect::<Vec<_>>(),

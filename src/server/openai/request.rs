@@ -1,5 +1,5 @@
-//! From a body to the gRPC request that asks for the same. Values are checked there; here, only what one interface knows
-//! and the other does not.
+//! From a body to the gRPC request that asks for the same. Values are checked there; here, only
+//! what one interface knows and the other does not.
 
 use serde_json::{Map, Value};
 
@@ -50,7 +50,12 @@ pub(super) fn parse(endpoint: Endpoint, bytes: &[u8]) -> Result<Asked, ApiError>
         return Err(ApiError::field("stream_options", "stream_options needs stream: true"));
     }
     let include_usage = body.stream_options.as_ref().and_then(|options| options.include_usage);
-    Ok(Asked { spec: spec(endpoint, body)?, paths, stream, include_usage: include_usage.unwrap_or(false) })
+    Ok(Asked {
+        spec: spec(endpoint, body)?,
+        paths,
+        stream,
+        include_usage: include_usage.unwrap_or(false),
+    })
 }
 
 fn spec(endpoint: Endpoint, body: RequestBody) -> Result<wire::GenerationSpec, ApiError> {
@@ -96,8 +101,9 @@ fn chat_message(place: usize, message: Message) -> Result<wire::ChatMessage, Api
         "assistant" => wire::Role::Assistant,
         _ => {
             let role = clip(&message.role, SHOWN_BYTES);
-            let text =
-                format!("the role {role:?} is not supported; use system, developer, user or assistant");
+            let text = format!(
+                "the role {role:?} is not supported; use system, developer, user or assistant"
+            );
             return Err(ApiError::field(format!("messages[{place}].role"), text));
         }
     };
@@ -134,7 +140,8 @@ fn prompt(sent: Option<Prompt>) -> Result<Input, ApiError> {
         if count == 1 {
             return Ok(());
         }
-        let text = format!("there are {count} prompts, one is served a request; send a request for each");
+        let text =
+            format!("there are {count} prompts, one is served a request; send a request for each");
         Err(ApiError::field("prompt", text))
     };
     let ids = |ids| Input::TokenIds(wire::TokenIds { ids });
@@ -147,14 +154,20 @@ fn prompt(sent: Option<Prompt>) -> Result<Input, ApiError> {
         Some(Prompt::TokenLists(lists)) => {
             one(lists.len()).map(|()| ids(lists.into_iter().next().unwrap_or_default()))
         }
-        None => Err(ApiError::field("prompt", "the prompt is missing; send a string or a list of token ids")),
+        None => Err(ApiError::field(
+            "prompt",
+            "the prompt is missing; send a string or a list of token ids",
+        )),
     }
 }
 
 fn bias((token, bias): (String, f32)) -> Result<(u32, f32), ApiError> {
     let token = token.parse().map_err(|_| {
         let token = clip(&token, SHOWN_BYTES);
-        ApiError::field("logit_bias", format!("{token:?} is no token id; keys are numbers such as \"42\""))
+        ApiError::field(
+            "logit_bias",
+            format!("{token:?} is no token id; keys are numbers such as \"42\""),
+        )
     })?;
     Ok((token, bias))
 }
@@ -171,7 +184,10 @@ fn output(endpoint: Endpoint, body: &RequestBody) -> Result<wire::OutputOptions,
         (Endpoint::Chat, Some(Logprobs::Flag(true))) => body.top_logprobs.unwrap_or(0),
         (Endpoint::Completion, Some(Logprobs::Count(count))) => count,
         (Endpoint::Chat, Some(Logprobs::Count(_))) => {
-            return Err(ApiError::field("logprobs", "logprobs of a chat is true or false; see top_logprobs"));
+            return Err(ApiError::field(
+                "logprobs",
+                "logprobs of a chat is true or false; see top_logprobs",
+            ));
         }
         (Endpoint::Completion, Some(Logprobs::Flag(_))) => {
             let text = "logprobs of a completion is the number of alternatives; 0 reports the tokens alone";
@@ -315,7 +331,11 @@ mod tests {
             (Chat, json!({"messages": [{"content": "a"}]}), "\"messages[0]\""),
             (Chat, json!({"messages": [{"role": "tool", "content": "a"}]}), "\"messages[0].role\""),
             (Chat, json!({"messages": [{"role": "user"}]}), "\"messages[0].content\""),
-            (Chat, json!({"messages": [{"role": "user", "content": 7}]}), "\"messages[0].content\""),
+            (
+                Chat,
+                json!({"messages": [{"role": "user", "content": 7}]}),
+                "\"messages[0].content\"",
+            ),
             (
                 Chat,
                 json!({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}),

@@ -1,4 +1,5 @@
-//! How often drafts are accepted, learned as they are judged: decayed counts of all streams, and how far each stream is off them.
+//! How often drafts are accepted, learned as they are judged: decayed counts of all streams, and
+//! how far each stream is off them.
 
 use super::counts::Counts;
 
@@ -8,19 +9,24 @@ pub const BINS: usize = 10;
 /// How far one judgement moves a stream's offset.
 const OFFSET_STEP: f64 = 0.2;
 
-/// What one more judgement leaves of a stream's offset: a stream's own past is forgotten within some fifty tokens.
+/// What one more judgement leaves of a stream's offset: a stream's own past is forgotten within
+/// some fifty tokens.
 const OFFSET_DECAY: f64 = 0.98;
 
-/// What one more token leaves of a stream's offset: what lost is tried again when the text has moved on.
+/// What one more token leaves of a stream's offset: what lost is tried again when the text has
+/// moved on.
 const OFFSET_FADE: f64 = 0.99;
 
-/// How far traffic is taken to lie from what the priors of plans come from, in log odds, before anything is known of it: a standard deviation.
+/// How far traffic is taken to lie from what the priors of plans come from, in log odds, before
+/// anything is known of it: a standard deviation.
 const SHIFT_SPREAD: f64 = 0.5;
 
-/// What is known of a shift at most, as its precision: some thousand judgements, so that it follows the traffic.
+/// What is known of a shift at most, as its precision: some thousand judgements, so that it follows
+/// the traffic.
 const MOST_PRECISION: f64 = 200.0;
 
-/// How far kinds of traffic are taken to lie from the pool, in log odds, before anything is known of them: a standard deviation.
+/// How far kinds of traffic are taken to lie from the pool, in log odds, before anything is known
+/// of them: a standard deviation.
 const STANDING_SPREAD: f64 = 0.7;
 
 /// The farthest that one is taken to lie: beyond, its drafts would hardly be tried again.
@@ -29,7 +35,8 @@ const MAX_STANDING: f64 = 3.0;
 /// Newton steps to a standing; each is cut to 1, so that six cross the range and the others settle.
 const STANDING_STEPS: usize = 16;
 
-/// What is known about a kind of draft, such as the tokens of one plan, by bins of a feature that is known before they are judged.
+/// What is known about a kind of draft, such as the tokens of one plan, by bins of a feature that
+/// is known before they are judged.
 #[derive(Clone, Debug)]
 pub struct Acceptance<const N: usize> {
     prior: [f64; N],
@@ -40,16 +47,18 @@ pub struct Acceptance<const N: usize> {
     counts: Counts<N>,
 }
 
-/// How much better or worse than their priors drafts of all plans do, in log odds. What is hard to foretell for one plan is so for the others, and
-/// to learn it from each on its own would mean to turn to those that nobody has tried yet, one after the other.
+/// How much better or worse than their priors drafts of all plans do, in log odds. What is hard to
+/// foretell for one plan is so for the others, and to learn it from each on its own would mean to
+/// turn to those that nobody has tried yet, one after the other.
 #[derive(Clone, Copy, Debug)]
 pub struct Shift {
     value: f64,
     precision: f64,
 }
 
-/// How much better or worse than the pool's a stream's drafts do, in log odds. One number for all bins: a text that is hard to foretell is
-/// hard in every bin, and a stream is too short to learn them one by one.
+/// How much better or worse than the pool's a stream's drafts do, in log odds. One number for all
+/// bins: a text that is hard to foretell is hard in every bin, and a stream is too short to learn
+/// them one by one.
 #[derive(Clone, Copy, Default, Debug)]
 pub struct Offset {
     /// Of the kind of traffic that it belongs to; stays.
@@ -61,7 +70,8 @@ pub struct Offset {
 // === impl Acceptance ===
 
 impl<const N: usize> Acceptance<N> {
-    /// Nothing seen yet; `prior` is the share expected in each bin, and weighs as much as so many judgements.
+    /// Nothing seen yet; `prior` is the share expected in each bin, and weighs as much as so many
+    /// judgements.
     pub fn new(prior: [f64; N], weights: [f64; N]) -> Self {
         Self { prior, weights, shift: 0.0, counts: Counts::default() }
     }
@@ -109,8 +119,9 @@ impl<const N: usize> Acceptance<N> {
         self.counts.observe(bin, accepted);
     }
 
-    /// Where traffic with these counts stands against the pool: the offset that makes them likeliest, given that most traffic is near
-    /// the pool (a Gaussian of [`STANDING_SPREAD`]). A stream of such traffic starts from it.
+    /// Where traffic with these counts stands against the pool: the offset that makes them
+    /// likeliest, given that most traffic is near the pool (a Gaussian of [`STANDING_SPREAD`]). A
+    /// stream of such traffic starts from it.
     pub fn standing(&self, counts: &Counts<N>) -> Offset {
         let pooled: [f64; N] = std::array::from_fn(|bin| self.pooled(bin));
         let (standing, _) = likeliest(STANDING_SPREAD, |by| evidence(&pooled, counts, by));
@@ -154,7 +165,8 @@ impl Shift {
         Self { value, precision: precision.min(MOST_PRECISION) }
     }
 
-    /// Takes in a judgement, where this share was [`Acceptance::expected`]: a step of Newton's method for the logistic likelihood.
+    /// Takes in a judgement, where this share was [`Acceptance::expected`]: a step of Newton's
+    /// method for the logistic likelihood.
     pub fn observe(&mut self, expected: f64, accepted: bool) {
         self.precision = (self.precision + expected * (1.0 - expected)).min(MOST_PRECISION);
         let value = self.value + (f64::from(accepted) - expected) / self.precision;
@@ -162,10 +174,13 @@ impl Shift {
     }
 }
 
-/// How far counts call for moving `shares`, which are moved `by` so much already, and how surely: slope and curvature of the log likelihood.
+/// How far counts call for moving `shares`, which are moved `by` so much already, and how surely:
+/// slope and curvature of the log likelihood.
 fn evidence<const N: usize>(shares: &[f64; N], counts: &Counts<N>, by: f64) -> (f64, f64) {
     let (mut slope, mut curvature) = (0.0, 0.0);
-    for (share, (accepted, judged)) in shares.iter().zip(counts.accepted().iter().zip(counts.judged())) {
+    for (share, (accepted, judged)) in
+        shares.iter().zip(counts.accepted().iter().zip(counts.judged()))
+    {
         let share = shifted(*share, by);
         slope += accepted - judged * share;
         curvature += judged * share * (1.0 - share);
@@ -173,7 +188,8 @@ fn evidence<const N: usize>(shares: &[f64; N], counts: &Counts<N>, by: f64) -> (
     (slope, curvature)
 }
 
-/// The likeliest move in log odds by its `evidence`, if most lie within `spread` of none (a Gaussian), and the precision of that.
+/// The likeliest move in log odds by its `evidence`, if most lie within `spread` of none (a
+/// Gaussian), and the precision of that.
 fn likeliest(spread: f64, evidence: impl Fn(f64) -> (f64, f64)) -> (f64, f64) {
     let (mut by, mut precision) = (0.0, spread.powi(-2));
     for _ in 0..STANDING_STEPS {
@@ -198,7 +214,8 @@ pub fn confidence_bin(confidence: f32) -> usize {
 
 #[cfg(test)]
 pub(crate) mod testing {
-    /// Whether the `index`-th of evenly spread drafts is accepted: after any number of them the accepted share is `share`, to within one.
+    /// Whether the `index`-th of evenly spread drafts is accepted: after any number of them the
+    /// accepted share is `share`, to within one.
     pub(crate) fn is_accepted(index: usize, share: f64) -> bool {
         ((index + 1) as f64 * share).floor() > (index as f64 * share).floor()
     }
@@ -266,7 +283,8 @@ mod tests {
 
     #[test]
     fn confidences_fall_into_ten_bins() {
-        for (confidence, bin) in [(0.0, 0), (0.0999, 0), (0.1, 1), (0.55, 5), (0.999, 9), (1.0, 9)] {
+        for (confidence, bin) in [(0.0, 0), (0.0999, 0), (0.1, 1), (0.55, 5), (0.999, 9), (1.0, 9)]
+        {
             assert_eq!(confidence_bin(confidence), bin, "{confidence}");
         }
     }

@@ -47,7 +47,8 @@ pub struct Allowed {
     pub plans: bool,
     /// N-gram matches.
     pub ngram: bool,
-    /// Place them whatever the odds, each plan in turn, and draft as far as the limit: to measure what drafts are worth, and for tests.
+    /// Place them whatever the odds, each plan in turn, and draft as far as the limit: to measure
+    /// what drafts are worth, and for tests.
     pub always: bool,
 }
 

@@ -5,8 +5,8 @@ use faer::{Mat, MatRef, Side};
 
 use super::moments::Moments;
 
-/// The numbers of a bridge: x becomes x + bias + up · (down · [x, f]), f being the feature of the position before. Rank 0, with `down` and
-/// `up` empty, is the bias bridge.
+/// The numbers of a bridge: x becomes x + bias + up · (down · [x, f]), f being the feature of the
+/// position before. Rank 0, with `down` and `up` empty, is the bias bridge.
 #[derive(Clone, PartialEq, Debug)]
 pub struct BridgeWeights {
     /// \[hidden\].
@@ -19,9 +19,10 @@ pub struct BridgeWeights {
 
 /// Moments solved for one ridge, to be cut to any rank.
 ///
-/// The full map W solves (G + Λ) W = C, with the centred Gram matrix G, cross moments C, and in the diagonal Λ one number for states
-/// and one for features. Of all maps of rank r the best for the same ridge objective is W V Vᵀ, where V holds the r leading
-/// eigenvectors of Cᵀ W, the second moments of the predictions (Mukherjee and Zhu, "Reduced rank ridge regression and its kernel
+/// The full map W solves (G + Λ) W = C, with the centred Gram matrix G, cross moments C, and in the
+/// diagonal Λ one number for states and one for features. Of all maps of rank r the best for the
+/// same ridge objective is W V Vᵀ, where V holds the r leading eigenvectors of Cᵀ W, the second
+/// moments of the predictions (Mukherjee and Zhu, "Reduced rank ridge regression and its kernel
 /// extensions", 2011). Centred, so that a larger Λ leads to the bias bridge.
 pub struct BridgeFit {
     mean_input: Vec<f64>,
@@ -70,7 +71,8 @@ impl BridgeWeights {
     #[cfg(test)]
     fn apply(&self, inputs: &[f32]) -> Vec<f32> {
         let rank = self.rank();
-        let row_of = |row: &[f32]| row.iter().zip(inputs).map(|(weight, value)| weight * value).sum();
+        let row_of =
+            |row: &[f32]| row.iter().zip(inputs).map(|(weight, value)| weight * value).sum();
         let inner: Vec<f32> = self.down.chunks_exact(inputs.len()).map(row_of).collect();
         let states = inputs.iter().zip(&self.bias).enumerate();
         let bridged = states.map(|(index, (value, bias))| {
@@ -84,7 +86,8 @@ impl BridgeWeights {
 // === impl BridgeFit ===
 
 impl BridgeFit {
-    /// Solves for the full map. `ridge` is relative to the mean diagonal element of the Gram matrix, of states and of features each.
+    /// Solves for the full map. `ridge` is relative to the mean diagonal element of the Gram
+    /// matrix, of states and of features each.
     ///
     /// # Errors
     /// If there are no pairs, the ridge is not above 0, or the moments are damaged.
@@ -98,14 +101,17 @@ impl BridgeFit {
         let hidden = moments.hidden();
         let gram = MatRef::from_column_major_slice(moments.gram(), 2 * hidden, 2 * hidden);
         let ridges = [0..hidden, hidden..2 * hidden].map(|block| {
-            let mean = block.map(|index| f64::from(gram[(index, index)])).sum::<f64>() / hidden as f64;
-            // One pair alone has no spread: any positive number makes its map zero and leaves the bias.
+            let mean =
+                block.map(|index| f64::from(gram[(index, index)])).sum::<f64>() / hidden as f64;
+            // One pair alone has no spread: any positive number makes its map zero and leaves the
+            // bias.
             ridge * if mean > 0.0 { mean } else { 1.0 }
         });
         let cholesky = {
             let ridged = Mat::from_fn(2 * hidden, 2 * hidden, |row, column| {
                 let (low, high) = (row.max(column), row.min(column));
-                f64::from(gram[(low, high)]) + if row == column { ridges[row / hidden] } else { 0.0 }
+                f64::from(gram[(low, high)])
+                    + if row == column { ridges[row / hidden] } else { 0.0 }
             });
             ridged.llt(Side::Lower).map_err(|_| BridgeFitError::Singular("no Cholesky factor"))?
         };
@@ -120,12 +126,14 @@ impl BridgeFit {
             .map_err(|_| BridgeFitError::Singular("no eigenvectors"))?
             .U()
             .to_owned();
-        let finite =
-            |matrix: &Mat<f64>| matrix.col_iter().all(|column| column.iter().all(|value| value.is_finite()));
+        let finite = |matrix: &Mat<f64>| {
+            matrix.col_iter().all(|column| column.iter().all(|value| value.is_finite()))
+        };
         if !(finite(&map) && finite(&directions)) {
             return Err(BridgeFitError::Singular("values that are not finite"));
         }
-        let (mean_input, mean_change) = (moments.mean_input().to_vec(), moments.mean_change().to_vec());
+        let (mean_input, mean_change) =
+            (moments.mean_input().to_vec(), moments.mean_change().to_vec());
         Ok(Self { mean_input, mean_change, map, directions })
     }
 
@@ -138,12 +146,19 @@ impl BridgeFit {
         let down = &self.map * leading;
         let mean_inner: Vec<f64> = (0..rank)
             .map(|column| {
-                self.mean_input.iter().enumerate().map(|(row, mean)| mean * down[(row, column)]).sum()
+                self.mean_input
+                    .iter()
+                    .enumerate()
+                    .map(|(row, mean)| mean * down[(row, column)])
+                    .sum()
             })
             .collect();
         let bias = self.mean_change.iter().enumerate().map(|(row, mean)| {
-            let mapped: f64 =
-                mean_inner.iter().enumerate().map(|(column, inner)| leading[(row, column)] * inner).sum();
+            let mapped: f64 = mean_inner
+                .iter()
+                .enumerate()
+                .map(|(column, inner)| leading[(row, column)] * inner)
+                .sum();
             (mean - mapped) as f32
         });
         BridgeWeights {
@@ -166,7 +181,10 @@ mod tests {
 
     impl Noise {
         fn next(&mut self) -> f32 {
-            self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            self.0 = self
+                .0
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1_442_695_040_888_963_407);
             (self.0 >> 40) as f32 / (1 << 23) as f32 - 1.0
         }
 
@@ -184,10 +202,16 @@ mod tests {
     }
 
     /// What `bridge` reads and the states after it, with noise on the latter.
-    fn data(noise: &mut Noise, bridge: &BridgeWeights, rows: usize, disorder: f32) -> (Vec<f32>, Vec<f32>) {
+    fn data(
+        noise: &mut Noise,
+        bridge: &BridgeWeights,
+        rows: usize,
+        disorder: f32,
+    ) -> (Vec<f32>, Vec<f32>) {
         let inputs: Vec<f32> =
             (0..rows * INPUTS).map(|at| 3.0 * noise.next() + (at % HIDDEN) as f32).collect();
-        let mut after: Vec<f32> = inputs.chunks(INPUTS).flat_map(|inputs| bridge.apply(inputs)).collect();
+        let mut after: Vec<f32> =
+            inputs.chunks(INPUTS).flat_map(|inputs| bridge.apply(inputs)).collect();
         after.iter_mut().for_each(|value| *value += disorder * noise.next());
         (inputs, after)
     }
@@ -301,9 +325,12 @@ mod tests {
         for ridge in [0.0, -1.0, f64::INFINITY] {
             assert_eq!(BridgeFit::new(&empty, ridge).err(), Some(BridgeFitError::Ridge(ridge)));
         }
-        let damaged =
-            Moments::from_parts((1.0, 1.0), (vec![0.0; 4], vec![0.0; 2]), (vec![f32::NAN; 16], vec![1.0; 8]))
-                .unwrap();
+        let damaged = Moments::from_parts(
+            (1.0, 1.0),
+            (vec![0.0; 4], vec![0.0; 2]),
+            (vec![f32::NAN; 16], vec![1.0; 8]),
+        )
+        .unwrap();
         assert!(matches!(BridgeFit::new(&damaged, 0.1).err(), Some(BridgeFitError::Singular(_))));
     }
 }

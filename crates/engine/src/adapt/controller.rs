@@ -1,8 +1,10 @@
 //! The controller of one stream: what to bet on next, and how far to go.
 //!
-//! Time is counted in plain steps. Drafting is a renewal process: a cycle costs time and commits tokens, and what counts is tokens over
-//! time in the long run. Against a given rate a step is worth its expected tokens minus the rate times its cost, so that one rule
-//! decides everything: whether to draft at all, by which plan, and whether to add one more token (an optimal stopping rule).
+//! Time is counted in plain steps. Drafting is a renewal process: a cycle costs time and commits
+//! tokens, and what counts is tokens over time in the long run. Against a given rate a step is
+//! worth its expected tokens minus the rate times its cost, so that one rule decides everything:
+//! whether to draft at all, by which plan, and whether to add one more token (an optimal stopping
+//! rule).
 
 mod forecast;
 
@@ -15,8 +17,8 @@ use super::knowledge::{Knowledge, StreamOffsets, ngram_bin};
 /// How much better than plain decoding a bet must look: below, its forecast is mostly noise.
 const MARGIN: f64 = 1.01;
 
-/// How much worse a bet may look where nothing was judged yet. The doubt goes in its favour: what is placed corrects its forecast, what is not
-/// placed stays as it is.
+/// How much worse a bet may look where nothing was judged yet. The doubt goes in its favour: what
+/// is placed corrects its forecast, what is not placed stays as it is.
 const DOUBT: f64 = 0.05;
 
 /// The doubt halves with three times as many judged drafts.
@@ -31,7 +33,8 @@ pub struct Controller {
     allowed: Allowed,
     own: StreamOffsets,
     fold: Fold,
-    /// Tokens a plain step's time is worth in this cycle: what the best plan or plain decoding yields.
+    /// Tokens a plain step's time is worth in this cycle: what the best plan or plain decoding
+    /// yields.
     rate: f64,
     /// Time lost to exploring, in plain steps, less what it won.
     explored: f64,
@@ -73,7 +76,8 @@ impl Controller {
         self.rate = rate.max(1.0);
         if found.tokens > 0 {
             let (tokens, value) = self.ngram_value(odds, chain, found);
-            // Against a plain step or a cycle of the best plan, whose value at its own rate is zero.
+            // Against a plain step or a cycle of the best plan, whose value at its own rate is
+            // zero.
             if tokens > 0 && value + 1.0 - self.rate * odds.costs.rows[1] > 0.0 {
                 return Bet::Ngram(tokens);
             }
@@ -104,12 +108,14 @@ impl Controller {
         self.allowed.always
     }
 
-    /// A bet to try in place of the best one, if it is time: a plan that yields `near`, if plans are tried, or the first token of a match, in turn.
+    /// A bet to try in place of the best one, if it is time: a plan that yields `near`, if plans
+    /// are tried, or the first token of a match, in turn.
     fn other_bet(&self, bank: &Bank, best: Bet, near: Option<f64>, found: Match) -> Option<Bet> {
         if !bank.may_explore() {
             return None;
         }
-        let plans = (0..self.rates.len()).filter(|&plan| near.is_some_and(|near| self.rates[plan] >= near));
+        let plans =
+            (0..self.rates.len()).filter(|&plan| near.is_some_and(|near| self.rates[plan] >= near));
         let found = (found.tokens > 0).then_some(Bet::Ngram(1));
         let others = plans.map(Bet::Plan).chain(found).filter(|&bet| bet != best);
         let count = others.clone().count();
@@ -128,11 +134,14 @@ impl Controller {
         Bet::Plan(self.turn)
     }
 
-    /// Whether a token of this confidence, drafted by `plan` at the end of `chain`, is worth its row of the verify pass. The chain's survival takes it in.
+    /// Whether a token of this confidence, drafted by `plan` at the end of `chain`, is worth its
+    /// row of the verify pass. The chain's survival takes it in.
     pub fn keeps(&self, odds: Odds<'_>, plan: usize, chain: &mut Chain, confidence: f32) -> bool {
         chain.survival *= self.acceptance(odds.knowledge, plan, confidence_bin(confidence));
         // What is tried is judged, or it would teach nothing.
-        self.allowed.always || self.exploring || chain.survival > self.rate * odds.costs.of_row(chain.drafted)
+        self.allowed.always
+            || self.exploring
+            || chain.survival > self.rate * odds.costs.of_row(chain.drafted)
     }
 
     /// Whether one more draft step of `plan` is worth its time.
@@ -151,7 +160,11 @@ impl Controller {
 
     /// Takes in a finished cycle: the tokens it committed, and the time it took, in plain steps.
     pub fn observe_cycle(&mut self, bank: &mut Bank, bet: Bet, tokens: usize, steps: f64) {
-        self.own.plans.iter_mut().chain([&mut self.own.ngram]).for_each(|offset| offset.fade(tokens));
+        self.own
+            .plans
+            .iter_mut()
+            .chain([&mut self.own.ngram])
+            .for_each(|offset| offset.fade(tokens));
         // Against what the best bet would have made of the time.
         let lost = self.exploring.then(|| steps - tokens as f64 / self.rate);
         bank.book(steps, lost);
@@ -216,7 +229,8 @@ impl Controller {
     fn ngram_value(&self, odds: Odds<'_>, chain: Chain, found: Match) -> (usize, f64) {
         let (mut best, mut value, mut survives) = ((0, 0.0), 0.0, chain.survival);
         for place in 0..found.tokens.min(chain.limit.saturating_sub(chain.drafted)) {
-            survives *= odds.knowledge.ngram.of_stream(self.own.ngram, ngram_bin(found.length, place));
+            survives *=
+                odds.knowledge.ngram.of_stream(self.own.ngram, ngram_bin(found.length, place));
             value += survives - self.rate * odds.costs.of_row(chain.drafted + place);
             if value > best.1 {
                 best = (place + 1, value);

@@ -14,8 +14,9 @@ pub struct Costs {
     pub context: f64,
 }
 
-/// A draft step in plain steps at an empty context, from what it is where the context adds the share `context` to those. Attention alone takes
-/// longer with the context, and the step runs the share `attention` of it.
+/// A draft step in plain steps at an empty context, from what it is where the context adds the
+/// share `context` to those. Attention alone takes longer with the context, and the step runs the
+/// share `attention` of it.
 pub fn cost_without_context(cost: f64, attention: f64, context: f64) -> f64 {
     cost * (1.0 + context) - attention * context
 }
@@ -23,14 +24,16 @@ pub fn cost_without_context(cost: f64, attention: f64, context: f64) -> f64 {
 // === impl Costs ===
 
 impl Costs {
-    /// What a draft step costs that alone would take so many plain steps: with others its pass is as long as theirs, and its share of that is larger
-    /// than its share of a pass that is as short as itself.
+    /// What a draft step costs that alone would take so many plain steps: with others its pass is
+    /// as long as theirs, and its share of that is larger than its share of a pass that is as short
+    /// as itself.
     pub fn of_draft(&self, alone: f64) -> f64 {
         let others = self.others as f64;
         if self.others == 0 { alone } else { alone * (others + 1.0) / (alone + others) }
     }
 
-    /// What the verify pass of a chain of `drafted` tokens costs more with one more of them. Beyond [`MAX_ROWS`] nothing is worth its row.
+    /// What the verify pass of a chain of `drafted` tokens costs more with one more of them. Beyond
+    /// [`MAX_ROWS`] nothing is worth its row.
     pub fn of_row(&self, drafted: usize) -> f64 {
         match self.rows.get(drafted + 1..drafted + 3) {
             Some(&[before, after]) => after - before,
@@ -49,6 +52,9 @@ mod tests {
         assert!((costs(0).of_draft(0.4) - 0.4).abs() < 1e-12);
         // One other: .4 / 1.4 of a pass, of which plain steps take half each.
         assert!((costs(1).of_draft(0.4) - 2.0 * 0.4 / 1.4).abs() < 1e-12);
-        assert!((costs(1000).of_draft(0.4) - 0.4).abs() < 1e-3, "the pass is as long with it as without");
+        assert!(
+            (costs(1000).of_draft(0.4) - 0.4).abs() < 1e-3,
+            "the pass is as long with it as without"
+        );
     }
 }

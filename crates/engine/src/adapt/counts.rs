@@ -3,10 +3,12 @@
 /// What one more judgement leaves of the older ones in its bin.
 const DECAY: f64 = 0.9995;
 
-/// What a bin weighs at most, in judgements: twice what it comes to by itself, at a judgement's decay.
+/// What a bin weighs at most, in judgements: twice what it comes to by itself, at a judgement's
+/// decay.
 pub const MAX_JUDGED: f64 = 4000.0;
 
-/// Judged drafts by bins, and how many of them were accepted. Finite, and in each bin 0 <= accepted <= judged <= [`MAX_JUDGED`].
+/// Judged drafts by bins, and how many of them were accepted. Finite, and in each bin 0 <= accepted
+/// <= judged <= [`MAX_JUDGED`].
 #[derive(Clone, Copy, PartialEq, Debug)]
 pub struct Counts<const N: usize> {
     accepted: [f64; N],

@@ -1,19 +1,22 @@
-//! Knowing when to fold: drafting is a bet, and a stream that loses it decodes plainly and probes again at a low duty.
+//! Knowing when to fold: drafting is a bet, and a stream that loses it decodes plainly and probes
+//! again at a low duty.
 //!
-//! The controller's forecasts already turn down what looks like a loss. This is the safety net under them: it goes by the clock alone, so it holds
-//! whatever the forecasts get wrong.
+//! The controller's forecasts already turn down what looks like a loss. This is the safety net
+//! under them: it goes by the clock alone, so it holds whatever the forecasts get wrong.
 
 use super::mechanisms::Mechanisms;
 
-/// What a stream may lose to drafting before it folds, in plain steps, net of what it won, where drafting has not won yet. A cycle wins or loses
-/// about one step by chance, so less would fold on bad luck.
+/// What a stream may lose to drafting before it folds, in plain steps, net of what it won, where
+/// drafting has not won yet. A cycle wins or loses about one step by chance, so less would fold on
+/// bad luck.
 const STAKE: f64 = 4.0;
 
 /// What a probe may lose.
 const PROBE_STAKE: f64 = 1.5;
 
-/// What the winnings of all streams add to a stake at most. Where a cycle wins an eighth of a step on average, bad luck takes this much in one
-/// stream of many hundreds, but four steps in every third.
+/// What the winnings of all streams add to a stake at most. Where a cycle wins an eighth of a step
+/// on average, bad luck takes this much in one stream of many hundreds, but four steps in every
+/// third.
 const MOST_BACKING: f64 = 12.0;
 
 /// Tokens decoded plainly after the first lost stake; doubled after each further one.
@@ -25,11 +28,13 @@ const LONGEST_REST: usize = 1024;
 /// Share of the time that bets may lose which don't look best.
 const EXPLORATION: f64 = 0.01;
 
-/// What may be saved up for such bets, in plain steps: spent in one stream, it would slow that one down.
+/// What may be saved up for such bets, in plain steps: spent in one stream, it would slow that one
+/// down.
 const MOST_SAVED: f64 = 4.0;
 
-/// What all streams share: what drafting has won on balance, in plain steps, which backs the stakes of each, and what bets may lose that don't look
-/// best. One that wins costs nothing: where forecasts are too low, it goes on.
+/// What all streams share: what drafting has won on balance, in plain steps, which backs the stakes
+/// of each, and what bets may lose that don't look best. One that wins costs nothing: where
+/// forecasts are too low, it goes on.
 #[derive(Clone, Copy, Default, Debug)]
 pub struct Bank {
     won: f64,
@@ -48,7 +53,8 @@ pub struct Fold {
 
 #[derive(Clone, Copy, Debug)]
 enum State {
-    /// Drafting, with so many plain steps left to lose, and never more than the stake. With `enough` of them earlier losses are forgiven.
+    /// Drafting, with so many plain steps left to lose, and never more than the stake. With
+    /// `enough` of them earlier losses are forgiven.
     Betting { left: f64, enough: f64 },
     /// Decoding plainly for this many more tokens.
     Resting { tokens: usize },
@@ -90,7 +96,8 @@ impl Bank {
         self.explorations
     }
 
-    /// Books a cycle's time, and if it tried a bet what that lost, or won as less than nothing, in plain steps.
+    /// Books a cycle's time, and if it tried a bet what that lost, or won as less than nothing, in
+    /// plain steps.
     pub fn book(&mut self, steps: f64, lost: Option<f64>) {
         self.explorations += usize::from(lost.is_some());
         let saved = self.saved + EXPLORATION * steps - lost.unwrap_or(0.0);
@@ -118,7 +125,8 @@ impl Fold {
         self.next_rest > FIRST_REST
     }
 
-    /// Takes in a finished cycle or plain step: the tokens it committed, and the time it took, in plain steps.
+    /// Takes in a finished cycle or plain step: the tokens it committed, and the time it took, in
+    /// plain steps.
     pub fn observe(&mut self, tokens: usize, spent: f64, bank: &mut Bank) {
         match &mut self.state {
             State::Betting { left, enough } => {
@@ -155,7 +163,11 @@ mod tests {
         for round in 0..200 {
             assert!(fold.drafts(), "{round}");
             // One cycle in three is lost, all in all five percent are won.
-            if round % 3 == 0 { fold.observe(1, 1.5, &mut bank) } else { fold.observe(2, 1.65, &mut bank) }
+            if round % 3 == 0 {
+                fold.observe(1, 1.5, &mut bank)
+            } else {
+                fold.observe(2, 1.65, &mut bank)
+            }
         }
     }
 

@@ -56,7 +56,8 @@ pub enum FrontierError {
     Vocabulary(#[from] PackError),
 }
 
-/// Builds the plans of `profile`, which belongs to `model`, the best first. All share the draft vocabulary of the best plan.
+/// Builds the plans of `profile`, which belongs to `model`, the best first. All share the draft
+/// vocabulary of the best plan.
 ///
 /// # Errors
 /// If the profile or a plan doesn't fit the model.
@@ -65,7 +66,8 @@ pub fn frontier(
     model: &Model,
     threads: usize,
 ) -> Result<Vec<FrontierPlan>, FrontierError> {
-    let (ProfiledModel { layers, hidden, vocabulary, .. }, config) = (&profile.model, model.config());
+    let (ProfiledModel { layers, hidden, vocabulary, .. }, config) =
+        (&profile.model, model.config());
     for (size, profiled, expected) in [
         ("number of layers", *layers, config.layers),
         ("hidden size", *hidden, config.hidden),

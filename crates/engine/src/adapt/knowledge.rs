@@ -1,4 +1,5 @@
-//! What all streams have learned together: how good each plan's drafts and n-gram matches are, and what they cost.
+//! What all streams have learned together: how good each plan's drafts and n-gram matches are, and
+//! what they cost.
 
 use std::sync::Arc;
 
@@ -8,7 +9,8 @@ use super::fold::Bank;
 use super::learned::{Learned, MATCH_BINS, NGRAM_BINS};
 use crate::drafting::{DraftPlan, PlanIdentity};
 
-/// How much one measurement moves a cost, once there were many. Little: a cost that looks too high by chance ends the drafts that would correct it.
+/// How much one measurement moves a cost, once there were many. Little: a cost that looks too high
+/// by chance ends the drafts that would correct it.
 const COST_WEIGHT: f64 = 0.01;
 
 /// Measurements that a cost known at start counts for.
@@ -39,13 +41,15 @@ pub struct PlanKnowledge {
     pub(super) identity: PlanIdentity,
     /// Acceptance by confidence.
     pub(super) acceptance: Acceptance<BINS>,
-    /// Whether its prior comes from calibration, so that what it is off by says how hard the text is.
+    /// Whether its prior comes from calibration, so that what it is off by says how hard the text
+    /// is.
     calibrated: bool,
     /// How often each confidence comes up, summing to about 1.
     pub(super) confidences: [f64; BINS],
     /// Draft step / plain step, both at an empty context.
     pub(super) cost: f64,
-    /// Share of the attention sublayers that a draft step runs: with them, its cost rises with the context.
+    /// Share of the attention sublayers that a draft step runs: with them, its cost rises with the
+    /// context.
     attention: f64,
     /// Draft steps that it was measured by.
     steps: u32,
@@ -77,11 +81,13 @@ pub struct StreamOffsets {
 impl Knowledge {
     /// What is known at start: one entry for each plan.
     pub fn new(plans: Vec<PlanKnowledge>) -> Self {
-        // Longer matches are right more often; a token that follows another accepted one, more often still.
+        // Longer matches are right more often; a token that follows another accepted one, more
+        // often still.
         let first = [0.25_f64, 0.35, 0.5, 0.6, 0.7, 0.75, 0.8];
         let following = |bin: usize| first[bin].max(if bin == 0 { 0.5 } else { 0.75 });
-        let prior =
-            std::array::from_fn(|bin| bin.checked_sub(MATCH_BINS).map_or_else(|| first[bin], following));
+        let prior = std::array::from_fn(|bin| {
+            bin.checked_sub(MATCH_BINS).map_or_else(|| first[bin], following)
+        });
         let ngram = Acceptance::new(prior, [RULE_WEIGHT; NGRAM_BINS]);
         Self { plans, shift: Shift::default(), ngram, bank: Bank::default() }
     }
@@ -114,7 +120,8 @@ impl Knowledge {
         };
         StreamOffsets {
             plans: self.plans.iter().map(of_plan).collect(),
-            ngram: traffic.map_or_else(Offset::default, |traffic| self.ngram.standing(traffic.ngram())),
+            ngram: traffic
+                .map_or_else(Offset::default, |traffic| self.ngram.standing(traffic.ngram())),
             taught: Learned::default(),
         }
     }
@@ -125,14 +132,16 @@ impl Knowledge {
         (plan.identity, plan.attention) = (identity, attention);
     }
 
-    /// A draft step of plan `index` would cost so many plain steps at an empty context, by what its parts take here.
+    /// A draft step of plan `index` would cost so many plain steps at an empty context, by what its
+    /// parts take here.
     pub fn estimate_cost(&mut self, index: usize, plain_steps: f64) {
         let plan = &mut self.plans[index];
         plan.cost = (plan.cost + plain_steps) / 2.0;
     }
 
-    /// Takes `pool` for all that streams have learned, but for what these streams still keep to themselves. Plans that the pool does not know stay
-    /// as they are: one that took a seat has what is known of its predecessor.
+    /// Takes `pool` for all that streams have learned, but for what these streams still keep to
+    /// themselves. Plans that the pool does not know stay as they are: one that took a seat has
+    /// what is known of its predecessor.
     pub fn set_pool<'a>(&mut self, pool: &Learned, own: impl Iterator<Item = &'a Learned> + Clone) {
         for plan in &mut self.plans {
             let Some(counts) = pool.plans().get(&plan.identity) else { continue };
@@ -140,15 +149,23 @@ impl Knowledge {
             let own = own.clone().filter_map(|taught| taught.plans().get(&plan.identity));
             own.for_each(|counts| plan.acceptance.add(counts));
         }
-        self.shift = Shift::of(self.plans.iter().filter(|plan| plan.calibrated).map(|plan| &plan.acceptance));
+        self.shift = Shift::of(
+            self.plans.iter().filter(|plan| plan.calibrated).map(|plan| &plan.acceptance),
+        );
         self.apply_shift();
         self.ngram.set_counts(*pool.ngram());
         own.for_each(|taught| self.ngram.add(taught.ngram()));
     }
 
-    /// Plan `index` is another one now, as [`Knowledge::identify`] says, whose draft step costs `plain_steps` more: of its acceptance, that of its
-    /// predecessor is all that is known.
-    pub fn replace(&mut self, index: usize, identity: PlanIdentity, attention: f64, plain_steps: f64) {
+    /// Plan `index` is another one now, as [`Knowledge::identify`] says, whose draft step costs
+    /// `plain_steps` more: of its acceptance, that of its predecessor is all that is known.
+    pub fn replace(
+        &mut self,
+        index: usize,
+        identity: PlanIdentity,
+        attention: f64,
+        plain_steps: f64,
+    ) {
         self.identify(index, identity, attention);
         let plan = &mut self.plans[index];
         plan.steps = 0;
@@ -156,8 +173,8 @@ impl Knowledge {
         plan.cost = (plan.cost + plain_steps).max(0.01);
     }
 
-    /// Takes in a draft step of plan `index`: its confidence, and if it was measured its cost in plain steps, where the context adds the share
-    /// `context` to those.
+    /// Takes in a draft step of plan `index`: its confidence, and if it was measured its cost in
+    /// plain steps, where the context adds the share `context` to those.
     pub fn observe_step(&mut self, index: usize, confidence: f32, cost: Option<f64>, context: f64) {
         let plan = &mut self.plans[index];
         for share in &mut plan.confidences {
@@ -168,7 +185,8 @@ impl Knowledge {
         let cost = cost_without_context(cost, plan.attention, context).max(0.0);
         plan.steps += 1;
         let weight = (COST_PRIOR + f64::from(plan.steps)).recip().max(COST_WEIGHT);
-        // A step that took several times as long was interrupted, or the cost known so far is wrong: it counts, but not in full.
+        // A step that took several times as long was interrupted, or the cost known so far is
+        // wrong: it counts, but not in full.
         plan.cost += weight * (cost.min(2.0 * plan.cost) - plan.cost);
     }
 
@@ -211,15 +229,16 @@ impl Knowledge {
 // === impl PlanKnowledge ===
 
 impl PlanKnowledge {
-    /// A plan whose draft step costs `cost` plain steps and of which nothing else is known: drafts are taken to be right as often as they
-    /// are sure, somewhat less at the sure end.
+    /// A plan whose draft step costs `cost` plain steps and of which nothing else is known: drafts
+    /// are taken to be right as often as they are sure, somewhat less at the sure end.
     pub fn unknown(cost: f64) -> Self {
         let middle = |bin: usize| (bin as f64 + 0.5) / BINS as f64;
         let acceptance = std::array::from_fn(|bin| 0.9 * middle(bin));
         Self { calibrated: false, ..Self::new(cost, acceptance, [1.0; BINS]) }
     }
 
-    /// A plan that was measured: the cost of its draft step in plain steps, acceptance by confidence, and how often each confidence came up.
+    /// A plan that was measured: the cost of its draft step in plain steps, acceptance by
+    /// confidence, and how often each confidence came up.
     pub fn new(cost: f64, acceptance: [f64; BINS], confidences: [f64; BINS]) -> Self {
         let total: f64 = confidences.iter().sum();
         Self {
@@ -292,7 +311,10 @@ mod tests {
             wrong.plan(0).cost
         );
         let histogram = knowledge.plan(0).confidences;
-        assert!(histogram[9] > 0.6 && (histogram.iter().sum::<f64>() - 1.0).abs() < 1e-9, "{histogram:?}");
+        assert!(
+            histogram[9] > 0.6 && (histogram.iter().sum::<f64>() - 1.0).abs() < 1e-9,
+            "{histogram:?}"
+        );
     }
 
     #[test]
@@ -337,7 +359,8 @@ mod tests {
 
     #[test]
     fn bins_rise_with_the_match() {
-        let bins: Vec<usize> = [1, 2, 3, 4, 5, 6, 7, 9, 10, 99].map(|length| ngram_bin(length, 0)).to_vec();
+        let bins: Vec<usize> =
+            [1, 2, 3, 4, 5, 6, 7, 9, 10, 99].map(|length| ngram_bin(length, 0)).to_vec();
         assert_eq!(bins, [0, 1, 2, 3, 4, 4, 5, 5, 6, 6]);
         assert_eq!(ngram_bin(99, 3), NGRAM_BINS - 1);
     }

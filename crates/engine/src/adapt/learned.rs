@@ -9,13 +9,15 @@ use crate::drafting::PlanIdentity;
 /// Bins of the length of an n-gram match.
 pub(super) const MATCH_BINS: usize = 7;
 
-/// Bins of an n-gram proposal: by the length of the match, and whether the token is the first of its run.
+/// Bins of an n-gram proposal: by the length of the match, and whether the token is the first of
+/// its run.
 pub const NGRAM_BINS: usize = 2 * MATCH_BINS;
 
 /// Plans of which counts are kept. Several calibrations of a model may have left theirs.
 pub const MAX_PLANS: usize = 64;
 
-/// Counts of some traffic: of all streams, of those with one profile key, or of a stream. Holds no text and no token.
+/// Counts of some traffic: of all streams, of those with one profile key, or of a stream. Holds no
+/// text and no token.
 #[derive(Clone, PartialEq, Default, Debug)]
 pub struct Learned {
     /// At most [`MAX_PLANS`].
@@ -26,7 +28,8 @@ pub struct Learned {
 // === impl Learned ===
 
 impl Learned {
-    /// From counts that were kept; of more than [`MAX_PLANS`] those with the fewest judgements are left out.
+    /// From counts that were kept; of more than [`MAX_PLANS`] those with the fewest judgements are
+    /// left out.
     pub fn new(plans: BTreeMap<PlanIdentity, Counts<BINS>>, ngram: Counts<NGRAM_BINS>) -> Self {
         let mut learned = Self { plans, ngram };
         learned.forget_excess();
@@ -75,8 +78,10 @@ impl Learned {
 
     fn forget_excess(&mut self) {
         while self.plans.len() > MAX_PLANS {
-            let least =
-                self.plans.iter().min_by(|(_, one), (_, other)| one.total().total_cmp(&other.total()));
+            let least = self
+                .plans
+                .iter()
+                .min_by(|(_, one), (_, other)| one.total().total_cmp(&other.total()));
             let Some((&identity, _)) = least else { return };
             self.plans.remove(&identity);
         }
@@ -97,8 +102,9 @@ mod tests {
             learned.add(&more);
         }
         assert_eq!(learned.plans().len(), MAX_PLANS);
-        let lost: Vec<usize> =
-            (0..MAX_PLANS + 3).filter(|&number| !learned.plans().contains_key(&identity(number))).collect();
+        let lost: Vec<usize> = (0..MAX_PLANS + 3)
+            .filter(|&number| !learned.plans().contains_key(&identity(number)))
+            .collect();
         assert_eq!(lost, [0, 1, 2]);
     }
 }

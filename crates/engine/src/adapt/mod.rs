@@ -1,4 +1,5 @@
-//! What is learned: when to fold, the bridges that stand in for skipped sublayers, and the profile that keeps it all.
+//! What is learned: when to fold, the bridges that stand in for skipped sublayers, and the profile
+//! that keeps it all.
 
 #![forbid(unsafe_code)]
 
@@ -34,6 +35,6 @@ pub use learned::{Learned, MAX_PLANS, NGRAM_BINS};
 pub use mechanisms::{MECHANISMS, Mechanisms};
 pub use moments::{LEFT_OUT, Moments, MomentsShapeError};
 pub use profile::{
-    AcceptanceCount, AcceptancePrior, BridgeKind, Measurement, Profile, ProfileBridge, ProfileError,
-    ProfilePlan, ProfiledModel,
+    AcceptanceCount, AcceptancePrior, BridgeKind, Measurement, Profile, ProfileBridge,
+    ProfileError, ProfilePlan, ProfiledModel,
 };

@@ -1,19 +1,24 @@
-//! Streamed second moments of what a run of sublayers does to the hidden state: all that a bridge is fitted from.
+//! Streamed second moments of what a run of sublayers does to the hidden state: all that a bridge
+//! is fitted from.
 
 use faer::linalg::matmul::{matmul, triangular};
 use faer::{Accum, MatMut, MatRef, Par};
 
-/// Positions at the front of a sequence to leave out of moments: their states are unlike all others.
+/// Positions at the front of a sequence to leave out of moments: their states are unlike all
+/// others.
 pub const LEFT_OUT: usize = 2;
 
-/// Rows that are multiplied at once: enough for the products to run at full speed, few enough for the copies to stay in the cache.
+/// Rows that are multiplied at once: enough for the products to run at full speed, few enough for
+/// the copies to stay in the cache.
 const BLOCK_ROWS: usize = 256;
 
-/// Weighted means and centred second moments of pairs (i, y - x): what a bridge reads, which is the hidden state x before a run of sublayers and the
-/// feature of the position before, and the run's change to x.
+/// Weighted means and centred second moments of pairs (i, y - x): what a bridge reads, which is the
+/// hidden state x before a run of sublayers and the feature of the position before, and the run's
+/// change to x.
 ///
-/// A pair weighs 1 / rms(y - x), so that a few positions with huge changes don't rule the fit. Blocks are centred on their own mean and
-/// merged by the parallel formula of Chan, Golub and LeVeque (1979), so single precision holds however large the means are.
+/// A pair weighs 1 / rms(y - x), so that a few positions with huge changes don't rule the fit.
+/// Blocks are centred on their own mean and merged by the parallel formula of Chan, Golub and
+/// LeVeque (1979), so single precision holds however large the means are.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Moments {
     hidden: usize,
@@ -56,8 +61,10 @@ impl Moments {
         6 * size_of::<f32>() * hidden * hidden
     }
 
-    /// Takes in what a bridge reads, \[rows, 2 hidden\], the state before the run and then the feature; and the states after the run, \[rows, hidden\].
-    /// The caller leaves out the first [`LEFT_OUT`] positions of a sequence. Pairs that don't change or are not finite are passed over.
+    /// Takes in what a bridge reads, \[rows, 2 hidden\], the state before the run and then the
+    /// feature; and the states after the run, \[rows, hidden\]. The caller leaves out the first
+    /// [`LEFT_OUT`] positions of a sequence. Pairs that don't change or are not finite are passed
+    /// over.
     pub fn observe(&mut self, inputs: &[f32], after: &[f32]) {
         let block = BLOCK_ROWS * self.hidden.max(1);
         for (inputs, after) in inputs.chunks(2 * block).zip(after.chunks(block)) {
@@ -68,8 +75,9 @@ impl Moments {
     fn observe_block(&mut self, inputs: &[f32], after: &[f32]) {
         let hidden = self.hidden.max(1);
         let rows = inputs.chunks_exact(2 * hidden).zip(after.chunks_exact(hidden));
-        let rows: Vec<(f64, &[f32], &[f32])> =
-            rows.filter_map(|(inputs, after)| Some((weight_of(inputs, after)?, inputs, after))).collect();
+        let rows: Vec<(f64, &[f32], &[f32])> = rows
+            .filter_map(|(inputs, after)| Some((weight_of(inputs, after)?, inputs, after)))
+            .collect();
         let weight: f64 = rows.iter().map(|(weight, ..)| weight).sum();
         if rows.is_empty() {
             return;
@@ -78,7 +86,10 @@ impl Moments {
         let mut mean_change = vec![0.0; hidden];
         for &(row_weight, inputs, after) in &rows {
             let share = row_weight / weight;
-            mean_input.iter_mut().zip(inputs).for_each(|(mean, &input)| *mean += share * f64::from(input));
+            mean_input
+                .iter_mut()
+                .zip(inputs)
+                .for_each(|(mean, &input)| *mean += share * f64::from(input));
             mean_change
                 .iter_mut()
                 .zip(changes(inputs, after))
@@ -89,16 +100,24 @@ impl Moments {
         for &(row_weight, inputs, after) in &rows {
             let root = row_weight.sqrt();
             let centred = |(value, mean): (f64, &f64)| (root * (value - mean)) as f32;
-            centred_inputs.extend(inputs.iter().map(|&input| f64::from(input)).zip(&mean_input).map(centred));
+            centred_inputs
+                .extend(inputs.iter().map(|&input| f64::from(input)).zip(&mean_input).map(centred));
             centred_changes.extend(changes(inputs, after).zip(&mean_change).map(centred));
         }
-        self.push_mean_row(weight, &mean_input, &mean_change, &mut centred_inputs, &mut centred_changes);
+        self.push_mean_row(
+            weight,
+            &mean_input,
+            &mean_change,
+            &mut centred_inputs,
+            &mut centred_changes,
+        );
         self.add_products(&centred_inputs, &centred_changes);
         self.move_means(weight, &mean_input, &mean_change);
         self.tokens += rows.len() as f64;
     }
 
-    /// Makes everything so far count `factor` times, from 0 (forget) to 1 (keep): means stay, sums shrink.
+    /// Makes everything so far count `factor` times, from 0 (forget) to 1 (keep): means stay, sums
+    /// shrink.
     pub fn decay(&mut self, factor: f64) {
         let factor = factor.clamp(0.0, 1.0);
         self.tokens *= factor;
@@ -131,12 +150,14 @@ impl Moments {
         &self.mean_change
     }
 
-    /// Weighted sum of centred i iᵀ, \[2 hidden, 2 hidden\] column-major; only the lower triangle is kept.
+    /// Weighted sum of centred i iᵀ, \[2 hidden, 2 hidden\] column-major; only the lower triangle
+    /// is kept.
     pub fn gram(&self) -> &[f32] {
         &self.gram
     }
 
-    /// Weighted sum of centred i (y - x)ᵀ, \[2 hidden, hidden\] column-major: a column for each element of the change.
+    /// Weighted sum of centred i (y - x)ᵀ, \[2 hidden, hidden\] column-major: a column for each
+    /// element of the change.
     pub fn cross(&self) -> &[f32] {
         &self.cross
     }
@@ -185,7 +206,8 @@ impl Moments {
         self.mean_change.iter_mut().zip(mean_change).for_each(moved);
     }
 
-    /// Adds inputsᵀ inputs and inputsᵀ changes, of \[rows, 2 hidden\] and \[rows, hidden\] row-major.
+    /// Adds inputsᵀ inputs and inputsᵀ changes, of \[rows, 2 hidden\] and \[rows, hidden\]
+    /// row-major.
     fn add_products(&mut self, inputs: &[f32], changes: &[f32]) {
         let hidden = self.hidden.max(1);
         let rows = changes.len() / hidden;
@@ -195,7 +217,17 @@ impl Moments {
         let (lower, whole) =
             (triangular::BlockStructure::TriangularLower, triangular::BlockStructure::Rectangular);
         let transposed = inputs.transpose();
-        triangular::matmul(gram, lower, Accum::Add, transposed, whole, inputs, whole, 1.0, Par::Seq);
+        triangular::matmul(
+            gram,
+            lower,
+            Accum::Add,
+            transposed,
+            whole,
+            inputs,
+            whole,
+            1.0,
+            Par::Seq,
+        );
         let cross = MatMut::from_column_major_slice_mut(&mut self.cross, 2 * hidden, hidden);
         matmul(cross, Accum::Add, transposed, changes, 1.0, Par::Seq);
     }
@@ -225,7 +257,9 @@ mod tests {
     fn pairs(rows: usize, seed: u64) -> (Vec<f32>, Vec<f32>) {
         let mut state = seed;
         let mut next = || {
-            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            state = state
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1_442_695_040_888_963_407);
             (state >> 40) as f32 / (1 << 24) as f32 - 0.5
         };
         let inputs: Vec<f32> =
@@ -245,8 +279,10 @@ mod tests {
             .zip(after.chunks(HIDDEN))
             .map(|(before, after)| {
                 let input: Vec<f64> = before.iter().map(|&value| f64::from(value)).collect();
-                let change: Vec<f64> = after.iter().zip(&input).map(|(&y, x)| f64::from(y) - x).collect();
-                let mean_square = change.iter().map(|value| value * value).sum::<f64>() / HIDDEN as f64;
+                let change: Vec<f64> =
+                    after.iter().zip(&input).map(|(&y, x)| f64::from(y) - x).collect();
+                let mean_square =
+                    change.iter().map(|value| value * value).sum::<f64>() / HIDDEN as f64;
                 (1.0 / mean_square.sqrt(), input, change)
             })
             .collect();
@@ -263,7 +299,9 @@ mod tests {
             rows.iter().map(|r| r.0 * (r.1[row] - input[row]) * right(r)).sum()
         };
         let all = |columns: usize, crossed| {
-            (0..INPUTS * columns).map(|at| product(at % INPUTS, at / INPUTS, crossed)).collect::<Vec<f64>>()
+            (0..INPUTS * columns)
+                .map(|at| product(at % INPUTS, at / INPUTS, crossed))
+                .collect::<Vec<f64>>()
         };
         let (gram, cross) = (all(INPUTS, false), all(HIDDEN, true));
         (total, [input, change, gram, cross])
@@ -271,7 +309,8 @@ mod tests {
 
     fn assert_close(moments: &Moments, before: &[f32], after: &[f32], case: &str) {
         let (weight, [input, change, gram, cross]) = oracle(before, after);
-        let scale = |values: &[f64]| values.iter().fold(0.0_f64, |most, value| most.max(value.abs()));
+        let scale =
+            |values: &[f64]| values.iter().fold(0.0_f64, |most, value| most.max(value.abs()));
         assert!((moments.weight() - weight).abs() < 1e-9 * weight, "{case}: weight");
         for (name, found, expected) in [
             ("mean input", moments.mean_input().to_vec(), &input),
@@ -345,8 +384,11 @@ mod tests {
 
     #[test]
     fn parts_of_different_widths_are_refused() {
-        let parts =
-            Moments::from_parts((0.0, 0.0), (vec![0.0; 4], vec![0.0; 2]), (vec![0.0; 16], vec![0.0; 3]));
+        let parts = Moments::from_parts(
+            (0.0, 0.0),
+            (vec![0.0; 4], vec![0.0; 2]),
+            (vec![0.0; 16], vec![0.0; 3]),
+        );
         assert_eq!(parts, Err(MomentsShapeError { expected: 8, found: 3 }));
     }
 }

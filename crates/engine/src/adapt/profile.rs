@@ -5,21 +5,23 @@ use serde::{Deserialize, Serialize};
 use super::bridge_fit::BridgeWeights;
 use skipstone_model::TokenId;
 
-/// What calibration learned about one model. A hint only: a lost or stale profile costs speed and nothing else.
+/// What calibration learned about one model. A hint only: a lost or stale profile costs speed and
+/// nothing else.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Profile {
     /// Of the model that it belongs to.
     pub model: ProfiledModel,
     /// Tokens of the model's own text it was learned from.
     pub tokens: usize,
-    /// For each sublayer, how often the model's best token stays the same without it, 0 to 1; `None` where that was not measured, as in
-    /// the first and the last layer, which always run.
+    /// For each sublayer, how often the model's best token stays the same without it, 0 to 1;
+    /// `None` where that was not measured, as in the first and the last layer, which always run.
     pub relevance: Vec<Option<f32>>,
     /// The plans that no other plan beats in both cost and acceptance, cheapest first.
     pub plans: Vec<ProfilePlan>,
     /// Everything that was measured on the way, for the picture.
     pub measurements: Vec<Measurement>,
-    /// Tokens by how often the model wrote them, most frequent first: the first N are a draft vocabulary. It may end early.
+    /// Tokens by how often the model wrote them, most frequent first: the first N are a draft
+    /// vocabulary. It may end early.
     pub vocabulary_order: Vec<TokenId>,
 }
 
@@ -45,9 +47,11 @@ pub struct ProfilePlan {
     pub name: String,
     /// Sublayers that the draft skips, ascending.
     pub skipped: Vec<usize>,
-    /// What stands in for runs of them, ascending and disjoint; runs without one pass the state through.
+    /// What stands in for runs of them, ascending and disjoint; runs without one pass the state
+    /// through.
     pub bridges: Vec<ProfileBridge>,
-    /// Tokens that the draft's head covers, from the front of the profile's order; the whole vocabulary if it is that size.
+    /// Tokens that the draft's head covers, from the front of the profile's order; the whole
+    /// vocabulary if it is that size.
     pub draft_vocabulary: usize,
     /// Tokens to draft in a cycle at most.
     pub max_draft_tokens: usize,
@@ -152,7 +156,9 @@ pub enum ProfileError {
         expected: u32,
     },
     /// A value is out of range.
-    #[error("{field} of the profile is {value}: {reason}; make a new one with `skipstone calibrate`")]
+    #[error(
+        "{field} of the profile is {value}: {reason}; make a new one with `skipstone calibrate`"
+    )]
     Value {
         /// The field.
         field: String,
@@ -187,8 +193,8 @@ impl Profile {
         Err(ProfileError::OtherModel { profiled: format!("{name} (fingerprint {short}…)") })
     }
 
-    /// The draft vocabulary of `size` tokens, ascending: the first of the order, then the lowest ids, since those are the most frequent
-    /// where a vocabulary is built by merging.
+    /// The draft vocabulary of `size` tokens, ascending: the first of the order, then the lowest
+    /// ids, since those are the most frequent where a vocabulary is built by merging.
     pub fn draft_vocabulary(&self, size: usize) -> Vec<TokenId> {
         let vocabulary = self.model.vocabulary;
         let size = size.min(vocabulary);
@@ -209,7 +215,8 @@ impl Profile {
         tokens
     }
 
-    /// Checks every number: sizes that fit each other, ranges, finite values. Files are checked as they are read.
+    /// Checks every number: sizes that fit each other, ranges, finite values. Files are checked as
+    /// they are read.
     ///
     /// # Errors
     /// [`ProfileError::Value`] with the first value that is wrong.
@@ -233,7 +240,11 @@ impl ProfilePlan {
     /// Share of the drafted tokens that were accepted, each given that all before were; 0 to 1.
     pub fn acceptance(&self) -> f64 {
         let sum = |of: fn(&AcceptanceCount) -> f64| self.prior.positions.iter().map(of).sum();
-        AcceptanceCount { drafted: sum(|count| count.drafted), accepted: sum(|count| count.accepted) }.rate()
+        AcceptanceCount {
+            drafted: sum(|count| count.drafted),
+            accepted: sum(|count| count.accepted),
+        }
+        .rate()
     }
 }
 
@@ -269,8 +280,8 @@ impl Profile {
     /// A small profile of a model of five layers with one plan, for tests and examples.
     pub fn example() -> Self {
         let weights = BridgeWeights { bias: vec![0.0; 8], down: vec![0.0; 32], up: vec![0.0; 16] };
-        let counts =
-            [(10.0, 8.0), (10.0, 6.0)].map(|(drafted, accepted)| AcceptanceCount { drafted, accepted });
+        let counts = [(10.0, 8.0), (10.0, 6.0)]
+            .map(|(drafted, accepted)| AcceptanceCount { drafted, accepted });
         let plan = ProfilePlan {
             name: "layers 1-2, rank 2".to_owned(),
             skipped: (2..6).collect(),
@@ -300,7 +311,10 @@ impl Profile {
                 .map(|relevance| (relevance > 0.0).then_some(relevance))
                 .to_vec(),
             plans: vec![plan],
-            measurements: vec![measurement(BridgeKind::Identity, 0.4), measurement(BridgeKind::LowRank, 0.7)],
+            measurements: vec![
+                measurement(BridgeKind::Identity, 0.4),
+                measurement(BridgeKind::LowRank, 0.7),
+            ],
             vocabulary_order: Vec::new(),
         }
     }

@@ -4,7 +4,9 @@ use std::fmt::{Debug, Display};
 use std::ops::RangeInclusive;
 
 use super::acceptance::BINS;
-use super::profile::{AcceptanceCount, Measurement, Profile, ProfileBridge, ProfileError, ProfilePlan};
+use super::profile::{
+    AcceptanceCount, Measurement, Profile, ProfileBridge, ProfileError, ProfilePlan,
+};
 
 /// Limits that no honest profile comes near.
 const MAX_LAYERS: usize = 1024;
@@ -21,7 +23,8 @@ type Checked = Result<(), ProfileError>;
 pub(super) fn check(profile: &Profile) -> Checked {
     let model = &profile.model;
     name("the model's name", &model.name)?;
-    let hexadecimal = model.fingerprint.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
+    let hexadecimal =
+        model.fingerprint.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
     ensure(
         hexadecimal && model.fingerprint.len() == 64,
         "the fingerprint",
@@ -31,7 +34,11 @@ pub(super) fn check(profile: &Profile) -> Checked {
     within("the number of layers", model.layers, 2..=MAX_LAYERS)?;
     within("the hidden size", model.hidden, 1..=MAX_HIDDEN)?;
     within("the vocabulary size", model.vocabulary, 1..=MAX_VOCABULARY)?;
-    within("the number of relevances", profile.relevance.len(), 2 * model.layers..=2 * model.layers)?;
+    within(
+        "the number of relevances",
+        profile.relevance.len(),
+        2 * model.layers..=2 * model.layers,
+    )?;
     for relevance in profile.relevance.iter().flatten() {
         within("a relevance", *relevance, 0.0..=1.0)?;
     }
@@ -48,7 +55,12 @@ pub(super) fn check(profile: &Profile) -> Checked {
     let mut seen = vec![false; model.vocabulary];
     for token in &profile.vocabulary_order {
         let again = seen.get_mut(token.index()).map(|seen| std::mem::replace(seen, true));
-        ensure(again == Some(false), "the vocabulary order", token, "tokens of the vocabulary, each once")?;
+        ensure(
+            again == Some(false),
+            "the vocabulary order",
+            token,
+            "tokens of the vocabulary, each once",
+        )?;
     }
     Ok(())
 }
@@ -81,7 +93,9 @@ fn check_plan(profile: &Profile, plan: &ProfilePlan) -> Checked {
     within("a plan's speedup", plan.speedup, 0.0..=100.0)?;
     within("the number of positions of a prior", plan.prior.positions.len(), 0..=MAX_POSITIONS)?;
     within("the number of confidence bins", plan.prior.confidence.len(), BINS..=BINS)?;
-    for AcceptanceCount { drafted, accepted } in plan.prior.positions.iter().chain(&plan.prior.confidence) {
+    for AcceptanceCount { drafted, accepted } in
+        plan.prior.positions.iter().chain(&plan.prior.confidence)
+    {
         within("a count of drafted tokens", *drafted, 0.0..=1e15)?;
         within("a count of accepted tokens", *accepted, 0.0..=*drafted)?;
     }
@@ -90,16 +104,27 @@ fn check_plan(profile: &Profile, plan: &ProfilePlan) -> Checked {
 
 fn check_bridge(bridge: &ProfileBridge, hidden: usize, skipped: &[usize]) -> Checked {
     let ProfileBridge { first, end, weights } = bridge;
-    // The plan's sublayers are inner ones and ascend, so the whole run is among them if its ends are that far apart.
+    // The plan's sublayers are inner ones and ascend, so the whole run is among them if its ends
+    // are that far apart.
     let start = skipped.binary_search(first).ok();
-    let run = start.and_then(|start| skipped.get(start..start.checked_add(end.checked_sub(*first)?)?));
+    let run =
+        start.and_then(|start| skipped.get(start..start.checked_add(end.checked_sub(*first)?)?));
     let whole = run.is_some_and(|run| run.last().is_some_and(|last| last + 1 == *end));
-    ensure(whole, "a bridge's run", &format_args!("{first}..{end}"), "its sublayers must be skipped ones")?;
+    ensure(
+        whole,
+        "a bridge's run",
+        &format_args!("{first}..{end}"),
+        "its sublayers must be skipped ones",
+    )?;
     within("the elements of a bridge's bias", weights.bias.len(), hidden..=hidden)?;
     let rank = weights.rank();
     within("a bridge's rank", rank, 0..=hidden)?;
     within("the elements of a bridge's up map", weights.up.len(), rank * hidden..=rank * hidden)?;
-    within("the elements of a bridge's down map", weights.down.len(), 2 * rank * hidden..=2 * rank * hidden)?;
+    within(
+        "the elements of a bridge's down map",
+        weights.down.len(),
+        2 * rank * hidden..=2 * rank * hidden,
+    )?;
     for value in weights.bias.iter().chain(&weights.down).chain(&weights.up) {
         ensure(value.is_finite(), "a bridge's weight", value, "weights must be finite")?;
     }
@@ -123,5 +148,9 @@ fn ensure(holds: bool, field: &str, value: &dyn Display, reason: &str) -> Checke
     if holds {
         return Ok(());
     }
-    Err(ProfileError::Value { field: field.to_owned(), value: value.to_string(), reason: reason.to_owned() })
+    Err(ProfileError::Value {
+        field: field.to_owned(),
+        value: value.to_string(),
+        reason: reason.to_owned(),
+    })
 }

@@ -44,7 +44,8 @@ struct Header {
 struct PlanHeader {
     name: String,
     skipped: Vec<usize>,
-    /// First sublayer and end of each bridge; its numbers are the tensors `plan.P.bridge.B.{bias, down, up}`.
+    /// First sublayer and end of each bridge; its numbers are the tensors `plan.P.bridge.B.{bias,
+    /// down, up}`.
     bridges: Vec<(usize, usize)>,
     draft_vocabulary: usize,
     max_draft_tokens: usize,
@@ -68,14 +69,23 @@ impl Profile {
     /// # Errors
     /// What is wrong with the file, and what to do.
     pub fn read(path: &Path) -> Result<Self, ProfileError> {
-        let failed = |source| ProfileError::File { action: "read", path: path.display().to_string(), source };
+        let failed = |source| ProfileError::File {
+            action: "read",
+            path: path.display().to_string(),
+            source,
+        };
         let file = File::open(path).map_err(failed)?;
-        let too_large =
-            |bytes| ProfileError::TooLarge { path: path.display().to_string(), bytes, limit: MAX_BYTES };
+        let too_large = |bytes| ProfileError::TooLarge {
+            path: path.display().to_string(),
+            bytes,
+            limit: MAX_BYTES,
+        };
         let mut bytes = Vec::new();
         file.take(MAX_BYTES + 1).read_to_end(&mut bytes).map_err(failed)?;
         if bytes.len() as u64 > MAX_BYTES {
-            return Err(too_large(fs::metadata(path).map_or(MAX_BYTES + 1, |metadata| metadata.len())));
+            return Err(too_large(
+                fs::metadata(path).map_or(MAX_BYTES + 1, |metadata| metadata.len()),
+            ));
         }
         Self::from_bytes(&bytes)
     }
@@ -86,9 +96,13 @@ impl Profile {
     /// If a value is out of range, or the file can't be written.
     pub fn write(&self, path: &Path) -> Result<(), ProfileError> {
         let bytes = self.to_bytes()?;
-        let failed =
-            |source| ProfileError::File { action: "write", path: path.display().to_string(), source };
-        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        let failed = |source| ProfileError::File {
+            action: "write",
+            path: path.display().to_string(),
+            source,
+        };
+        let folder =
+            path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
         let mut file = tempfile::Builder::new()
             .prefix(".profile-")
             .permissions(Permissions::from_mode(0o644))
@@ -127,7 +141,8 @@ impl Profile {
                 }
             }
         }
-        safetensors::serialize(arrays, Some(HashMap::from([(ENTRY.to_owned(), json)]))).map_err(format_error)
+        safetensors::serialize(arrays, Some(HashMap::from([(ENTRY.to_owned(), json)])))
+            .map_err(format_error)
     }
 
     /// Reads and checks what [`Profile::to_bytes`] made. Never panics, whatever the bytes.
@@ -137,7 +152,8 @@ impl Profile {
     pub fn from_bytes(bytes: &[u8]) -> Result<Self, ProfileError> {
         let (_, metadata) = SafeTensors::read_metadata(bytes).map_err(format_error)?;
         let json = metadata.metadata().as_ref().and_then(|entries| entries.get(ENTRY));
-        let json = json.ok_or_else(|| ProfileError::Format(format!("the metadata has no {ENTRY:?}")))?;
+        let json =
+            json.ok_or_else(|| ProfileError::Format(format!("the metadata has no {ENTRY:?}")))?;
         // The version first: another one may have other fields.
         #[derive(Deserialize)]
         struct Version {
@@ -151,7 +167,9 @@ impl Profile {
         let tensors = SafeTensors::deserialize(bytes).map_err(format_error)?;
         let plans = header.plans.into_iter().enumerate();
         let profile = Self {
-            plans: plans.map(|(index, plan)| plan.fill(index, &tensors)).collect::<Result<_, _>>()?,
+            plans: plans
+                .map(|(index, plan)| plan.fill(index, &tensors))
+                .collect::<Result<_, _>>()?,
             model: header.model,
             tokens: header.tokens,
             relevance: header.relevance,
@@ -183,11 +201,17 @@ impl PlanHeader {
         }
     }
 
-    fn fill(self, plan_index: usize, tensors: &SafeTensors<'_>) -> Result<ProfilePlan, ProfileError> {
+    fn fill(
+        self,
+        plan_index: usize,
+        tensors: &SafeTensors<'_>,
+    ) -> Result<ProfilePlan, ProfileError> {
         let bridge = |(index, &(first, end)): (usize, &(usize, usize))| {
             let name = |part| tensor_name(plan_index, index, part);
-            let bias =
-                words(tensors, &name("bias"), Dtype::F32)?.into_iter().map(f32::from_le_bytes).collect();
+            let bias = words(tensors, &name("bias"), Dtype::F32)?
+                .into_iter()
+                .map(f32::from_le_bytes)
+                .collect();
             let map = |part| -> Result<Vec<f32>, ProfileError> {
                 // The bias bridge has no maps.
                 if tensors.tensor(&name(part)).is_err() {
@@ -262,7 +286,10 @@ fn words<const N: usize>(
 ) -> Result<Vec<[u8; N]>, ProfileError> {
     let view = tensors.tensor(name).map_err(format_error)?;
     if view.dtype() != dtype {
-        return Err(ProfileError::Format(format!("tensor {name} is {:?}, not {dtype:?}", view.dtype())));
+        return Err(ProfileError::Format(format!(
+            "tensor {name} is {:?}, not {dtype:?}",
+            view.dtype()
+        )));
     }
     Ok(view.data().as_chunks::<N>().0.to_vec())
 }
@@ -278,11 +305,16 @@ mod tests {
 
     fn plan(rank: Option<usize>) -> ProfilePlan {
         // Numbers that half precision holds.
-        let numbers = |count: usize| (0..count).map(|index| index as f32 * 0.25 - 1.0).collect::<Vec<f32>>();
+        let numbers =
+            |count: usize| (0..count).map(|index| index as f32 * 0.25 - 1.0).collect::<Vec<f32>>();
         let bridge = |rank| ProfileBridge {
             first: 3,
             end: 5,
-            weights: BridgeWeights { bias: numbers(8), down: numbers(16 * rank), up: numbers(8 * rank) },
+            weights: BridgeWeights {
+                bias: numbers(8),
+                down: numbers(16 * rank),
+                up: numbers(8 * rank),
+            },
         };
         ProfilePlan {
             skipped: vec![3, 4, 6],
@@ -314,7 +346,10 @@ mod tests {
         assert_eq!(profile().draft_vocabulary(4), [0, 1, 2, 5].map(TokenId));
         assert_eq!(profile().draft_vocabulary(99).len(), 6);
         let missing = Profile::read(&folder.path().join("missing")).unwrap_err().to_string();
-        assert!(missing.contains("can't read the profile") && missing.contains("missing"), "{missing}");
+        assert!(
+            missing.contains("can't read the profile") && missing.contains("missing"),
+            "{missing}"
+        );
     }
 
     #[test]
@@ -339,7 +374,8 @@ mod tests {
     fn another_version_or_model_is_refused_with_the_remedy() {
         let mut bytes = profile().to_bytes().unwrap();
         let version = br#"{\"version\":"#;
-        let at = bytes.windows(version.len()).position(|window| window == version).unwrap() + version.len();
+        let at = bytes.windows(version.len()).position(|window| window == version).unwrap()
+            + version.len();
         bytes[at] = b'7';
         let error = Profile::from_bytes(&bytes).unwrap_err().to_string();
         assert!(error.contains("version 7") && error.contains("skipstone calibrate"), "{error}");

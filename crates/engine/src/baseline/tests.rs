@@ -3,7 +3,8 @@
 use super::testing::STEP;
 use super::{CONFIRMED_EVERY, PlainStep};
 
-/// Seconds of a pass at 100 positions, on a machine where `rows` rows take `curve` times as long as one without context.
+/// Seconds of a pass at 100 positions, on a machine where `rows` rows take `curve` times as long as
+/// one without context.
 fn pass(rows: usize, curve: f64) -> f64 {
     0.010 * curve + 0.001 * rows as f64
 }
@@ -49,11 +50,17 @@ fn a_point_gives_way_to_one_that_more_passes_have_moved() {
         [step.rows(2), step.rows(3)]
     };
     let [two, three] = observe(2, 300, 1.8);
-    assert!((two - 1.8).abs() < 0.05 && three >= two, "takes along what nothing has moved: {two} {three}");
+    assert!(
+        (two - 1.8).abs() < 0.05 && three >= two,
+        "takes along what nothing has moved: {two} {three}"
+    );
     let [two, three] = observe(3, 100, 1.5);
     assert!(two > 1.7 && three == two, "stops there: {two} {three}");
     let [two, three] = observe(3, 900, 1.5);
-    assert!((three - 1.5).abs() < 0.02 && two <= three, "by now there is more to it: {two} {three}");
+    assert!(
+        (three - 1.5).abs() < 0.02 && two <= three,
+        "by now there is more to it: {two} {three}"
+    );
 }
 
 #[test]
@@ -126,12 +133,18 @@ fn each_row_attends_on_its_own() {
         let plain = STEP.seconds(context, 1);
         for rows in [1, 2, 4, 8] {
             let expected = (0.010 * STEP.rows(rows) + 0.00001 * (context * rows) as f64) / plain;
-            assert!((costs.rows[rows] - expected).abs() < 1e-9, "{rows} rows at {context}: {costs:?}");
+            assert!(
+                (costs.rows[rows] - expected).abs() < 1e-9,
+                "{rows} rows at {context}: {costs:?}"
+            );
         }
     }
     let mut step = STEP;
     (0..1000).for_each(|_| step.observe(4, 3000, STEP.pass_seconds(3000, 4)));
-    assert!((step.seconds(0, 1) / 0.010 - 1.0).abs() < 1e-6, "a long context is no slow machine: {step:?}");
+    assert!(
+        (step.seconds(0, 1) / 0.010 - 1.0).abs() < 1e-6,
+        "a long context is no slow machine: {step:?}"
+    );
 }
 
 #[test]

@@ -65,10 +65,17 @@ impl Candidate {
     }
 
     pub(super) fn bridges(&self, hidden: usize) -> Result<Vec<Arc<Bridge>>, BridgeError> {
-        let bridged = self.gaps.iter().filter_map(|gap| Some((gap.span.clone(), gap.bridge.as_ref()?)));
+        let bridged =
+            self.gaps.iter().filter_map(|gap| Some((gap.span.clone(), gap.bridge.as_ref()?)));
         bridged
             .map(|(span, weights)| {
-                Ok(Arc::new(Bridge::new(span, hidden, weights.bias.clone(), &weights.down, &weights.up)?))
+                Ok(Arc::new(Bridge::new(
+                    span,
+                    hidden,
+                    weights.bias.clone(),
+                    &weights.down,
+                    &weights.up,
+                )?))
             })
             .collect()
     }

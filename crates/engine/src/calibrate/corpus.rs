@@ -1,4 +1,5 @@
-//! The text to learn from: the model's own, continued from seed prompts, greedily first and then by sampling.
+//! The text to learn from: the model's own, continued from seed prompts, greedily first and then by
+//! sampling.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -6,8 +7,12 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use super::{Calibration, CalibrationError};
-use skipstone_model::sampling::{RandomStream, Sampler, SamplingParams, SamplingSettings, TokenHistory};
-use skipstone_model::{LogitsWanted, Model, PageLease, PagePool, RowGroup, RowInput, Runner, TokenId};
+use skipstone_model::sampling::{
+    RandomStream, Sampler, SamplingParams, SamplingSettings, TokenHistory,
+};
+use skipstone_model::{
+    LogitsWanted, Model, PageLease, PagePool, RowGroup, RowInput, Runner, TokenId,
+};
 
 /// Sequences written at once: rows that share each read of the weights.
 const LANES: usize = 16;
@@ -24,7 +29,8 @@ pub(super) const MAX_SEQUENCE: usize = MAX_PROMPT + MAX_NEW_TOKENS;
 /// Temperature after the first, greedy, round over the prompts.
 const TEMPERATURE: f32 = 0.7;
 
-/// Prompts are taken in strides, so that kinds of prompts that lie together are mixed from the start.
+/// Prompts are taken in strides, so that kinds of prompts that lie together are mixed from the
+/// start.
 const STRIDE: usize = 5;
 
 /// One prompt in so many is held back: nothing is fitted to what follows from it.
@@ -74,7 +80,10 @@ pub(super) fn vocabulary_order(sequences: &[Sequence]) -> Vec<TokenId> {
 // === impl Writer ===
 
 impl<'a> Writer<'a> {
-    pub(super) fn new(model: &Arc<Model>, calibration: &'a Calibration) -> Result<Self, CalibrationError> {
+    pub(super) fn new(
+        model: &Arc<Model>,
+        calibration: &'a Calibration,
+    ) -> Result<Self, CalibrationError> {
         let longest = MAX_PROMPT.min(model.config().context_length.saturating_sub(MAX_NEW_TOKENS));
         let seeds: Vec<&[TokenId]> = calibration
             .seeds
@@ -103,8 +112,11 @@ impl<'a> Writer<'a> {
             let number = first + index;
             let (round, place) = (number / self.seeds.len(), number % self.seeds.len());
             let temperature = if round == 0 { 0.0 } else { TEMPERATURE };
-            let settings =
-                SamplingSettings { temperature, seed: number as u64, ..SamplingSettings::default() };
+            let settings = SamplingSettings {
+                temperature,
+                seed: number as u64,
+                ..SamplingSettings::default()
+            };
             let stride = if self.seeds.len().is_multiple_of(STRIDE) { 1 } else { STRIDE };
             let seed = self.seeds[place * stride % self.seeds.len()];
             let held_back = place % HOLD_BACK == HOLD_BACK - 1;

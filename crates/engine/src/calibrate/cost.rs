@@ -8,14 +8,15 @@ use super::candidate::Candidate;
 use super::evaluate::CHAIN;
 use super::search::RANKS;
 use skipstone_model::{
-    Bridge, DraftHead, DraftVocabulary, LogitsWanted, PageLease, PagePool, RowGroup, RowInput, Runner,
-    SkipMask, TokenId,
+    Bridge, DraftHead, DraftVocabulary, LogitsWanted, PageLease, PagePool, RowGroup, RowInput,
+    Runner, SkipMask, TokenId,
 };
 
 /// Context that passes are timed at, in positions.
 const CONTEXT: usize = 256;
 
-/// Measurements of each kind, interleaved. The quickest counts: a pass can be interrupted, but not be done sooner.
+/// Measurements of each kind, interleaved. The quickest counts: a pass can be interrupted, but not
+/// be done sooner.
 const REPEATS: usize = 25;
 
 /// Shares of a plain step, and what passes over several rows cost.
@@ -61,7 +62,8 @@ impl CostModel {
         let span = inner.start..inner.start + 2;
         let no_layer = SkipMask::new((0..sublayers).map(|s| span.contains(&s)).collect());
         let hidden = runner.model().config().hidden;
-        let ranks: Vec<usize> = std::iter::once(0).chain(RANKS).filter(|&rank| rank <= hidden / 2).collect();
+        let ranks: Vec<usize> =
+            std::iter::once(0).chain(RANKS).filter(|&rank| rank <= hidden / 2).collect();
         // What the maps hold doesn't matter for the time.
         let bridge = |&rank: &usize| -> Result<[Arc<Bridge>; 1], CalibrationError> {
             let (down, up) = (vec![0.0; 2 * rank * hidden], vec![0.0; rank * hidden]);
@@ -93,12 +95,19 @@ impl CostModel {
             (rank, least)
         });
         let bridges = bridges.collect();
-        Ok(Self { attention: share(2) / layers, mlp: share(3) / layers, head: share(1), bridges, rows })
+        Ok(Self {
+            attention: share(2) / layers,
+            mlp: share(3) / layers,
+            head: share(1),
+            bridges,
+            rows,
+        })
     }
 
     /// The estimated cost of a draft step with a head over `vocabulary_share` of the vocabulary.
     pub(super) fn estimate(&self, candidate: &Candidate, vocabulary_share: f64) -> f64 {
-        let sublayer = |sublayer: usize| if sublayer.is_multiple_of(2) { self.attention } else { self.mlp };
+        let sublayer =
+            |sublayer: usize| if sublayer.is_multiple_of(2) { self.attention } else { self.mlp };
         let skipped: f64 = candidate.skipped().into_iter().map(sublayer).sum();
         let bridges = candidate.gaps.iter().filter_map(|gap| gap.bridge.as_ref());
         let bridges: f64 = bridges.map(|bridge| self.bridge(bridge.rank())).sum();
@@ -107,7 +116,8 @@ impl CostModel {
 
     /// A bridge of this rank: what the next higher rank that was measured takes.
     fn bridge(&self, rank: usize) -> f64 {
-        let measured = self.bridges.iter().find(|(measured, _)| *measured >= rank).or(self.bridges.last());
+        let measured =
+            self.bridges.iter().find(|(measured, _)| *measured >= rank).or(self.bridges.last());
         measured.map_or(0.0, |(_, cost)| *cost)
     }
 }

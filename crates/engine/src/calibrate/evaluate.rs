@@ -1,8 +1,9 @@
 //! How good a candidate draft is: real draft chains on held-back text, many at once.
 //!
-//! A chain starts at a position whose context has the full model's keys and values, and reads its own beyond. Each start has a page of its
-//! own for the part of the context that shares the page with the chain, so chains never see each other and nothing is to be restored. Rows are
-//! fed the text's own tokens: as long as the draft agrees that is what it would have fed itself.
+//! A chain starts at a position whose context has the full model's keys and values, and reads its
+//! own beyond. Each start has a page of its own for the part of the context that shares the page
+//! with the chain, so chains never see each other and nothing is to be restored. Rows are fed the
+//! text's own tokens: as long as the draft agrees that is what it would have fed itself.
 
 use std::ops::Range;
 
@@ -24,13 +25,15 @@ const STEP: usize = PAGE_POSITIONS / 2;
 /// Bytes of saved states at most.
 const MAX_STATE_BYTES: usize = 512 << 20;
 
-/// Starts at most: half of them judge, which puts the error of an acceptance near one point and a half.
+/// Starts at most: half of them judge, which puts the error of an acceptance near one point and a
+/// half.
 const MAX_STARTS: usize = 640;
 
 /// Starts of a first look; each stands for a chain.
 const ROUGH_STARTS: usize = 64;
 
-/// Rows of one pass: enough to read the weights once for many, few enough for their logits to stay small.
+/// Rows of one pass: enough to read the weights once for many, few enough for their logits to stay
+/// small.
 const ROWS_PER_PASS: usize = 16 * CHAIN;
 
 /// A place where chains start.
@@ -92,7 +95,8 @@ impl Chain {
 // === impl Evaluator ===
 
 impl Evaluator {
-    /// Where chains start, for states of `numbers` numbers a row: evenly spread, as many as memory allows.
+    /// Where chains start, for states of `numbers` numbers a row: evenly spread, as many as memory
+    /// allows.
     pub(super) fn starts(sequences: &[&Sequence], numbers: usize) -> Vec<StartPlace> {
         let mut places = Vec::new();
         for (sequence, text) in sequences.iter().enumerate() {
@@ -120,8 +124,12 @@ impl Evaluator {
         places: &[StartPlace],
         progress: &dyn CalibrationProgress,
     ) -> Result<Self, CalibrationError> {
-        let (hidden, sublayers) = (runner.model().config().hidden, runner.model().config().sublayers());
-        progress.stage("states of the held-back text", sequences.iter().map(|text| text.tokens.len()).sum());
+        let (hidden, sublayers) =
+            (runner.model().config().hidden, runner.model().config().sublayers());
+        progress.stage(
+            "states of the held-back text",
+            sequences.iter().map(|text| text.tokens.len()).sum(),
+        );
         let mut evaluator = Self {
             starts: Vec::with_capacity(places.len()),
             states: vec![0.0; places.len() * sublayers * CHAIN * hidden],
@@ -137,7 +145,13 @@ impl Evaluator {
                 evaluator.starts.push(Start::new(place.position, lease.pages(), pool)?);
             }
             for (chunk, part) in text.tokens.chunks(CHUNK).enumerate() {
-                evaluator.trace(runner, lease.pages(), chunk * CHUNK, part, first..evaluator.starts.len());
+                evaluator.trace(
+                    runner,
+                    lease.pages(),
+                    chunk * CHUNK,
+                    part,
+                    first..evaluator.starts.len(),
+                );
                 done += part.len();
                 progress.done(done);
             }
@@ -171,8 +185,8 @@ impl Evaluator {
         (1..self.len()).step_by(2).collect()
     }
 
-    /// Drafts a chain from each of `starts`. Where rows go one at a time a chain ends with the first that disagrees: what would come after is no draft
-    /// that anyone makes.
+    /// Drafts a chain from each of `starts`. Where rows go one at a time a chain ends with the
+    /// first that disagrees: what would come after is no draft that anyone makes.
     pub(super) fn evaluate(
         &self,
         runner: &mut Runner,
@@ -193,8 +207,10 @@ impl Evaluator {
                     first,
                     state: self.state(start, first, row),
                 };
-                let goes_on = |place: &usize| drafted[*place].steps[..from].iter().all(|step| step.agrees);
-                let open: Vec<usize> = (0..part.len()).filter(|place| width > 1 || goes_on(place)).collect();
+                let goes_on =
+                    |place: &usize| drafted[*place].steps[..from].iter().all(|step| step.agrees);
+                let open: Vec<usize> =
+                    (0..part.len()).filter(|place| width > 1 || goes_on(place)).collect();
                 if open.is_empty() {
                     break;
                 }
@@ -234,7 +250,8 @@ impl Evaluator {
 
     /// The full model's state before `sublayer`.
     fn state(&self, start: usize, sublayer: usize, row: usize) -> &[f32] {
-        &self.states[((start * self.sublayers + sublayer) * CHAIN + row) * self.hidden..][..self.hidden]
+        &self.states[((start * self.sublayers + sublayer) * CHAIN + row) * self.hidden..]
+            [..self.hidden]
     }
 
     /// Runs a chunk of a sequence and keeps what the starts need of it.
@@ -261,15 +278,17 @@ impl Evaluator {
         for index in starts {
             for row in 0..CHAIN {
                 // A chain may lie in two chunks.
-                let Some(at) =
-                    (self.starts[index].position + row).checked_sub(position).filter(|&at| at < tokens.len())
+                let Some(at) = (self.starts[index].position + row)
+                    .checked_sub(position)
+                    .filter(|&at| at < tokens.len())
                 else {
                     continue;
                 };
                 self.starts[index].targets[row] = argmax(output.logits(0, at)).unwrap_or_default();
                 for sublayer in 0..self.sublayers {
                     let to = ((index * self.sublayers + sublayer) * CHAIN + row) * self.hidden;
-                    self.states[to..to + self.hidden].copy_from_slice(output.saved(0, sublayer, at));
+                    self.states[to..to + self.hidden]
+                        .copy_from_slice(output.saved(0, sublayer, at));
                 }
             }
         }

@@ -22,7 +22,8 @@ const THRESHOLDS: [f32; 9] = [0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8];
 /// Plans of a profile at most: each has bridges to store, and a controller to try it.
 const MAX_PLANS: usize = 8;
 
-/// Plans that skip the same sublayers at most: bridges of several ranks over one run are close relatives.
+/// Plans that skip the same sublayers at most: bridges of several ranks over one run are close
+/// relatives.
 const MAX_OF_SKIP_SET: usize = 2;
 
 /// What a dearer plan must accept more: differences below are noise.
@@ -70,7 +71,8 @@ struct Ranked<'a> {
     speedup: f64,
 }
 
-/// Whether a plan accepts enough more than the cheaper ones that were kept, of which the best accepts `most`. Takes it in if so.
+/// Whether a plan accepts enough more than the cheaper ones that were kept, of which the best
+/// accepts `most`. Takes it in if so.
 fn accepts_more(acceptance: f64, most: &mut f64) -> bool {
     let is_kept = acceptance >= *most + LEAST_GAIN;
     if is_kept {
@@ -95,8 +97,10 @@ impl Context<'_> {
         let rank = |parts: &[usize]| -> Vec<Ranked<'_>> {
             outcomes.iter().map(|outcome| self.rank(outcome, parts, &places)).collect()
         };
-        // All plans share one draft vocabulary, since each has to be packed: the one that suits the best bet.
-        let best = rank(&VOCABULARY_PARTS).into_iter().max_by(|a, b| a.speedup.total_cmp(&b.speedup));
+        // All plans share one draft vocabulary, since each has to be packed: the one that suits the
+        // best bet.
+        let best =
+            rank(&VOCABULARY_PARTS).into_iter().max_by(|a, b| a.speedup.total_cmp(&b.speedup));
         let part = best.map_or(1, |best| best.settings.part);
         let mut ranked = rank(&[part]);
         let measurements = ranked
@@ -108,7 +112,8 @@ impl Context<'_> {
                 acceptance: ranked.acceptance,
             })
             .collect();
-        ranked.sort_by(|a, b| a.cost.total_cmp(&b.cost).then(b.acceptance.total_cmp(&a.acceptance)));
+        ranked
+            .sort_by(|a, b| a.cost.total_cmp(&b.cost).then(b.acceptance.total_cmp(&a.acceptance)));
         let mut most = LEAST_ACCEPTANCE;
         ranked.retain(|candidate| accepts_more(candidate.acceptance, &mut most));
         let mut kept = ranked;
@@ -135,8 +140,9 @@ impl Context<'_> {
         Ok(Frontier { plans, measurements })
     }
 
-    /// Looks at all candidates at a few starts, and closely at the half that replays best there (successive halving: Jamieson and Talwalkar, 2016) and
-    /// at those without bridges, which the others are compared with. Returns these.
+    /// Looks at all candidates at a few starts, and closely at the half that replays best there
+    /// (successive halving: Jamieson and Talwalkar, 2016) and at those without bridges, which the
+    /// others are compared with. Returns these.
     fn look(
         &self,
         runner: &mut Runner,
@@ -168,7 +174,11 @@ impl Context<'_> {
             .collect();
         progress.stage("acceptance on held-back text", outcomes.len());
         for (index, outcome) in outcomes.iter_mut().enumerate() {
-            outcome.chains.append(&mut self.evaluator.evaluate(runner, &outcome.candidate, &rest)?);
+            outcome.chains.append(&mut self.evaluator.evaluate(
+                runner,
+                &outcome.candidate,
+                &rest,
+            )?);
             debug_assert_eq!(outcome.chains.len(), self.evaluator.choosing().len());
             progress.done(index + 1);
         }
@@ -180,7 +190,8 @@ impl Context<'_> {
         let mut places = vec![usize::MAX; vocabulary];
         let mut next = 0;
         for token in self.order.iter().copied().chain((0..vocabulary as u32).map(TokenId)) {
-            if let Some(place) = places.get_mut(token.index()).filter(|place| **place == usize::MAX) {
+            if let Some(place) = places.get_mut(token.index()).filter(|place| **place == usize::MAX)
+            {
                 *place = next;
                 next += 1;
             }
@@ -220,7 +231,8 @@ impl Context<'_> {
         let (mut committed, mut spent) = (0.0, 0.0);
         for chain in chains {
             let (mut drafted, mut accepted, mut alive) = (0, 0, true);
-            // What a draft makes of its own mistake isn't known: it is taken to be as sure as it was of that.
+            // What a draft makes of its own mistake isn't known: it is taken to be as sure as it
+            // was of that.
             let mut mistaken = None;
             for step in &chain.steps[..settings.limit] {
                 spent += cost;
@@ -231,7 +243,8 @@ impl Context<'_> {
                 if !step.agrees {
                     mistaken.get_or_insert(step.confidence);
                 }
-                alive &= step.agrees && (step.seen || places[step.target.index()] < settings.vocabulary);
+                alive &=
+                    step.agrees && (step.seen || places[step.target.index()] < settings.vocabulary);
                 accepted += usize::from(alive);
             }
             committed += 1.0 + accepted as f64;
@@ -240,8 +253,14 @@ impl Context<'_> {
         if spent > 0.0 { committed / spent } else { 0.0 }
     }
 
-    /// Counts by position and confidence, each as long as all before were accepted, and the share accepted of all.
-    fn prior(&self, chains: &[Chain], vocabulary: usize, places: &[usize]) -> (AcceptancePrior, f64) {
+    /// Counts by position and confidence, each as long as all before were accepted, and the share
+    /// accepted of all.
+    fn prior(
+        &self,
+        chains: &[Chain],
+        vocabulary: usize,
+        places: &[usize],
+    ) -> (AcceptancePrior, f64) {
         let mut prior = AcceptancePrior {
             positions: vec![AcceptanceCount::default(); CHAIN],
             confidence: vec![AcceptanceCount::default(); BINS],
@@ -249,7 +268,8 @@ impl Context<'_> {
         let mut all = AcceptanceCount::default();
         for chain in chains {
             for (position, step) in chain.steps.iter().enumerate() {
-                let accepted = step.agrees && (step.seen || places[step.target.index()] < vocabulary);
+                let accepted =
+                    step.agrees && (step.seen || places[step.target.index()] < vocabulary);
                 prior.positions[position].observe(accepted);
                 prior.confidence[confidence_bin(step.confidence)].observe(accepted);
                 all.observe(accepted);
@@ -270,7 +290,9 @@ impl Context<'_> {
     ) -> Result<ProfilePlan, CalibrationError> {
         let Candidate { name, gaps } = &ranked.outcome.candidate;
         let Settings { vocabulary, threshold, limit, .. } = ranked.settings;
-        let tokens = (0..places.len() as u32).map(TokenId).filter(|token| places[token.index()] < vocabulary);
+        let tokens = (0..places.len() as u32)
+            .map(TokenId)
+            .filter(|token| places[token.index()] < vocabulary);
         let model = Arc::clone(runner.model());
         let head = match vocabulary < places.len() {
             true => Some(DraftVocabulary::new(&model, &tokens.collect::<Vec<_>>(), self.threads)?),
@@ -278,8 +300,11 @@ impl Context<'_> {
         };
         let cost = cost::measure_draft(runner, pool, &ranked.outcome.candidate, head.as_ref())?;
         // What chose the plan flatters it.
-        let judging =
-            &self.evaluator.evaluate(runner, &ranked.outcome.candidate, &self.evaluator.judging())?;
+        let judging = &self.evaluator.evaluate(
+            runner,
+            &ranked.outcome.candidate,
+            &self.evaluator.judging(),
+        )?;
         let bridges = gaps.iter().filter_map(|gap| {
             let weights = gap.bridge.clone()?;
             Some(ProfileBridge { first: gap.span.start, end: gap.span.end, weights })

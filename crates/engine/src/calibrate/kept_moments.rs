@@ -1,4 +1,5 @@
-//! Second moments of an interrupted calibration, each in a file beside its other work: a pass over all text makes them.
+//! Second moments of an interrupted calibration, each in a file beside its other work: a pass over
+//! all text makes them.
 
 use std::collections::HashMap;
 use std::ffi::OsString;
@@ -35,8 +36,14 @@ impl KeptMoments {
         Self { prefix: prefix.into(), key: format!("{VERSION} {fingerprint} {tokens}") }
     }
 
-    /// The moments of all `spans` from the first `limit` tokens of text, or none if one is missing or damaged.
-    pub(super) fn read(&self, spans: &[Range<usize>], limit: usize, hidden: usize) -> Option<Vec<Moments>> {
+    /// The moments of all `spans` from the first `limit` tokens of text, or none if one is missing
+    /// or damaged.
+    pub(super) fn read(
+        &self,
+        spans: &[Range<usize>],
+        limit: usize,
+        hidden: usize,
+    ) -> Option<Vec<Moments>> {
         spans.iter().map(|span| self.read_one(span, limit, hidden)).collect()
     }
 
@@ -52,7 +59,8 @@ impl KeptMoments {
         let [tokens, weight] = <[f64; 2]>::try_from(doubles("totals")?).ok()?;
         let means = (doubles("mean_input")?, doubles("mean_change")?);
         let moments =
-            Moments::from_parts((tokens, weight), means, (singles("gram")?, singles("cross")?)).ok()?;
+            Moments::from_parts((tokens, weight), means, (singles("gram")?, singles("cross")?))
+                .ok()?;
         (moments.hidden() == hidden).then_some(moments)
     }
 
@@ -69,14 +77,36 @@ impl KeptMoments {
         let (hidden, totals) = (moments.hidden(), [moments.tokens(), moments.weight()]);
         let parts = [
             ("totals", Dtype::F64, vec![2], bytes(&totals, f64::to_le_bytes)),
-            ("mean_input", Dtype::F64, vec![2 * hidden], bytes(moments.mean_input(), f64::to_le_bytes)),
-            ("mean_change", Dtype::F64, vec![hidden], bytes(moments.mean_change(), f64::to_le_bytes)),
-            ("gram", Dtype::F32, vec![2 * hidden, 2 * hidden], bytes(moments.gram(), f32::to_le_bytes)),
-            ("cross", Dtype::F32, vec![hidden, 2 * hidden], bytes(moments.cross(), f32::to_le_bytes)),
+            (
+                "mean_input",
+                Dtype::F64,
+                vec![2 * hidden],
+                bytes(moments.mean_input(), f64::to_le_bytes),
+            ),
+            (
+                "mean_change",
+                Dtype::F64,
+                vec![hidden],
+                bytes(moments.mean_change(), f64::to_le_bytes),
+            ),
+            (
+                "gram",
+                Dtype::F32,
+                vec![2 * hidden, 2 * hidden],
+                bytes(moments.gram(), f32::to_le_bytes),
+            ),
+            (
+                "cross",
+                Dtype::F32,
+                vec![hidden, 2 * hidden],
+                bytes(moments.cross(), f32::to_le_bytes),
+            ),
         ];
         let views = parts
             .iter()
-            .map(|(name, dtype, shape, bytes)| Ok((*name, TensorView::new(*dtype, shape.clone(), bytes)?)))
+            .map(|(name, dtype, shape, bytes)| {
+                Ok((*name, TensorView::new(*dtype, shape.clone(), bytes)?))
+            })
             .collect::<Result<Vec<_>, safetensors::SafeTensorError>>();
         let metadata = HashMap::from([(ENTRY.to_owned(), self.key.clone())]);
         let serialized = views.and_then(|views| safetensors::serialize(views, Some(metadata)));
@@ -86,11 +116,13 @@ impl KeptMoments {
     /// Forgets all moments.
     pub(super) fn remove(&self) {
         let Ok(entries) = fs::read_dir(folder_of(&self.prefix)) else { return };
-        let Some(prefix) = self.prefix.file_name().map(|name| name.to_string_lossy().into_owned()) else {
+        let Some(prefix) = self.prefix.file_name().map(|name| name.to_string_lossy().into_owned())
+        else {
             return;
         };
-        for entry in
-            entries.flatten().filter(|entry| entry.file_name().to_string_lossy().starts_with(&prefix))
+        for entry in entries
+            .flatten()
+            .filter(|entry| entry.file_name().to_string_lossy().starts_with(&prefix))
         {
             // What is left behind is only in the way.
             let _ = fs::remove_file(entry.path());
@@ -149,6 +181,12 @@ mod tests {
         kept.remove();
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
         let nowhere = KeptMoments::beside(&folder.path().join("none").join("a.partial"), "ab", 100);
-        assert!(nowhere.write(&spans[0], usize::MAX, &moments).unwrap_err().to_string().contains("none"));
+        assert!(
+            nowhere
+                .write(&spans[0], usize::MAX, &moments)
+                .unwrap_err()
+                .to_string()
+                .contains("none")
+        );
     }
 }

@@ -1,8 +1,11 @@
-//! Calibration: the model writes its own text, and from its hidden states on it we learn what a draft may leave out.
+//! Calibration: the model writes its own text, and from its hidden states on it we learn what a
+//! draft may leave out.
 //!
-//! The way: [`corpus`] writes the text, [`evaluate`] tells how good a candidate draft is on held-back positions, [`trace`] sums up what runs of
-//! sublayers do, [`search`] chooses candidates, [`cost`] times them, [`frontier`] keeps what pays. Each stage can be told to a person who waits,
-//! and what the dear ones found is kept in files ([`partial`], [`kept_moments`]), so that an interrupted calibration goes on.
+//! The way: [`corpus`] writes the text, [`evaluate`] tells how good a candidate draft is on
+//! held-back positions, [`trace`] sums up what runs of sublayers do, [`search`] chooses candidates,
+//! [`cost`] times them, [`frontier`] keeps what pays. Each stage can be told to a person who waits,
+//! and what the dear ones found is kept in files ([`partial`], [`kept_moments`]), so that an
+//! interrupted calibration goes on.
 
 #![forbid(unsafe_code)]
 
@@ -117,8 +120,9 @@ impl Calibration {
                 starts.len()
             )));
         }
-        let pages =
-            Evaluator::pages(&held_back, &starts) + PagePool::pages_for(corpus::MAX_SEQUENCE) + cost::pages();
+        let pages = Evaluator::pages(&held_back, &starts)
+            + PagePool::pages_for(corpus::MAX_SEQUENCE)
+            + cost::pages();
         let mut runner = Runner::new(Arc::clone(model), pages, self.threads);
         let pool = PagePool::new(pages);
         let evaluator = Evaluator::new(&mut runner, &pool, &held_back, &starts, progress)?;
@@ -131,10 +135,15 @@ impl Calibration {
         partial.relevance = Some(relevance.clone());
         partial.save(&self.partial)?;
         let kept = self.kept_moments();
-        let spans = trace::Spans { runner: &mut runner, pool: &pool, sequences: &fitted, kept: &kept };
+        let spans =
+            trace::Spans { runner: &mut runner, pool: &pool, sequences: &fitted, kept: &kept };
         let candidates = search::candidates(spans, &evaluator, &relevance, progress)?;
-        let context =
-            frontier::Context { evaluator: &evaluator, costs: &costs, order: &order, threads: self.threads };
+        let context = frontier::Context {
+            evaluator: &evaluator,
+            costs: &costs,
+            order: &order,
+            threads: self.threads,
+        };
         let frontier = context.choose(&mut runner, &pool, candidates, progress)?;
         Ok(Profile {
             model: ProfiledModel {

@@ -27,9 +27,11 @@ pub(super) struct Partial {
 impl Partial {
     /// What `path` holds of a calibration of the same model and size, or a fresh start.
     pub(super) fn resume(path: &Path, fingerprint: &str, wanted: usize) -> Self {
-        let kept = fs::read(path).ok().and_then(|bytes| serde_json::from_slice::<Self>(&bytes).ok());
-        let same =
-            |kept: &Self| kept.version == VERSION && kept.fingerprint == fingerprint && kept.wanted == wanted;
+        let kept =
+            fs::read(path).ok().and_then(|bytes| serde_json::from_slice::<Self>(&bytes).ok());
+        let same = |kept: &Self| {
+            kept.version == VERSION && kept.fingerprint == fingerprint && kept.wanted == wanted
+        };
         kept.filter(same).unwrap_or_else(|| Self {
             version: VERSION,
             fingerprint: fingerprint.to_owned(),

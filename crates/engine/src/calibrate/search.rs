@@ -1,4 +1,5 @@
-//! Which candidates are tried: relevance of each sublayer, runs around what it suggests, bridges of several ranks over the best of them.
+//! Which candidates are tried: relevance of each sublayer, runs around what it suggests, bridges of
+//! several ranks over the best of them.
 
 use std::collections::HashMap;
 use std::ops::Range;
@@ -73,7 +74,8 @@ pub(super) fn relevance(
         let run = sublayer..sublayer + 1;
         let candidate = Candidate::new(String::new(), vec![run], |_| None);
         let chains = evaluator.evaluate(runner, &candidate, &starts)?;
-        let agreed: usize = chains.iter().flat_map(|chain| &chain.steps).filter(|step| step.agrees).count();
+        let agreed: usize =
+            chains.iter().flat_map(|chain| &chain.steps).filter(|step| step.agrees).count();
         relevance[sublayer] = Some(agreed as f32 / (chains.len() * CHAIN).max(1) as f32);
         progress.done(sublayer - 1);
     }
@@ -166,7 +168,8 @@ impl Search<'_, '_> {
         Ok(())
     }
 
-    /// The best run of each length with a bias bridge: those that lose least by relevance, then uphill.
+    /// The best run of each length with a bias bridge: those that lose least by relevance, then
+    /// uphill.
     fn best_runs(
         &mut self,
         progress: &dyn CalibrationProgress,
@@ -200,7 +203,11 @@ impl Search<'_, '_> {
 
     fn rough_score(&mut self, run: &Range<usize>) -> Result<f64, CalibrationError> {
         let candidate = self.biased(String::new(), vec![run.clone()]);
-        Ok(score(&self.evaluator.evaluate(self.spans.runner, &candidate, &self.evaluator.rough())?))
+        Ok(score(&self.evaluator.evaluate(
+            self.spans.runner,
+            &candidate,
+            &self.evaluator.rough(),
+        )?))
     }
 
     fn biased(&self, name: String, runs: Vec<Range<usize>>) -> Candidate {
@@ -224,13 +231,16 @@ impl Search<'_, '_> {
     fn other_shapes(&self, best: &[Range<usize>]) -> Vec<(Shape, Candidate)> {
         let mut found = Vec::new();
         for length in self.lengths().into_iter().step_by(2) {
-            for (shape, kind, parity) in [(Shape::Attention, "attention", 0), (Shape::Mlp, "MLP", 1)] {
-                let of =
-                    |run: &Range<usize>| -> Vec<usize> { run.clone().filter(|s| s % 2 == parity).collect() };
+            for (shape, kind, parity) in
+                [(Shape::Attention, "attention", 0), (Shape::Mlp, "MLP", 1)]
+            {
+                let of = |run: &Range<usize>| -> Vec<usize> {
+                    run.clone().filter(|s| s % 2 == parity).collect()
+                };
                 let all = self.runs_of(length);
-                let least = all
-                    .iter()
-                    .min_by(|a, b| self.loss(of(a).into_iter()).total_cmp(&self.loss(of(b).into_iter())));
+                let least = all.iter().min_by(|a, b| {
+                    self.loss(of(a).into_iter()).total_cmp(&self.loss(of(b).into_iter()))
+                });
                 if let Some(run) = least {
                     let name = format!("{kind} of {}, bias", run_name(run));
                     found.push((shape, self.biased(name, runs(of(run)))));
@@ -244,7 +254,8 @@ impl Search<'_, '_> {
         // A second run beside a best one, with a layer between them.
         let short = self.lengths().first().map(|&length| self.runs_of(length)).unwrap_or_default();
         for run in best.iter().take(4) {
-            let apart = |other: &&Range<usize>| other.end + 2 <= run.start || run.end + 2 <= other.start;
+            let apart =
+                |other: &&Range<usize>| other.end + 2 <= run.start || run.end + 2 <= other.start;
             let second = short
                 .iter()
                 .filter(apart)
@@ -259,7 +270,8 @@ impl Search<'_, '_> {
         found
     }
 
-    /// Of each kind of shape the one that does best with bias bridges, also with bridges of several ranks; and those with too many runs for that.
+    /// Of each kind of shape the one that does best with bias bridges, also with bridges of several
+    /// ranks; and those with too many runs for that.
     fn bridged_shapes(
         &mut self,
         shapes: Vec<(Shape, Candidate)>,
@@ -275,7 +287,8 @@ impl Search<'_, '_> {
                 continue;
             }
             let starts = self.evaluator.rough();
-            let reached = score(&self.evaluator.evaluate(self.spans.runner, &candidate, &starts)?);
+            let reached =
+                score(&self.evaluator.evaluate(self.spans.runner, &candidate, &starts)?);
             match best.iter_mut().find(|(other, ..)| *other == kind) {
                 Some(most) if reached > most.1 => *most = (kind, reached, candidate),
                 Some(_) => {}
@@ -303,7 +316,8 @@ impl Search<'_, '_> {
         Ok(found)
     }
 
-    /// The ridge that does best. It depends on how much text there is more than on the run, so one run stands for all.
+    /// The ridge that does best. It depends on how much text there is more than on the run, so one
+    /// run stands for all.
     fn ridge(
         &mut self,
         (run, moments): (&Range<usize>, &Moments),

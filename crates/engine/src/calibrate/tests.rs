@@ -21,7 +21,10 @@ struct Noise(u64);
 impl Noise {
     fn bytes(&mut self, count: usize, scale: f32) -> Vec<u8> {
         let mut next = || {
-            self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            self.0 = self
+                .0
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1_442_695_040_888_963_407);
             ((self.0 >> 40) as f32 / (1 << 23) as f32 - 1.0) * scale
         };
         (0..count).flat_map(|_| next().to_le_bytes()).collect()
@@ -72,7 +75,8 @@ fn model(scale: f32) -> Arc<Model> {
 }
 
 fn calibration(folder: &Path) -> Calibration {
-    let seeds = (0..9).map(|seed| (0..6).map(|place| TokenId((seed * 5 + place * 3) % 40)).collect());
+    let seeds =
+        (0..9).map(|seed| (0..6).map(|place| TokenId((seed * 5 + place * 3) % 40)).collect());
     Calibration {
         name: "random".to_owned(),
         fingerprint: "ab".repeat(32),
@@ -115,7 +119,8 @@ fn evaluator(scale: f32) -> (Runner, Evaluator) {
     let pages = Evaluator::pages(&sequences, &starts);
     let mut runner = Runner::new(Arc::clone(&model), pages, 1);
     let pool = PagePool::new(pages);
-    let evaluator = Evaluator::new(&mut runner, &pool, &sequences, &starts, &Watcher::default()).unwrap();
+    let evaluator =
+        Evaluator::new(&mut runner, &pool, &sequences, &starts, &Watcher::default()).unwrap();
     (runner, evaluator)
 }
 
@@ -126,7 +131,8 @@ fn a_chain_that_skips_nothing_agrees_everywhere() {
     let mut agreement = |skipped: Vec<usize>| {
         let candidate = Candidate::new(String::new(), runs(skipped), |_| None);
         let chains = evaluator.evaluate(&mut runner, &candidate, &all).unwrap();
-        let steps: Vec<bool> = chains.iter().flat_map(|chain| chain.steps.map(|step| step.agrees)).collect();
+        let steps: Vec<bool> =
+            chains.iter().flat_map(|chain| chain.steps.map(|step| step.agrees)).collect();
         steps.iter().filter(|&&agrees| agrees).count() as f64 / steps.len() as f64
     };
     assert!(all.len() > 100, "{} starts", all.len());
@@ -138,7 +144,11 @@ fn a_chain_that_skips_nothing_agrees_everywhere() {
 #[test]
 fn a_bridge_of_zeros_drafts_what_the_identity_drafts_until_it_is_wrong() {
     let (mut runner, evaluator) = evaluator(0.3);
-    let zeros = BridgeWeights { bias: vec![0.0; HIDDEN], down: vec![0.0; 2 * HIDDEN], up: vec![0.0; HIDDEN] };
+    let zeros = BridgeWeights {
+        bias: vec![0.0; HIDDEN],
+        down: vec![0.0; 2 * HIDDEN],
+        up: vec![0.0; HIDDEN],
+    };
     let mut chains = |bridge: Option<BridgeWeights>| {
         let candidate = Candidate::new(String::new(), runs((4..8).collect()), |_| bridge.clone());
         evaluator.evaluate(&mut runner, &candidate, &evaluator.choosing()).unwrap()
@@ -148,7 +158,10 @@ fn a_bridge_of_zeros_drafts_what_the_identity_drafts_until_it_is_wrong() {
     for (one, other) in identity.iter().zip(&bridged) {
         let judged = (one.length() + 1).min(one.steps.len());
         let said = |chain: &Chain| {
-            chain.steps[..judged].iter().map(|step| (step.agrees, step.confidence)).collect::<Vec<_>>()
+            chain.steps[..judged]
+                .iter()
+                .map(|step| (step.agrees, step.confidence))
+                .collect::<Vec<_>>()
         };
         assert_eq!(said(one), said(other));
         lengths.insert(judged);
@@ -187,7 +200,9 @@ fn calibration_finds_plans_and_goes_on_where_it_broke_off() {
         assert!(whole.measurements.iter().any(|measured| measured.kind == kind), "{kind:?}");
     }
     let inner = 2..2 * LAYERS as usize - 2;
-    assert!(whole.relevance.iter().enumerate().all(|(s, found)| found.is_some() == inner.contains(&s)));
+    assert!(
+        whole.relevance.iter().enumerate().all(|(s, found)| found.is_some() == inner.contains(&s))
+    );
     let other = Calibration { fingerprint: "cd".repeat(32), ..calibration };
     let kept = Partial::resume(&other.partial, &other.fingerprint, other.tokens);
     assert!(kept.sequences.is_empty(), "work on another model is of no use");

@@ -1,4 +1,5 @@
-//! What runs of sublayers do to the states of the text: mean changes of many runs, second moments of a few.
+//! What runs of sublayers do to the states of the text: mean changes of many runs, second moments
+//! of a few.
 
 use std::ops::Range;
 
@@ -60,7 +61,10 @@ impl Spans<'_> {
             for mean in &mut means {
                 let Some((before, after)) = trace.ends(&mean.span) else { continue };
                 let saved = |place, row| trace.output.saved(0, place, row);
-                trace.rows.clone().for_each(|row| mean.observe(saved(before, row), saved(after, row)));
+                trace
+                    .rows
+                    .clone()
+                    .for_each(|row| mean.observe(saved(before, row), saved(after, row)));
             }
         })?;
         Ok(means
@@ -73,7 +77,8 @@ impl Spans<'_> {
             .collect())
     }
 
-    /// The moments of each span, from the first `tokens` tokens of text; kept until the profile is complete.
+    /// The moments of each span, from the first `tokens` tokens of text; kept until the profile is
+    /// complete.
     pub(super) fn moments(
         &mut self,
         spans: &[Range<usize>],
@@ -90,16 +95,23 @@ impl Spans<'_> {
             std::thread::scope(|scope| {
                 for (spans, moments) in spans.chunks(share).zip(moments.chunks_mut(share)) {
                     scope.spawn(|| {
-                        spans.iter().zip(moments).for_each(|(span, moments)| trace.teach(span, moments));
+                        spans
+                            .iter()
+                            .zip(moments)
+                            .for_each(|(span, moments)| trace.teach(span, moments));
                     });
                 }
             });
         })?;
-        spans.iter().zip(&moments).try_for_each(|(span, moments)| self.kept.write(span, tokens, moments))?;
+        spans
+            .iter()
+            .zip(&moments)
+            .try_for_each(|(span, moments)| self.kept.write(span, tokens, moments))?;
         Ok(moments)
     }
 
-    /// Runs the sequences up to the last end of `spans` and to where features are kept, and hands on what came of each chunk.
+    /// Runs the sequences up to the last end of `spans` and to where features are kept, and hands
+    /// on what came of each chunk.
     fn trace(
         &mut self,
         what: &str,
@@ -126,7 +138,8 @@ impl Spans<'_> {
                     return Ok(());
                 }
                 let position = chunk * CHUNK;
-                let rows: Vec<RowInput<'_>> = part.iter().map(|&token| RowInput::Token(token)).collect();
+                let rows: Vec<RowInput<'_>> =
+                    part.iter().map(|&token| RowInput::Token(token)).collect();
                 let group = RowGroup {
                     pages: lease.pages(),
                     position,

@@ -1,4 +1,5 @@
-//! A Gaussian process over the unit cube: what a costly function is likely to be where it was not tried yet.
+//! A Gaussian process over the unit cube: what a costly function is likely to be where it was not
+//! tried yet.
 
 use faer::linalg::solvers::{Llt, Solve};
 use faer::linalg::triangular_solve::solve_lower_triangular_in_place;
@@ -6,11 +7,13 @@ use faer::{Mat, Par, Side};
 
 /// Noise of an observation, as a variance relative to that of all observations: what SWIFT sets.
 const NOISE: f64 = 1e-2;
-/// Length scales that are tried, as powers of two: from a tenth of the cube's edge to far beyond its diagonal.
+/// Length scales that are tried, as powers of two: from a tenth of the cube's edge to far beyond
+/// its diagonal.
 const LENGTH_SCALE_EXPONENTS: std::ops::RangeInclusive<i32> = -3..=7;
 
-/// A fitted process: Matern 5/2 kernel of unit variance, observations brought to zero mean and unit variance, length scale by
-/// the greatest marginal likelihood (Rasmussen and Williams, "Gaussian Processes for Machine Learning", sections 2.2 and 5.4).
+/// A fitted process: Matern 5/2 kernel of unit variance, observations brought to zero mean and unit
+/// variance, length scale by the greatest marginal likelihood (Rasmussen and Williams, "Gaussian
+/// Processes for Machine Learning", sections 2.2 and 5.4).
 pub(super) struct GaussianProcess<'a> {
     points: &'a [Vec<f64>],
     length_scale: f64,
@@ -26,7 +29,9 @@ pub(super) struct GaussianProcess<'a> {
 impl<'a> GaussianProcess<'a> {
     /// Fits `values` at `points`, one each. `None` for no points or values that are not numbers.
     pub(super) fn fit(points: &'a [Vec<f64>], values: &[f64]) -> Option<Self> {
-        if points.is_empty() || points.len() != values.len() || !values.iter().all(|value| value.is_finite())
+        if points.is_empty()
+            || points.len() != values.len()
+            || !values.iter().all(|value| value.is_finite())
         {
             return None;
         }
@@ -35,8 +40,9 @@ impl<'a> GaussianProcess<'a> {
         let variance = values.iter().map(|value| (value - mean).powi(2)).sum::<f64>() / count;
         let deviation = if variance > 0.0 { variance.sqrt() } else { 1.0 };
         let normed: Vec<f64> = values.iter().map(|value| (value - mean) / deviation).collect();
-        let distances =
-            Mat::from_fn(points.len(), points.len(), |row, column| distance(&points[row], &points[column]));
+        let distances = Mat::from_fn(points.len(), points.len(), |row, column| {
+            distance(&points[row], &points[column])
+        });
         let fits = LENGTH_SCALE_EXPONENTS.filter_map(|exponent| {
             let length_scale = f64::from(exponent).exp2();
             let covariance = Mat::from_fn(points.len(), points.len(), |row, column| {
@@ -47,7 +53,8 @@ impl<'a> GaussianProcess<'a> {
             let solved = factor.solve(column(&normed));
             let weights: Vec<f64> = solved.col(0).iter().copied().collect();
             // Half of that of the covariance, which is the factor's square.
-            let log_determinant = (0..points.len()).map(|index| factor.L()[(index, index)].ln()).sum::<f64>();
+            let log_determinant =
+                (0..points.len()).map(|index| factor.L()[(index, index)].ln()).sum::<f64>();
             let log_likelihood = -0.5 * dot(&normed, &weights) - log_determinant;
             Some((log_likelihood, Self { points, length_scale, factor, weights, mean, deviation }))
         });

@@ -1,17 +1,21 @@
-//! The n-gram proposer: a stream that repeats itself or its prompt is continued as it went on the last time.
+//! The n-gram proposer: a stream that repeats itself or its prompt is continued as it went on the
+//! last time.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 
 use skipstone_model::TokenId;
 
-/// Proposes the continuation of the most recent earlier occurrence of the longest suffix that occurred before.
+/// Proposes the continuation of the most recent earlier occurrence of the longest suffix that
+/// occurred before.
 ///
-/// This is prompt lookup decoding (Saxena 2023; also Yang et al. 2023, "Inference with Reference", arXiv 2304.04487) over prompt
-/// and output, with the online index of SAM decoding (Hu et al. 2024, arXiv 2411.10666) in a simpler form: not a suffix automaton, whose
-/// most recent occurrences cost a walk along the suffix links a token, but a trie of all n-grams up to `max_match` tokens,
-/// where each node knows where it ended last. One token costs `max_match` look-ups and adds at most `max_match` nodes of some 20 bytes.
-/// The answer is exact: nodes are told apart by their tokens, not by a hash of them.
+/// This is prompt lookup decoding (Saxena 2023; also Yang et al. 2023, "Inference with Reference",
+/// arXiv 2304.04487) over prompt and output, with the online index of SAM decoding (Hu et al. 2024,
+/// arXiv 2411.10666) in a simpler form: not a suffix automaton, whose most recent occurrences cost
+/// a walk along the suffix links a token, but a trie of all n-grams up to `max_match` tokens, where
+/// each node knows where it ended last. One token costs `max_match` look-ups and adds at most
+/// `max_match` nodes of some 20 bytes. The answer is exact: nodes are told apart by their tokens,
+/// not by a hash of them.
 #[derive(Clone, Debug)]
 pub struct NgramProposer {
     min_match: usize,
@@ -21,7 +25,8 @@ pub struct NgramProposer {
     children: HashMap<(Node, TokenId), Node>,
     /// Where each node's n-gram ended last, as a count of tokens.
     last_end: Vec<u32>,
-    /// By length n: the node of the last n tokens, and where they ended before. Length 0 is the root.
+    /// By length n: the node of the last n tokens, and where they ended before. Length 0 is the
+    /// root.
     suffixes: Vec<Suffix>,
 }
 
@@ -50,8 +55,8 @@ struct Undo {
 // === impl NgramProposer ===
 
 impl NgramProposer {
-    /// A proposer over an empty stream. Matches are `min_match` to `max_match` tokens long; both are raised to at least 1, and
-    /// `max_match` to `min_match`.
+    /// A proposer over an empty stream. Matches are `min_match` to `max_match` tokens long; both
+    /// are raised to at least 1, and `max_match` to `min_match`.
     pub fn new(min_match: usize, max_match: usize) -> Self {
         let min_match = min_match.max(1);
         Self {
@@ -82,25 +87,34 @@ impl NgramProposer {
         self.tokens.is_empty()
     }
 
-    /// Replaces `out` by up to `max_tokens` proposed tokens and returns the length of the match, 0 for none (`out` is then empty).
+    /// Replaces `out` by up to `max_tokens` proposed tokens and returns the length of the match, 0
+    /// for none (`out` is then empty).
     ///
-    /// A continuation that reaches the end of the stream goes on with what it has just proposed, so a loop is proposed for as long as
-    /// asked for.
+    /// A continuation that reaches the end of the stream goes on with what it has just proposed, so
+    /// a loop is proposed for as long as asked for.
     pub fn propose(&self, max_tokens: usize, out: &mut Vec<TokenId>) -> usize {
         out.clear();
         let longest = self.suffixes.len() - 1;
-        let found = (self.min_match..=longest).rev().find(|&n| self.suffixes[n].earlier_end != NEVER);
+        let found =
+            (self.min_match..=longest).rev().find(|&n| self.suffixes[n].earlier_end != NEVER);
         let Some(matched) = found else { return 0 };
         let start = self.suffixes[matched].earlier_end as usize;
         for index in start..start + max_tokens {
-            let next = self.tokens.get(index).or_else(|| out.get(index - self.tokens.len())).copied();
+            let next =
+                self.tokens.get(index).or_else(|| out.get(index - self.tokens.len())).copied();
             out.extend(next);
         }
         matched
     }
 
-    /// As [`NgramProposer::propose`], as if `pending` had been committed: continues a chain that is drafted and not verified yet.
-    pub fn propose_after(&mut self, pending: &[TokenId], max_tokens: usize, out: &mut Vec<TokenId>) -> usize {
+    /// As [`NgramProposer::propose`], as if `pending` had been committed: continues a chain that is
+    /// drafted and not verified yet.
+    pub fn propose_after(
+        &mut self,
+        pending: &[TokenId],
+        max_tokens: usize,
+        out: &mut Vec<TokenId>,
+    ) -> usize {
         let suffixes = self.suffixes.clone();
         let mut undo = Vec::with_capacity(pending.len() * self.max_match);
         for &token in pending {
@@ -127,7 +141,8 @@ impl NgramProposer {
         if self.suffixes.len() <= self.max_match {
             self.suffixes.push(Suffix { node: ROOT, earlier_end: NEVER });
         }
-        // From the longest down: the (n+1)-gram that ends here grows from the n-gram that ended one token ago.
+        // From the longest down: the (n+1)-gram that ends here grows from the n-gram that ended one
+        // token ago.
         for length in (1..self.suffixes.len()).rev() {
             let key = (self.suffixes[length - 1].node, token);
             let node = match self.children.entry(key) {
@@ -150,11 +165,14 @@ mod tests {
 
     use super::*;
 
-    /// The same by looking at every place: the longest match, the last of those, read on past the end.
+    /// The same by looking at every place: the longest match, the last of those, read on past the
+    /// end.
     fn naive(text: &[TokenId], min: usize, max: usize, max_tokens: usize) -> (usize, Vec<TokenId>) {
         for length in (min..=max.min(text.len().saturating_sub(1))).rev() {
             let suffix = &text[text.len() - length..];
-            let Some(end) = (length..text.len()).rev().find(|&end| &text[end - length..end] == suffix) else {
+            let Some(end) =
+                (length..text.len()).rev().find(|&end| &text[end - length..end] == suffix)
+            else {
                 continue;
             };
             let mut whole = text.to_vec();

@@ -22,7 +22,8 @@ pub struct DraftPlan {
     pub confidence_threshold: f32,
 }
 
-/// Tells plans apart by what decides how good their drafts are, so that what was learned of one is not taken for another's.
+/// Tells plans apart by what decides how good their drafts are, so that what was learned of one is
+/// not taken for another's.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Debug)]
 pub struct PlanIdentity(pub [u8; 16]);
 
@@ -30,7 +31,9 @@ pub struct PlanIdentity(pub [u8; 16]);
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum PlanError {
     /// A bridged sublayer runs, or two bridges overlap.
-    #[error("the bridge over sublayers {start} to {end} must cover exactly one run of skipped sublayers")]
+    #[error(
+        "the bridge over sublayers {start} to {end} must cover exactly one run of skipped sublayers"
+    )]
     Bridge {
         /// First sublayer of the bridge.
         start: usize,
@@ -95,8 +98,8 @@ impl DraftPlan {
         self.vocabulary.as_ref()
     }
 
-    /// The first sublayer that the draft skips, or the number of sublayers if it skips none: everything before is exact, so
-    /// the verify pass may enter there.
+    /// The first sublayer that the draft skips, or the number of sublayers if it skips none:
+    /// everything before is exact, so the verify pass may enter there.
     pub fn exact_until(&self) -> usize {
         self.entry[0]
     }
@@ -161,7 +164,8 @@ mod tests {
     #[test]
     fn a_bridge_covers_one_whole_run() {
         let plan = || DraftPlan::new(SkipSet::new(&[2, 3], &[2, 3, 5], 8).unwrap(), 0.5);
-        let bridge = |span: Range<usize>| Arc::new(Bridge::new(span, 8, vec![0.0; 8], &[], &[]).unwrap());
+        let bridge =
+            |span: Range<usize>| Arc::new(Bridge::new(span, 8, vec![0.0; 8], &[], &[]).unwrap());
         assert!(plan().with_bridges(vec![bridge(4..8), bridge(11..12)]).is_ok());
         for spans in [&[(4, 7)][..], &[(5, 8)], &[(4, 9)], &[(11, 12), (11, 12)], &[(0, 2)]] {
             let bridges = spans.iter().map(|&(start, end)| bridge(start..end)).collect();
@@ -170,12 +174,18 @@ mod tests {
     }
     #[test]
     fn an_identity_is_of_what_drafts() {
-        let plan = |mlp: &[u32], threshold| DraftPlan::new(SkipSet::new(&[2], mlp, 8).unwrap(), threshold);
+        let plan =
+            |mlp: &[u32], threshold| DraftPlan::new(SkipSet::new(&[2], mlp, 8).unwrap(), threshold);
         let bridge = |bias: f32| Arc::new(Bridge::new(4..6, 8, vec![bias; 8], &[], &[]).unwrap());
         let bridged = |bias| plan(&[2], 0.5).with_bridges(vec![bridge(bias)]).unwrap();
-        assert_eq!(plan(&[2], 0.5).identity(), plan(&[2], 0.9).identity(), "when to stop is not the drafts'");
+        assert_eq!(
+            plan(&[2], 0.5).identity(),
+            plan(&[2], 0.9).identity(),
+            "when to stop is not the drafts'"
+        );
         assert_eq!(bridged(0.5).identity(), bridged(0.5).identity());
-        let different = [plan(&[2], 0.5), plan(&[3], 0.5), plan(&[2, 3], 0.5), bridged(0.5), bridged(0.25)];
+        let different =
+            [plan(&[2], 0.5), plan(&[3], 0.5), plan(&[2, 3], 0.5), bridged(0.5), bridged(0.25)];
         for (index, one) in different.iter().enumerate() {
             for other in &different[..index] {
                 assert_ne!(one.identity(), other.identity(), "{one:?} {other:?}");

@@ -1,13 +1,16 @@
-//! Local search for the run of layers that a draft skips: what lies next to the run in use and was not tried yet.
+//! Local search for the run of layers that a draft skips: what lies next to the run in use and was
+//! not tried yet.
 //!
-//! The first step from a good run, not a search from nothing: profiles are found by calibration, and traffic differs from the text that the
-//! model wrote for it by a layer or two. Which neighbour is better is measured elsewhere; here is only decided what to try.
+//! The first step from a good run, not a search from nothing: profiles are found by calibration,
+//! and traffic differs from the text that the model wrote for it by a layer or two. Which neighbour
+//! is better is measured elsewhere; here is only decided what to try.
 
 use std::collections::HashSet;
 use std::ops::Range;
 
 /// How the ends of a run move, in layers: one end, then both the same way, then one end further.
-const MOVES: [(isize, isize); 8] = [(0, 1), (0, -1), (1, 0), (-1, 0), (1, 1), (-1, -1), (0, 2), (-2, 0)];
+const MOVES: [(isize, isize); 8] =
+    [(0, 1), (0, -1), (1, 0), (-1, 0), (1, 1), (-1, -1), (0, 2), (-2, 0)];
 
 /// What was tried so far.
 #[derive(Clone, Default, Debug)]
@@ -18,8 +21,9 @@ pub struct RunSearch {
 // === impl RunSearch ===
 
 impl RunSearch {
-    /// A run of sublayers next to `run` that was neither tried nor in use before, nor is `in_use`, of a model with `layers` layers, whose first and last
-    /// always run. Runs are whole layers; `None` when there is nothing left to try, or `run` is not of whole layers.
+    /// A run of sublayers next to `run` that was neither tried nor in use before, nor is `in_use`,
+    /// of a model with `layers` layers, whose first and last always run. Runs are whole layers;
+    /// `None` when there is nothing left to try, or `run` is not of whole layers.
     pub fn propose(
         &mut self,
         run: &Range<usize>,
@@ -35,7 +39,8 @@ impl RunSearch {
             let end = (run.end / 2).checked_add_signed(end).filter(|&end| end < layers)?;
             (first < end).then_some(2 * first..2 * end)
         };
-        let found = MOVES.into_iter().filter_map(neighbour).find(|range| !self.tried.contains(range))?;
+        let found =
+            MOVES.into_iter().filter_map(neighbour).find(|range| !self.tried.contains(range))?;
         self.tried.insert(found.clone());
         Some(found)
     }
@@ -59,6 +64,10 @@ mod tests {
             "its neighbours were tried, or skip the first or last layer"
         );
         assert_eq!(RunSearch::default().propose(&(3..8), &[], 6), None);
-        assert_eq!(RunSearch::default().propose(&(2..4), &[], 3), None, "there is only one layer to skip");
+        assert_eq!(
+            RunSearch::default().propose(&(2..4), &[], 3),
+            None,
+            "there is only one layer to skip"
+        );
     }
 }

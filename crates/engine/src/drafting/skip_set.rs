@@ -4,7 +4,8 @@ use std::ops::Range;
 
 use skipstone_model::{LayerIndex, SkipMask};
 
-/// The sublayers that a draft skips: attention and MLP blocks separately, never of the first or the last layer.
+/// The sublayers that a draft skips: attention and MLP blocks separately, never of the first or the
+/// last layer.
 ///
 /// Built only by [`SkipSet::new`], so every value is valid for the model it was built for.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
@@ -27,7 +28,8 @@ pub enum SkipSetError {
         /// Layers of the model.
         layer_count: usize,
     },
-    /// The first and the last layer always run: skipping them leaves nothing of the draft's quality.
+    /// The first and the last layer always run: skipping them leaves nothing of the draft's
+    /// quality.
     #[error("{kind} layer {layer} can't be skipped: the first and the last layer always run; use 1 to {}", layer_count.saturating_sub(2))]
     EdgeLayer {
         /// `attention` or `mlp`.
@@ -104,10 +106,16 @@ impl SkipSet {
     }
 }
 
-fn checked(kind: &'static str, layers: &[u32], layer_count: usize) -> Result<Vec<LayerIndex>, SkipSetError> {
+fn checked(
+    kind: &'static str,
+    layers: &[u32],
+    layer_count: usize,
+) -> Result<Vec<LayerIndex>, SkipSetError> {
     let mut indices = Vec::with_capacity(layers.len().min(layer_count));
     for &layer in layers {
-        let Some(index) = u16::try_from(layer).ok().filter(|&index| usize::from(index) < layer_count) else {
+        let Some(index) =
+            u16::try_from(layer).ok().filter(|&index| usize::from(index) < layer_count)
+        else {
             return Err(SkipSetError::OutOfRange { kind, layer, layer_count });
         };
         if index == 0 || usize::from(index) + 1 == layer_count {

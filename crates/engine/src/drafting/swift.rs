@@ -1,4 +1,5 @@
-//! The `swift` policy: the published on-the-fly search for a skip set, as it was published, to compare with.
+//! The `swift` policy: the published on-the-fly search for a skip set, as it was published, to
+//! compare with.
 
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
@@ -26,20 +27,23 @@ pub struct SwiftOptions {
     pub window: usize,
     /// Tokens drafted in a cycle at most.
     pub max_draft_tokens: usize,
-    /// A draft ends with the first token whose draft probability is below this. That token is kept, other than in a
-    /// [`super::DraftPlan`].
+    /// A draft ends with the first token whose draft probability is below this. That token is kept,
+    /// other than in a [`super::DraftPlan`].
     pub stop_threshold: f32,
     /// Equal seeds give equal searches.
     pub seed: u64,
 }
 
-/// The search of SWIFT (Xia et al. 2025, "SWIFT: On-the-Fly Self-Speculative Decoding for LLM Inference Acceleration", arXiv 2410.06916,
-/// with what only its code tells): draws skip sets of a fixed size, every 25th by a Gaussian process's upper confidence
-/// bound, scores each by [`matchness`] and keeps the best ever seen. One search is meant to serve all streams of a process.
+/// The search of SWIFT (Xia et al. 2025, "SWIFT: On-the-Fly Self-Speculative Decoding for LLM
+/// Inference Acceleration", arXiv 2410.06916, with what only its code tells): draws skip sets of a
+/// fixed size, every 25th by a Gaussian process's upper confidence bound, scores each by
+/// [`matchness`] and keeps the best ever seen. One search is meant to serve all streams of a
+/// process.
 ///
-/// Its weaknesses are kept, because they are what it is compared for: the best score is never measured again, though
-/// it may come from an easier text, and a search that ended never starts again. Two things are cheaper than in the original, in its
-/// favour: the process remembers the last 256 observations only, and fewer points are tried to maximise its bound.
+/// Its weaknesses are kept, because they are what it is compared for: the best score is never
+/// measured again, though it may come from an easier text, and a search that ended never starts
+/// again. Two things are cheaper than in the original, in its favour: the process remembers the
+/// last 256 observations only, and fewer points are tried to maximise its bound.
 #[derive(Clone, Debug)]
 pub struct SwiftSearch {
     options: SwiftOptions,
@@ -60,13 +64,15 @@ pub struct SwiftSearch {
 #[derive(Clone, Debug)]
 struct Candidate {
     skip_set: SkipSet,
-    /// What the process is told: one coordinate for each sublayer that may be skipped, attention first.
+    /// What the process is told: one coordinate for each sublayer that may be skipped, attention
+    /// first.
     point: Vec<f64>,
 }
 
 /// Weight of the standard deviation in the upper confidence bound.
 const KAPPA: f64 = 2.5;
-/// Observations that the process is fitted to: a fit takes their number cubed, and must not outlast the decoding it is to speed up.
+/// Observations that the process is fitted to: a fit takes their number cubed, and must not outlast
+/// the decoding it is to speed up.
 const MOST_OBSERVATIONS: usize = 256;
 /// Points at which the bound is looked at first, evenly from the cube.
 const SAMPLES: usize = 2000;
@@ -75,10 +81,12 @@ const CLIMBS: usize = 4;
 /// Tries of each climb.
 const CLIMB_TRIES: usize = 200;
 
-/// The share of tokens that a draft foretells: `drafted[i]` is the draft's most likely token after the full model's
-/// `tokens[..=i]`, so it is compared with `tokens[i + 1]`. 0 for less than two tokens.
+/// The share of tokens that a draft foretells: `drafted[i]` is the draft's most likely token after
+/// the full model's `tokens[..=i]`, so it is compared with `tokens[i + 1]`. 0 for less than two
+/// tokens.
 ///
-/// SWIFT computes all of `drafted` in one pass over the first [`SwiftOptions::window`] + 1 tokens of the response.
+/// SWIFT computes all of `drafted` in one pass over the first [`SwiftOptions::window`] + 1 tokens
+/// of the response.
 pub fn matchness(drafted: &[TokenId], tokens: &[TokenId]) -> f64 {
     let next = tokens.get(1..).unwrap_or_default();
     let compared = drafted.len().min(next.len());
@@ -108,7 +116,8 @@ impl Default for SwiftOptions {
 // === impl SwiftSearch ===
 
 impl SwiftSearch {
-    /// A search for a model of `layer_count` layers. It starts from every second layer, attention and MLP both, of which no score is known.
+    /// A search for a model of `layer_count` layers. It starts from every second layer, attention
+    /// and MLP both, of which no score is known.
     pub fn new(layer_count: usize, options: SwiftOptions) -> Self {
         let odd: Vec<u32> = (1..layer_count.saturating_sub(1) as u32).step_by(2).collect();
         let mut search = Self {
@@ -153,7 +162,8 @@ impl SwiftSearch {
         self.finished
     }
 
-    /// The set to score next, the same until [`SwiftSearch::observe`] is told its score; `None` when the search has ended.
+    /// The set to score next, the same until [`SwiftSearch::observe`] is told its score; `None`
+    /// when the search has ended.
     pub fn propose(&mut self) -> Option<&SkipSet> {
         if self.finished {
             return None;
@@ -185,7 +195,8 @@ impl SwiftSearch {
             self.tolerated += 1;
         }
         self.steps += 1;
-        self.finished |= self.tolerated > self.options.max_tolerance || self.steps > self.options.max_steps;
+        self.finished |=
+            self.tolerated > self.options.max_tolerance || self.steps > self.options.max_steps;
     }
 
     /// Sublayers that may be skipped.
@@ -243,7 +254,10 @@ impl SwiftSearch {
                 }
             }
         }
-        tried.into_iter().max_by(|(left, _), (right, _)| left.total_cmp(right)).map(|(_, point)| point)
+        tried
+            .into_iter()
+            .max_by(|(left, _), (right, _)| left.total_cmp(right))
+            .map(|(_, point)| point)
     }
 
     /// The set whose sublayers have the largest coordinates.
@@ -252,7 +266,8 @@ impl SwiftSearch {
         order.sort_by(|&left, &right| point[right].total_cmp(&point[left]));
         order.truncate(self.skipped_sublayers());
         let inner = point.len() / 2;
-        let (attention, mlp): (Vec<usize>, Vec<usize>) = order.into_iter().partition(|&index| index < inner);
+        let (attention, mlp): (Vec<usize>, Vec<usize>) =
+            order.into_iter().partition(|&index| index < inner);
         let layers = |indices: Vec<usize>| -> Vec<u32> {
             indices.into_iter().map(|index| (index % inner + 1) as u32).collect()
         };
@@ -265,7 +280,8 @@ impl SwiftSearch {
     }
 }
 
-/// Inner layers only, each once: valid by construction; the empty set is the harmless answer to a bug here.
+/// Inner layers only, each once: valid by construction; the empty set is the harmless answer to a
+/// bug here.
 fn set(attention: &[u32], mlp: &[u32], layer_count: usize) -> SkipSet {
     SkipSet::new(attention, mlp, layer_count).unwrap_or_else(|_| SkipSet::empty(layer_count))
 }
@@ -284,13 +300,16 @@ mod tests {
         skip_set.attention().len() + skip_set.mlp().len()
     }
 
-    /// Best score after `steps` steps, where the score is the share of the skipped sublayers that is in the planted set.
+    /// Best score after `steps` steps, where the score is the share of the skipped sublayers that
+    /// is in the planted set.
     fn best_after(steps: usize, bayes_interval: usize, seed: u64) -> f64 {
-        let mut search = SwiftSearch::new(LAYERS, SwiftOptions { bayes_interval, seed, ..options() });
+        let mut search =
+            SwiftSearch::new(LAYERS, SwiftOptions { bayes_interval, seed, ..options() });
         let planted = |index: &usize| matches!(index / 2, 3..=8);
         for _ in 0..steps {
             let Some(candidate) = search.propose() else { break };
-            let hits = (0..2 * LAYERS).filter(|&index| candidate.skips(index)).filter(planted).count();
+            let hits =
+                (0..2 * LAYERS).filter(|&index| candidate.skips(index)).filter(planted).count();
             let score = hits as f64 / skipped(candidate) as f64;
             search.observe(score);
         }

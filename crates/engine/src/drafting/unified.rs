@@ -1,10 +1,11 @@
-//! The `unified` policy: evenly spaced layers, enough of them to reach a target cost. It knows nothing about the model and is
-//! the plan to start from, and the baseline that others must beat.
+//! The `unified` policy: evenly spaced layers, enough of them to reach a target cost. It knows
+//! nothing about the model and is the plan to start from, and the baseline that others must beat.
 
 use super::skip_set::SkipSet;
 
-/// Skips evenly spaced layers, attention and MLP both, until a draft step reads at most `1 / target_speedup` of the bytes of a plain
-/// step, or all inner layers are skipped. `sublayer_bytes` has one entry for each sublayer; `head_bytes` are always read.
+/// Skips evenly spaced layers, attention and MLP both, until a draft step reads at most `1 /
+/// target_speedup` of the bytes of a plain step, or all inner layers are skipped. `sublayer_bytes`
+/// has one entry for each sublayer; `head_bytes` are always read.
 pub fn unified(sublayer_bytes: &[usize], head_bytes: usize, target_speedup: f32) -> SkipSet {
     let layer_count = sublayer_bytes.len() / 2;
     let total = (sublayer_bytes.iter().sum::<usize>() + head_bytes) as f64;
@@ -12,14 +13,17 @@ pub fn unified(sublayer_bytes: &[usize], head_bytes: usize, target_speedup: f32)
     let mut chosen = Vec::new();
     for count in 0..=inner.len() {
         // The middle of each of `count` equal parts.
-        chosen = (0..count).map(|index| inner[(2 * index + 1) * inner.len() / (2 * count)]).collect();
-        let bytes_of = |layer: &u32| -> usize { sublayer_bytes[2 * *layer as usize..][..2].iter().sum() };
+        chosen =
+            (0..count).map(|index| inner[(2 * index + 1) * inner.len() / (2 * count)]).collect();
+        let bytes_of =
+            |layer: &u32| -> usize { sublayer_bytes[2 * *layer as usize..][..2].iter().sum() };
         let skipped: usize = chosen.iter().map(bytes_of).sum();
         if (total - skipped as f64) * f64::from(target_speedup) <= total {
             break;
         }
     }
-    // Inner layers only, each once: valid by construction; the empty set is the harmless answer to a bug here.
+    // Inner layers only, each once: valid by construction; the empty set is the harmless answer to
+    // a bug here.
     SkipSet::new(&chosen, &chosen, layer_count).unwrap_or_else(|_| SkipSet::empty(layer_count))
 }
 

@@ -76,7 +76,8 @@ pub(super) struct Keeper {
     pending: HashMap<ProfileKey, Learned>,
     /// When to write back, or to look what others wrote.
     due: Instant,
-    /// Until when the store is left alone because it failed, and for how long after the next failure.
+    /// Until when the store is left alone because it failed, and for how long after the next
+    /// failure.
     rest_until: Option<Instant>,
     next_rest: Duration,
 }
@@ -94,7 +95,18 @@ impl Keeper {
     ) -> Self {
         let (due, next_rest) = (Instant::now(), FIRST_REST);
         let pending = HashMap::new();
-        Self { store, options, commands, cache, pool, stop, pending, due, rest_until: None, next_rest }
+        Self {
+            store,
+            options,
+            commands,
+            cache,
+            pool,
+            stop,
+            pending,
+            due,
+            rest_until: None,
+            next_rest,
+        }
     }
 
     pub(super) fn run(mut self) {
@@ -178,7 +190,8 @@ impl Keeper {
         }
     }
 
-    /// What is known under `key`, what the store does not have yet included; into the cache as well.
+    /// What is known under `key`, what the store does not have yet included; into the cache as
+    /// well.
     fn fetch(&mut self, key: ProfileKey) -> Option<Arc<Learned>> {
         let Ok(stored) = self.load(key) else {
             // As the store has not answered, what is remembered can't be older than what it holds.
@@ -254,8 +267,9 @@ impl Keeper {
     fn write(&mut self, key: ProfileKey) -> Result<(), StoreError> {
         let Some(newer) = self.pending.remove(&key) else { return Ok(()) };
         let (name, half_life) = (self.name_of(key), self.options.half_life);
-        let merged =
-            self.with_store(StoreOperation::Merge, |store| store::merge(store, &name, &newer, half_life));
+        let merged = self.with_store(StoreOperation::Merge, |store| {
+            store::merge(store, &name, &newer, half_life)
+        });
         let merged = match merged {
             Ok(merged) => merged,
             Err(error) => {
@@ -300,7 +314,8 @@ impl Keeper {
 
     fn put(&mut self, key: ProfileKey, learned: &Learned) -> Result<Record, StoreError> {
         let name = self.name_of(key);
-        let record = self.with_store(StoreOperation::Put, |store| store::replace(store, &name, learned))?;
+        let record =
+            self.with_store(StoreOperation::Put, |store| store::replace(store, &name, learned))?;
         self.count(StoreOperation::Put, StoreOutcome::Ok);
         self.pending.remove(&key);
         self.share(key, record.learned.clone());

@@ -1,8 +1,10 @@
 //! What streams learn, kept beyond the process: between the engine, the server and a profile store.
 //!
-//! One thread, the keeper, owns the store. The engine hands it what streams taught and takes the pool from it, and waits for neither. The
-//! server asks it, before it submits a request, what is known of traffic like the request's: mostly the cache knows, else it waits for
-//! the keeper as long as a reader won't notice. If the store fails the keeper goes on from memory, and tells metrics.
+//! One thread, the keeper, owns the store. The engine hands it what streams taught and takes the
+//! pool from it, and waits for neither. The server asks it, before it submits a request, what is
+//! known of traffic like the request's: mostly the cache knows, else it waits for the keeper as
+//! long as a reader won't notice. If the store fails the keeper goes on from memory, and tells
+//! metrics.
 
 mod cache;
 mod keeper;
@@ -31,7 +33,8 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// How long the end of the process waits for the last write-back.
 const LAST_WRITE: Duration = Duration::from_secs(2);
 
-/// Commands that may wait for the keeper. More are refused: streams start cold, and what they taught is lost.
+/// Commands that may wait for the keeper. More are refused: streams start cold, and what they
+/// taught is lost.
 const MAX_COMMANDS: usize = 1024;
 
 /// How profiles are kept.
@@ -41,7 +44,8 @@ pub struct ProfileOptions {
     pub model: Arc<str>,
     /// After this time what was learned counts half.
     pub half_life: Duration,
-    /// What is learned reaches the store within this time, and what others put there reaches this process.
+    /// What is learned reaches the store within this time, and what others put there reaches this
+    /// process.
     pub write_back: Duration,
 }
 
@@ -96,11 +100,18 @@ impl Profiles {
     /// If the system refuses a thread.
     pub fn start(store: Box<dyn ProfileStore>, options: ProfileOptions) -> io::Result<Self> {
         let (commands, receiver) = sync_channel(MAX_COMMANDS);
-        let (cache, pool, stop) = (Arc::default(), PoolSlot::default(), Arc::<AtomicBool>::default());
+        let (cache, pool, stop) =
+            (Arc::default(), PoolSlot::default(), Arc::<AtomicBool>::default());
         let (alive, ended) = channel();
         let (name, is_shared, write_back) = (store.name(), store.is_shared(), options.write_back);
-        let keeper =
-            Keeper::new(store, options, receiver, Arc::clone(&cache), Arc::clone(&pool), Arc::clone(&stop));
+        let keeper = Keeper::new(
+            store,
+            options,
+            receiver,
+            Arc::clone(&cache),
+            Arc::clone(&pool),
+            Arc::clone(&stop),
+        );
         std::thread::Builder::new().name("profiles".to_owned()).spawn(move || {
             keeper.run();
             // Closes the channel, also if the keeper panics.
@@ -127,7 +138,8 @@ impl Profiles {
         self.store
     }
 
-    /// What is known of the traffic under `key`, within [`FETCH_BUDGET`]; `None` for the pool, which the engine has.
+    /// What is known of the traffic under `key`, within [`FETCH_BUDGET`]; `None` for the pool,
+    /// which the engine has.
     pub async fn traffic(&self, key: ProfileKey) -> Traffic {
         Traffic { key, learned: self.learned(key).await }
     }

@@ -1,7 +1,8 @@
 //! Every metric of the process: name, kind, unit, labels, buckets, help.
 //!
-//! Names end in their base unit, counters in `_total`. The `spec_decode_num_*` counters follow the names that other
-//! serving engines export, so that dashboards port by changing the prefix. Rates and percentages belong into queries.
+//! Names end in their base unit, counters in `_total`. The `spec_decode_num_*` counters follow the
+//! names that other serving engines export, so that dashboards port by changing the prefix. Rates
+//! and percentages belong into queries.
 
 use metrics::Unit;
 
@@ -32,13 +33,15 @@ pub enum Kind {
 }
 
 /// From a millisecond (short prompts of a small model) to minutes (a long queue), seconds.
-const WAIT_BUCKETS: &[f64] =
-    &[0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0];
+const WAIT_BUCKETS: &[f64] = &[
+    0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0,
+];
 
-/// Gaps between messages or tokens, seconds: fine below 100 ms, where readers notice a factor of two.
+/// Gaps between messages or tokens, seconds: fine below 100 ms, where readers notice a factor of
+/// two.
 const GAP_BUCKETS: &[f64] = &[
-    0.001, 0.002, 0.004, 0.006, 0.008, 0.01, 0.015, 0.02, 0.03, 0.04, 0.06, 0.08, 0.1, 0.15, 0.2, 0.4, 0.8,
-    1.6, 5.0,
+    0.001, 0.002, 0.004, 0.006, 0.008, 0.01, 0.015, 0.02, 0.03, 0.04, 0.06, 0.08, 0.1, 0.15, 0.2,
+    0.4, 0.8, 1.6, 5.0,
 ];
 
 /// Whole requests, seconds: up to the longest deadline that is usual.
@@ -46,16 +49,21 @@ const REQUEST_BUCKETS: &[f64] =
     &[0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1200.0];
 
 /// Fine around 1, where drafting turns from a gain into a loss.
-const SPEEDUP_BUCKETS: &[f64] =
-    &[0.25, 0.5, 0.7, 0.8, 0.9, 0.95, 1.0, 1.05, 1.1, 1.2, 1.3, 1.4, 1.5, 1.75, 2.0, 2.5, 3.0, 4.0, 6.0];
+const SPEEDUP_BUCKETS: &[f64] = &[
+    0.25, 0.5, 0.7, 0.8, 0.9, 0.95, 1.0, 1.05, 1.1, 1.2, 1.3, 1.4, 1.5, 1.75, 2.0, 2.5, 3.0, 4.0,
+    6.0,
+];
 
 /// Every length up to eight, then wider: long drafts come of n-gram matches only.
-const LENGTH_BUCKETS: &[f64] = &[0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 12.0, 16.0, 24.0, 32.0];
+const LENGTH_BUCKETS: &[f64] =
+    &[0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 12.0, 16.0, 24.0, 32.0];
 
 /// Tenths, finer at the top, where longer drafts begin to pay.
-const SHARE_BUCKETS: &[f64] = &[0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95, 1.0];
+const SHARE_BUCKETS: &[f64] =
+    &[0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95, 1.0];
 
-/// Writes each row once: as a constant for the recorder, and into the table for the exporter and the tests.
+/// Writes each row once: as a constant for the recorder, and into the table for the exporter and
+/// the tests.
 macro_rules! catalogue {
     ($($constant:ident = $kind:expr, $unit:expr, $name:literal, $labels:expr, $help:literal;)*) => {
         $(
@@ -156,14 +164,18 @@ mod tests {
         let mut faults = Vec::new();
         for metric in ALL {
             let name = metric.name;
-            let valid =
-                name.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_');
+            let valid = name
+                .bytes()
+                .all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_');
             let counter = metric.kind == Counter;
             let seconds = name.trim_end_matches("_total").ends_with("_seconds");
             for (holds, fault) in [
                 (names.insert(name), "is listed twice"),
                 (valid && name.starts_with("skipstone_"), "has a wrong prefix or character"),
-                (counter == name.ends_with("_total"), "is a counter without _total, or has it and is none"),
+                (
+                    counter == name.ends_with("_total"),
+                    "is a counter without _total, or has it and is none",
+                ),
                 (
                     seconds == (metric.unit == Some(Unit::Seconds)),
                     "measures seconds and is not named so, or vice versa",
@@ -184,7 +196,11 @@ mod tests {
         for metric in ALL {
             if let Histogram(buckets) = metric.kind {
                 assert!(buckets.len() >= 8, "{} has few buckets", metric.name);
-                assert!(buckets.windows(2).all(|pair| pair[0] < pair[1]), "{}: {buckets:?}", metric.name);
+                assert!(
+                    buckets.windows(2).all(|pair| pair[0] < pair[1]),
+                    "{}: {buckets:?}",
+                    metric.name
+                );
             }
         }
     }

@@ -5,7 +5,8 @@ use std::sync::{PoisonError, RwLock};
 
 use metrics::Counter;
 
-/// A counter for each index, made on first use and kept: adding to a known one neither allocates nor formats.
+/// A counter for each index, made on first use and kept: adding to a known one neither allocates
+/// nor formats.
 pub(super) struct IndexedCounters {
     end: usize,
     make: fn(usize) -> Counter,
@@ -20,11 +21,15 @@ impl IndexedCounters {
         Self { end, make, counters: RwLock::default() }
     }
 
-    /// Adds `count` to the counter of `index`, or of the last index if it is beyond; those below it appear on the page with it.
+    /// Adds `count` to the counter of `index`, or of the last index if it is beyond; those below it
+    /// appear on the page with it.
     pub(super) fn add(&self, index: usize, count: u64) {
         let index = index.min(self.end - 1);
-        // A poisoned lock guards a list of handles that is valid at every moment: each is pushed whole.
-        if let Some(counter) = self.counters.read().unwrap_or_else(PoisonError::into_inner).get(index) {
+        // A poisoned lock guards a list of handles that is valid at every moment: each is pushed
+        // whole.
+        if let Some(counter) =
+            self.counters.read().unwrap_or_else(PoisonError::into_inner).get(index)
+        {
             return counter.increment(count);
         }
         let mut counters = self.counters.write().unwrap_or_else(PoisonError::into_inner);

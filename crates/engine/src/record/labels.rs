@@ -2,7 +2,8 @@
 
 use super::catalogue::Metric;
 
-/// Draft positions that are told apart; those beyond count at the last. Drafts are limited to half as many.
+/// Draft positions that are told apart; those beyond count at the last. Drafts are limited to half
+/// as many.
 pub const POSITIONS: usize = 32;
 
 /// Layers that are told apart; those beyond count at the last. Models of more are not known.
@@ -71,7 +72,8 @@ pub const CODES: Values = Values::Words(&[
     ("UNAUTHENTICATED", ""),
 ]);
 
-/// What the values of a label of `metric` can be; `None` for one that nobody has described yet, which a test refuses.
+/// What the values of a label of `metric` can be; `None` for one that nobody has described yet,
+/// which a test refuses.
 pub fn values(metric: &Metric, label: &str) -> Option<Values> {
     Some(match (metric.name, label) {
         ("skipstone_request_finished_total", "reason") => ENDINGS,
@@ -182,7 +184,11 @@ mod tests {
             GenerationError::ShuttingDown,
             GenerationError::Internal("x".to_owned()),
         ];
-        reasons.iter().map(FinishReason::name).chain(errors.iter().map(GenerationError::reason)).collect()
+        reasons
+            .iter()
+            .map(FinishReason::name)
+            .chain(errors.iter().map(GenerationError::reason))
+            .collect()
     }
 
     #[test]

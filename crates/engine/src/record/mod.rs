@@ -1,7 +1,7 @@
 //! Thin functions through which the engine and the server write the metrics of the catalogue.
 //!
-//! Handles are made at the first call and kept, so a call is an atomic addition. Install a recorder before the first
-//! call: [`is_in_use`] tells whether it is too late.
+//! Handles are made at the first call and kept, so a call is an atomic addition. Install a recorder
+//! before the first call: [`is_in_use`] tells whether it is too late.
 
 pub mod catalogue;
 mod indexed;
@@ -18,7 +18,8 @@ use self::labels::{LAYERS, POSITIONS};
 use crate::adapt::OffReason;
 use crate::drafting::SkipSet;
 
-/// Counters of seconds count nanoseconds, since the recorder counts whole numbers; a page divides by this.
+/// Counters of seconds count nanoseconds, since the recorder counts whole numbers; a page divides
+/// by this.
 pub const NANOSECONDS: f64 = 1e9;
 
 /// What this process is.
@@ -69,7 +70,8 @@ struct SourceCounters {
     accepted: Counter,
 }
 
-/// A counter of seconds. The recorder counts whole numbers, so nanoseconds go in and the exporter's page divides.
+/// A counter of seconds. The recorder counts whole numbers, so nanoseconds go in and the exporter's
+/// page divides.
 #[derive(Debug)]
 struct SecondsCounter(Counter);
 
@@ -176,7 +178,8 @@ pub fn request(method: &'static str, code: &'static str) {
 
 /// Counts an operation of a profile store, by the store's name.
 pub fn profile_store(store: &'static str, operation: StoreOperation, outcome: StoreOutcome) {
-    let (name, op, outcome) = (catalogue::PROFILE_STORE_OPERATIONS.name, operation.label(), outcome.label());
+    let (name, op, outcome) =
+        (catalogue::PROFILE_STORE_OPERATIONS.name, operation.label(), outcome.label());
     metrics::counter!(name, "store" => store, "op" => op, "outcome" => outcome).increment(1);
 }
 
@@ -218,7 +221,10 @@ impl Instruments {
     pub(super) fn new() -> Self {
         use metrics::{counter, gauge, histogram};
         Self {
-            drafts: [SourceCounters::new(DraftSource::LayerSkip), SourceCounters::new(DraftSource::Ngram)],
+            drafts: [
+                SourceCounters::new(DraftSource::LayerSkip),
+                SourceCounters::new(DraftSource::Ngram),
+            ],
             drafted_at: IndexedCounters::new(
                 POSITIONS,
                 |position| counter!(catalogue::NUM_DRAFT_TOKENS_PER_POS.name, "position" => position.to_string()),
@@ -234,7 +240,9 @@ impl Instruments {
                 POSITIONS,
                 |position| counter!(catalogue::NUM_ACCEPTED_TOKENS_PER_POS.name, "position" => position.to_string()),
             ),
-            attention_skipped: IndexedCounters::new(LAYERS, |layer| skip_counter(layer, "attention")),
+            attention_skipped: IndexedCounters::new(LAYERS, |layer| {
+                skip_counter(layer, "attention")
+            }),
             mlp_skipped: IndexedCounters::new(LAYERS, |layer| skip_counter(layer, "mlp")),
             phases: [Phase::Draft, Phase::Verify, Phase::Plain, Phase::Prefill]
                 .map(|phase| SecondsCounter(counter!(phase.metric().name))),
@@ -309,7 +317,8 @@ impl SourceCounters {
 
 impl SecondsCounter {
     fn add(&self, seconds: f64) {
-        // The cast saturates: a negative time or NaN, which only a faulty clock could give, counts as none.
+        // The cast saturates: a negative time or NaN, which only a faulty clock could give, counts
+        // as none.
         self.0.increment((seconds * NANOSECONDS) as u64);
     }
 }
@@ -333,9 +342,21 @@ mod tests {
     fn counts_cycles_by_source_and_position() {
         let page = render(|| {
             let instruments = Instruments::new();
-            instruments.draft_cycle(&DraftCycle { source: DraftSource::LayerSkip, drafted: 4, accepted: 2 });
-            instruments.draft_cycle(&DraftCycle { source: DraftSource::LayerSkip, drafted: 3, accepted: 1 });
-            instruments.draft_cycle(&DraftCycle { source: DraftSource::Ngram, drafted: 0, accepted: 0 });
+            instruments.draft_cycle(&DraftCycle {
+                source: DraftSource::LayerSkip,
+                drafted: 4,
+                accepted: 2,
+            });
+            instruments.draft_cycle(&DraftCycle {
+                source: DraftSource::LayerSkip,
+                drafted: 3,
+                accepted: 1,
+            });
+            instruments.draft_cycle(&DraftCycle {
+                source: DraftSource::Ngram,
+                drafted: 0,
+                accepted: 0,
+            });
             instruments.draft_chain(4, 2);
             instruments.draft_chain(3, 1);
         });
@@ -380,7 +401,10 @@ mod tests {
             instruments.phase_seconds(Phase::Verify, f64::NAN);
             instruments.phase_seconds(Phase::Draft, -1.0);
         });
-        assert!(page.contains("\nskipstone_spec_decode_verify_seconds_total 1750000000\n"), "{page}");
+        assert!(
+            page.contains("\nskipstone_spec_decode_verify_seconds_total 1750000000\n"),
+            "{page}"
+        );
         assert!(page.contains("\nskipstone_spec_decode_draft_seconds_total 0\n"), "{page}");
     }
 }

@@ -1,7 +1,9 @@
-//! The engine of a backend that runs one sequence at a time: a fair queue in front of a [`Predictor`].
+//! The engine of a backend that runs one sequence at a time: a fair queue in front of a
+//! [`Predictor`].
 //!
-//! Queue, deadlines, cancelling, sampling, stops and text are those of the batching engine; nothing is ever drafted. A slow reader holds nobody
-//! up: its messages wait for it, and the next request starts when its last token is chosen.
+//! Queue, deadlines, cancelling, sampling, stops and text are those of the batching engine; nothing
+//! is ever drafted. A slow reader holds nobody up: its messages wait for it, and the next request
+//! starts when its last token is chosen.
 
 mod stream;
 
@@ -26,7 +28,8 @@ const PATIENCE: Duration = Duration::from_millis(20);
 /// How long the thread sleeps when only readers are waited for.
 const READER_POLL: Duration = Duration::from_millis(1);
 
-/// Streams that have ended and wait for their readers, at most; until there are fewer, nothing starts.
+/// Streams that have ended and wait for their readers, at most; until there are fewer, nothing
+/// starts.
 const LATE_READERS: usize = 32;
 
 /// How much the last plain step moves the measured one.
@@ -114,7 +117,8 @@ impl SerialWorker {
         self.board.set_idle(true);
     }
 
-    /// Takes new requests; blocks while there is nothing else to do. Returns false when the engine shall end.
+    /// Takes new requests; blocks while there is nothing else to do. Returns false when the engine
+    /// shall end.
     fn receive(&mut self) -> bool {
         if self.current.is_none() && self.late.is_empty() && self.queue.is_empty() {
             self.report();
@@ -140,7 +144,9 @@ impl SerialWorker {
                 match stream.outbox.flush(now) {
                     Delivery::Gone => stream.abandon(now),
                     Delivery::Blocked(time) if time >= stall_timeout => {
-                        stream.fail(GenerationError::ReaderStalled { seconds: stall_timeout.as_secs() });
+                        stream.fail(GenerationError::ReaderStalled {
+                            seconds: stall_timeout.as_secs(),
+                        });
                     }
                     Delivery::Done | Delivery::Blocked(_) => {}
                 }
@@ -154,7 +160,8 @@ impl SerialWorker {
         self.queue.sweep(now);
     }
 
-    /// If the current stream has ended, frees the predictor; the reader may still fetch what is left.
+    /// If the current stream has ended, frees the predictor; the reader may still fetch what is
+    /// left.
     fn retire(&mut self) {
         if let Some(stream) = self.current.take_if(|stream| stream.is_finished()) {
             self.predictor.end();
@@ -212,7 +219,8 @@ impl SerialWorker {
     /// Keeps the measured plain step up to date.
     fn measure(&mut self, seconds: f64) {
         let known = self.plain_step_seconds;
-        self.plain_step_seconds = if known > 0.0 { known + WEIGHT * (seconds - known) } else { seconds };
+        self.plain_step_seconds =
+            if known > 0.0 { known + WEIGHT * (seconds - known) } else { seconds };
         record::plain_step_seconds(self.plain_step_seconds);
     }
 

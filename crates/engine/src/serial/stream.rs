@@ -107,7 +107,8 @@ impl SerialStream {
         self.ending = Some(Ending::now(reason));
     }
 
-    /// Chooses the next token from `logits`, and sends it. Returns it if the stream goes on, and what the pass took in seconds.
+    /// Chooses the next token from `logits`, and sends it. Returns it if the stream goes on, and
+    /// what the pass took in seconds.
     pub(super) fn take(&mut self, logits: &[f32]) -> (Option<TokenId>, f64) {
         let now = Instant::now();
         let seconds = now.saturating_duration_since(self.pass_began).as_secs_f64();
@@ -155,7 +156,10 @@ impl SerialStream {
         let ended = Ended {
             request_id: &self.request.id,
             reason,
-            usage: Usage { prompt_tokens: self.prompt().len(), completion_tokens: self.generated() },
+            usage: Usage {
+                prompt_tokens: self.prompt().len(),
+                completion_tokens: self.generated(),
+            },
             speculation: self.account.plain_stats(),
         };
         self.outbox.push(Ok(self.account.finish(ended, now)));

@@ -41,7 +41,8 @@ impl Kernel for Merge<'_> {
             );
             if is_first {
                 into.copy_from_slice(from);
-                (merged.largest[head], merged.sums[head]) = (partial.largest[head], partial.sums[head]);
+                (merged.largest[head], merged.sums[head]) =
+                    (partial.largest[head], partial.sums[head]);
                 continue;
             }
             let (old, new) = (merged.largest[head], partial.largest[head]);

@@ -1,9 +1,11 @@
 //! Attention over keys and values in pages.
 //!
-//! The positions that a row sees are cut into segments of [`SEGMENT`], counted from the start of its stream. Each segment is attended to on its
-//! own, against its own largest score, and what comes out is merged in ascending order (Milakov and Gimelshein, "Online normalizer
-//! calculation for softmax", 2018). So segments of one row can be computed by several threads (as in Dao et al., "Flash-Decoding for
-//! long-context inference", 2023), and a row's bits depend on its own position and the pages' contents, never on the batch or the threads.
+//! The positions that a row sees are cut into segments of [`SEGMENT`], counted from the start of
+//! its stream. Each segment is attended to on its own, against its own largest score, and what
+//! comes out is merged in ascending order (Milakov and Gimelshein, "Online normalizer calculation
+//! for softmax", 2018). So segments of one row can be computed by several threads (as in Dao et
+//! al., "Flash-Decoding for long-context inference", 2023), and a row's bits depend on its own
+//! position and the pages' contents, never on the batch or the threads.
 
 mod merge;
 mod segment;
@@ -18,7 +20,8 @@ use super::isa::Isa;
 use super::kv::{KvData, KvElement, KvShape, KvStore, PAGE_POSITIONS};
 use super::pool::ThreadPool;
 
-/// Positions of a segment: enough that merging costs little, few enough that short contexts spread over threads.
+/// Positions of a segment: enough that merging costs little, few enough that short contexts spread
+/// over threads.
 const SEGMENT: usize = 4 * PAGE_POSITIONS;
 
 /// Segments whose results are kept at once, where they are computed apart.
@@ -30,7 +33,8 @@ const ROW_BLOCK: usize = 8;
 /// Segments are computed apart where there are fewer tasks than this for each thread.
 const TASKS_PER_THREAD: usize = 4;
 
-/// Results are merged by one thread where they hold fewer numbers than this: forking would take longer.
+/// Results are merged by one thread where they hold fewer numbers than this: forking would take
+/// longer.
 const MERGE_GRAIN: usize = 4096;
 
 /// Rows whose queries one thread turns before others help: forking takes longer.
@@ -58,8 +62,9 @@ pub(super) struct AttentionScratch {
     partials: Vec<f32>,
 }
 
-/// The layout of what a block of rows has of one segment, or of several merged: for each row and query head of a group the weighted sum of
-/// values, \[rows, group, head dim\], the largest score and the sum of weights, both \[rows, group\].
+/// The layout of what a block of rows has of one segment, or of several merged: for each row and
+/// query head of a group the weighted sum of values, \[rows, group, head dim\], the largest score
+/// and the sum of weights, both \[rows, group\].
 #[derive(Clone, Copy)]
 struct Partial {
     rows: usize,
@@ -77,8 +82,9 @@ struct Parts<'a> {
 // === impl KvStore ===
 
 impl KvStore {
-    /// Scaled dot-product attention of each row's query heads over its stream. `queries` and `out` are \[rows, query heads, head dim\]; the queries
-    /// are turned by their positions in place. `row` describes row `i`.
+    /// Scaled dot-product attention of each row's query heads over its stream. `queries` and `out`
+    /// are \[rows, query heads, head dim\]; the queries are turned by their positions in place.
+    /// `row` describes row `i`.
     ///
     /// # Panics
     /// If a row sees more positions than its pages hold: a bug of the caller.
@@ -93,8 +99,12 @@ impl KvStore {
     ) {
         let Self { shape, data, scratch } = self;
         match data {
-            KvData::Half(data) => attend(*shape, data, pool, isa, layer, row, queries, scratch, out),
-            KvData::Single(data) => attend(*shape, data, pool, isa, layer, row, queries, scratch, out),
+            KvData::Half(data) => {
+                attend(*shape, data, pool, isa, layer, row, queries, scratch, out)
+            }
+            KvData::Single(data) => {
+                attend(*shape, data, pool, isa, layer, row, queries, scratch, out)
+            }
         }
     }
 }
@@ -147,11 +157,13 @@ impl Partial {
     }
 }
 
-/// Rows of a block that finish soonest: larger blocks read less memory, smaller ones spread over more threads. Reading a page counts as
-/// much as computing one row with it, which is about right where the cache does not hold the stream.
+/// Rows of a block that finish soonest: larger blocks read less memory, smaller ones spread over
+/// more threads. Reading a page counts as much as computing one row with it, which is about right
+/// where the cache does not hold the stream.
 fn block_rows(rows: usize, kv_heads: usize, segments: usize, threads: usize) -> usize {
-    let time =
-        |block: usize| (rows.div_ceil(block) * kv_heads * segments).div_ceil(threads) * (1 + block.min(rows));
+    let time = |block: usize| {
+        (rows.div_ceil(block) * kv_heads * segments).div_ceil(threads) * (1 + block.min(rows))
+    };
     (1..=ROW_BLOCK).min_by_key(|&block| time(block)).unwrap_or(1)
 }
 
@@ -180,7 +192,8 @@ fn attend<'a, E: KvElement>(
     let layout = Partial { rows: most_rows, group, head_dim: shape.head_dim };
     let tasks = blocks.len() * kv_heads;
     let is_apart = segments > 1 && tasks < TASKS_PER_THREAD * pool.threads();
-    // Apart, each task has a place for what is merged and one for each segment of a round; else each thread has two.
+    // Apart, each task has a place for what is merged and one for each segment of a round; else
+    // each thread has two.
     let (holders, places) = if is_apart { (tasks, 1 + ROUND) } else { (pool.threads(), 2) };
     grow(scores, pool.threads() * layout.scores());
     grow(partials, holders * places * layout.numbers());
@@ -205,8 +218,8 @@ fn attend<'a, E: KvElement>(
     }
 }
 
-/// One call of [`KvStore::attend`]. Its tasks are the pairs of a block and a key/value head; results lie in numbered places, which holders have: tasks
-/// or threads.
+/// One call of [`KvStore::attend`]. Its tasks are the pairs of a block and a key/value head;
+/// results lie in numbered places, which holders have: tasks or threads.
 struct Attention<'a, E, R> {
     shape: KvShape,
     data: &'a [E],
@@ -250,7 +263,9 @@ impl<'r, E: KvElement, R: Fn(usize) -> AttentionRow<'r> + Sync> Attention<'_, E,
                     let (task, offset) = (item / count, item % count);
                     if round + offset < self.segments(task) {
                         // SAFETY: this segment's place, and each segment is computed by one thread.
-                        self.compute(thread, task, round + offset, unsafe { self.place(task, 1 + offset) });
+                        self.compute(thread, task, round + offset, unsafe {
+                            self.place(task, 1 + offset)
+                        });
                     }
                 }
             });
@@ -330,7 +345,12 @@ impl<'r, E: KvElement, R: Fn(usize) -> AttentionRow<'r> + Sync> Attention<'_, E,
     fn merge(&self, task: usize, segment: usize, merged: &mut [f32], partial: &mut [f32]) {
         let rows = self.of_task(task).0.len();
         let (merged, partial) = (self.layout.parts(merged, rows), self.layout.parts(partial, rows));
-        self.isa.run(Merge { is_first: segment == 0, merged, partial, head_dim: self.shape.head_dim });
+        self.isa.run(Merge {
+            is_first: segment == 0,
+            merged,
+            partial,
+            head_dim: self.shape.head_dim,
+        });
     }
 
     /// Writes what a task has of all segments.

@@ -7,8 +7,9 @@ use crate::elementwise::exp;
 use crate::kv::{KvElement, KvShape};
 use crate::lanes::{Kernel, Lanes, add, eights, eights_mut, sum_lanes};
 
-/// Queries, of all rows and heads of a block, that share one read of a key or value at most: with two registers of sums each, and what is read,
-/// they fit the sixteen of AVX2. Fewer have more registers each, which hide the latency of the multiply-add.
+/// Queries, of all rows and heads of a block, that share one read of a key or value at most: with
+/// two registers of sums each, and what is read, they fit the sixteen of AVX2. Fewer have more
+/// registers each, which hide the latency of the multiply-add.
 const QUERY_BLOCK: usize = 6;
 
 /// Pages of a segment.
@@ -23,8 +24,8 @@ pub(super) struct Pages<'a, E> {
     pub(super) pages: &'a [u32],
 }
 
-/// Rows of one stream, each seeing one position more than the one before. All rows of the block look at a page while it is in the
-/// nearest cache, and the next page is asked for meanwhile.
+/// Rows of one stream, each seeing one position more than the one before. All rows of the block
+/// look at a page while it is in the nearest cache, and the next page is asked for meanwhile.
 pub(super) struct AttendSegment<'a, E> {
     pub(super) pages: Pages<'a, E>,
     pub(super) rows: usize,
@@ -64,7 +65,8 @@ impl<'a, E> Pages<'a, E> {
         &self.data[start..][..self.shape.head_elements()]
     }
 
-    /// What is read after the keys of the `index`-th page: those of the next, or the segment's values.
+    /// What is read after the keys of the `index`-th page: those of the next, or the segment's
+    /// values.
     #[inline(always)]
     fn after_keys(&self, index: usize) -> &'a [E] {
         let next = index + 1;
@@ -72,7 +74,8 @@ impl<'a, E> Pages<'a, E> {
         if is_last { self.values(index / PAGES * PAGES) } else { self.keys(next) }
     }
 
-    /// What is read after the values of the `index`-th page: those of the next, or the next segment's keys.
+    /// What is read after the values of the `index`-th page: those of the next, or the next
+    /// segment's keys.
     #[inline(always)]
     fn after_values(&self, index: usize) -> Option<&'a [E]> {
         let next = index + 1;
@@ -92,7 +95,8 @@ impl<E: KvElement> Kernel for AttendSegment<'_, E> {
         // Blocks of nearly equal size: eight queries are four and four.
         let size = queries.div_ceil(queries.div_ceil(QUERY_BLOCK));
         let first_page = self.segment * PAGES;
-        let end_page = (first_page + PAGES).min((self.length + self.rows - 1).div_ceil(PAGE_POSITIONS));
+        let end_page =
+            (first_page + PAGES).min((self.length + self.rows - 1).div_ceil(PAGE_POSITIONS));
         for page in first_page..end_page {
             for first in (0..queries).step_by(size) {
                 match size.min(queries - first) {
@@ -109,7 +113,8 @@ impl<E: KvElement> Kernel for AttendSegment<'_, E> {
             let seen = self.seen(row);
             for query in row * self.group..(row + 1) * self.group {
                 let scores = &mut self.scores[query * SEGMENT..][..seen.next_multiple_of(8)];
-                (self.parts.largest[query], self.parts.sums[query]) = softmax_numerators(lanes, scores, seen);
+                (self.parts.largest[query], self.parts.sums[query]) =
+                    softmax_numerators(lanes, scores, seen);
             }
         }
         for page in first_page..end_page {
@@ -146,9 +151,15 @@ impl<'a, E: KvElement> AttendSegment<'a, E> {
         &self.queries[query / self.group][query % self.group * head_dim..][..head_dim]
     }
 
-    /// Scores of queries `first..first + Q` at the positions of a page that the last of them sees, `B` blocks of eight at a time.
+    /// Scores of queries `first..first + Q` at the positions of a page that the last of them sees,
+    /// `B` blocks of eight at a time.
     #[inline(always)]
-    fn page_scores<L: Lanes, const Q: usize, const B: usize>(&mut self, lanes: L, page: usize, first: usize) {
+    fn page_scores<L: Lanes, const Q: usize, const B: usize>(
+        &mut self,
+        lanes: L,
+        page: usize,
+        first: usize,
+    ) {
         let seen = self.seen_of(page, first + Q - 1).div_ceil(8);
         let mut block = 0;
         while block < seen {
@@ -212,9 +223,15 @@ impl<'a, E: KvElement> AttendSegment<'a, E> {
         B
     }
 
-    /// Adds the weighted values of a page to the sums of queries `first..first + Q`, `C` registers of dimensions at a time.
+    /// Adds the weighted values of a page to the sums of queries `first..first + Q`, `C` registers
+    /// of dimensions at a time.
     #[inline(always)]
-    fn page_mix<L: Lanes, const Q: usize, const C: usize>(&mut self, lanes: L, page: usize, first: usize) {
+    fn page_mix<L: Lanes, const Q: usize, const C: usize>(
+        &mut self,
+        lanes: L,
+        page: usize,
+        first: usize,
+    ) {
         // What all of them see at once, then what only later rows see.
         let common = self.seen_of(page, first);
         self.mix_registers::<L, Q, C>(lanes, page, first, 0..common);
@@ -249,7 +266,8 @@ impl<'a, E: KvElement> AttendSegment<'a, E> {
         }
     }
 
-    /// `C` registers of dimensions, from the `start`-th on, of some positions of a page; returns `C`.
+    /// `C` registers of dimensions, from the `start`-th on, of some positions of a page; returns
+    /// `C`.
     #[inline(always)]
     fn mix<L: Lanes, const Q: usize, const C: usize>(
         &mut self,
@@ -264,8 +282,9 @@ impl<'a, E: KvElement> AttendSegment<'a, E> {
         let registers = head_dim / 8;
         let values = eights(self.pages.values(page));
         let after = self.pages.after_values(page).filter(|_| first == 0).map(eights);
-        let weights: [&[f32]; Q] =
-            std::array::from_fn(|query| &self.scores[(first + query) * SEGMENT + place..][..positions.end]);
+        let weights: [&[f32]; Q] = std::array::from_fn(|query| {
+            &self.scores[(first + query) * SEGMENT + place..][..positions.end]
+        });
         let at = |query: usize| {
             let start = (first + query) * head_dim + 8 * start;
             start..start + 8 * C
@@ -301,7 +320,8 @@ impl<'a, E: KvElement> AttendSegment<'a, E> {
     }
 }
 
-/// Replaces the first `length` scores by `exp(score - largest)`, the padding by zeros, and returns the largest and the sum.
+/// Replaces the first `length` scores by `exp(score - largest)`, the padding by zeros, and returns
+/// the largest and the sum.
 #[inline(always)]
 fn softmax_numerators<L: Lanes>(lanes: L, scores: &mut [f32], length: usize) -> (f32, f32) {
     // Keys beyond the length are leftovers of other streams.

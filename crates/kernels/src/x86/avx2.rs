@@ -44,7 +44,8 @@ impl Avx2 {
     ) {
         #[target_feature(enable = "avx2,fma,f16c")]
         fn inner(tile: Tile<'_>, inputs: &Activations, row: usize, out: &mut [[f32; COLUMNS]]) {
-            // SAFETY: this function is compiled with, and called only where the CPU has, the features.
+            // SAFETY: this function is compiled with, and called only where the CPU has, the
+            // features.
             unsafe { super::tile_rows::<Ymm>(tile, inputs, row, out) }
         }
         // SAFETY: `self` proves that the CPU has the features.
@@ -133,15 +134,16 @@ impl Lanes for Avx2 {
 
 /// Two 256-bit registers.
 ///
-/// `maddubs` adds pairs of products into 16 bits. A lane then holds two of a column's four inputs a vector, so a group puts 16 products
-/// into it: with 4-bit codes at most 16 x 15 x 127 = 30,480, which fits; with 5 bits only 8 do (31,496), with 6 bits 4 (32,004);
-/// 8-bit codes are split into nibbles.
+/// `maddubs` adds pairs of products into 16 bits. A lane then holds two of a column's four inputs a
+/// vector, so a group puts 16 products into it: with 4-bit codes at most 16 x 15 x 127 = 30,480,
+/// which fits; with 5 bits only 8 do (31,496), with 6 bits 4 (32,004); 8-bit codes are split into
+/// nibbles.
 struct Ymm;
 
 type Pair<T> = [T; 2];
 
-/// Implements operations of [`Registers`] register by register. (Written out: a closure might not be inlined, and would then be compiled
-/// without the instructions.)
+/// Implements operations of [`Registers`] register by register. (Written out: a closure might not
+/// be inlined, and would then be compiled without the instructions.)
 macro_rules! by_register {
     ($($name:ident($($argument:ident: $type:ty),*) -> $result:ty = $body:expr;)*) => {
         $(
@@ -282,7 +284,10 @@ impl Registers for Ymm {
     }
 
     #[inline(always)]
-    unsafe fn sums<L: Layout, const R: usize>(planes: *const u8, codes: [*const i8; R]) -> [Self::Int; R] {
+    unsafe fn sums<L: Layout, const R: usize>(
+        planes: *const u8,
+        codes: [*const i8; R],
+    ) -> [Self::Int; R] {
         // SAFETY: the caller's promises are those of the functions called.
         unsafe {
             let ones = [_mm256_set1_epi16(1); 2];
@@ -308,7 +313,8 @@ impl Registers for Ymm {
                 let weights = Self::shift_right::<4>(Self::load(planes.add(VECTOR * v)));
                 let weights = Self::and(weights, Self::splat8(15));
                 for r in 0..R {
-                    high[r] = add16(high[r], maddubs(weights, broadcast::<Ymm, 0>(codes[r].add(4 * v))));
+                    high[r] =
+                        add16(high[r], maddubs(weights, broadcast::<Ymm, 0>(codes[r].add(4 * v))));
                 }
             }
             let sixteen = [_mm256_set1_epi16(16); 2];
@@ -358,12 +364,16 @@ impl Registers for Ymm {
     }
 }
 
-/// For each row, sums over the 32 inputs of a group of 4-bit codes: each 32-bit lane has two halves to be added.
+/// For each row, sums over the 32 inputs of a group of 4-bit codes: each 32-bit lane has two halves
+/// to be added.
 ///
 /// # Safety
 /// As [`Registers::sums`].
 #[inline(always)]
-unsafe fn nibble_sums<const R: usize>(planes: *const u8, codes: [*const i8; R]) -> [Pair<__m256i>; R] {
+unsafe fn nibble_sums<const R: usize>(
+    planes: *const u8,
+    codes: [*const i8; R],
+) -> [Pair<__m256i>; R] {
     // SAFETY: vectors `v` and `v + 4` are in the plane's `v`-th vector, and their inputs 16 apart.
     unsafe {
         let mut sums = [Ymm::splat32(0); R];
@@ -373,15 +383,16 @@ unsafe fn nibble_sums<const R: usize>(planes: *const u8, codes: [*const i8; R]) 
             let high = Ymm::and(Ymm::shift_right::<4>(weights), Ymm::splat8(15));
             for r in 0..R {
                 sums[r] = add16(sums[r], maddubs(low, broadcast::<Ymm, 0>(codes[r].add(4 * v))));
-                sums[r] = add16(sums[r], maddubs(high, broadcast::<Ymm, 0>(codes[r].add(4 * v + 16))));
+                sums[r] =
+                    add16(sums[r], maddubs(high, broadcast::<Ymm, 0>(codes[r].add(4 * v + 16))));
             }
         }
         sums
     }
 }
 
-/// The count, hidden from compilers unless there is one row: they would unroll the loop and then compute row after row, and the unpacked
-/// weights of all vectors don't fit the registers.
+/// The count, hidden from compilers unless there is one row: they would unroll the loop and then
+/// compute row after row, and the unpacked weights of all vectors don't fit the registers.
 #[inline(always)]
 fn rolled<const R: usize>(mut count: usize) -> usize {
     if R > 1 {

@@ -1,4 +1,5 @@
-//! AVX-512 with VNNI: a tile's columns in one register, and four products a lane into 32-bit sums in one instruction.
+//! AVX-512 with VNNI: a tile's columns in one register, and four products a lane into 32-bit sums
+//! in one instruction.
 
 use std::arch::x86_64::*;
 
@@ -46,7 +47,8 @@ impl Avx512Vnni {
     ) {
         #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vnni")]
         fn inner(tile: Tile<'_>, inputs: &Activations, row: usize, out: &mut [[f32; COLUMNS]]) {
-            // SAFETY: this function is compiled with, and called only where the CPU has, the features.
+            // SAFETY: this function is compiled with, and called only where the CPU has, the
+            // features.
             unsafe { super::tile_rows::<Zmm>(tile, inputs, row, out) }
         }
         // A single row waits for memory, and measured a few percent faster with narrower loads.
@@ -124,7 +126,10 @@ impl Registers for Zmm {
     }
 
     #[inline(always)]
-    unsafe fn sums<L: Layout, const R: usize>(planes: *const u8, codes: [*const i8; R]) -> [__m512i; R] {
+    unsafe fn sums<L: Layout, const R: usize>(
+        planes: *const u8,
+        codes: [*const i8; R],
+    ) -> [__m512i; R] {
         // SAFETY: the caller's promises are those of the functions called.
         unsafe {
             let mut sums = [_mm512_setzero_si512(); R];
@@ -132,7 +137,8 @@ impl Registers for Zmm {
                 ($v:literal) => {
                     let weights = vector::<Self, L, $v>(planes);
                     for r in 0..R {
-                        sums[r] = _mm512_dpbusd_epi32(sums[r], weights, broadcast::<Self, $v>(codes[r]));
+                        sums[r] =
+                            _mm512_dpbusd_epi32(sums[r], weights, broadcast::<Self, $v>(codes[r]));
                     }
                 };
             }
@@ -166,7 +172,8 @@ impl Registers for Zmm {
                     let weights = vector::<Self, L, $v>(planes);
                     for r in 0..R {
                         let sums = if $v < 4 { &mut first } else { &mut second };
-                        sums[r] = _mm512_dpbusd_epi32(sums[r], weights, broadcast::<Self, $v>(codes[r]));
+                        sums[r] =
+                            _mm512_dpbusd_epi32(sums[r], weights, broadcast::<Self, $v>(codes[r]));
                     }
                 };
             }

@@ -11,7 +11,8 @@ use super::{Ahead, Registers};
 /// The CPU has what `G` needs; `planes` has `L::PLANES` readable bytes.
 #[inline(always)]
 pub(super) unsafe fn vector<G: Registers, L: Layout, const V: usize>(planes: *const u8) -> G::Int {
-    // SAFETY: all loads stay within the planes of the layout (see `layout`), and the caller vouches for the CPU.
+    // SAFETY: all loads stay within the planes of the layout (see `layout`), and the caller vouches
+    // for the CPU.
     unsafe {
         if L::BITS == 8 {
             return G::load(planes.add(VECTOR * V));
@@ -58,7 +59,8 @@ pub(super) unsafe fn broadcast<G: Registers, const V: usize>(codes: *const i8) -
     unsafe { G::splat32(codes.add(4 * V).cast::<i32>().read_unaligned()) }
 }
 
-/// Runs `$step!(V)` for the eight vectors of a group. Written out, since a loop index can't be a constant.
+/// Runs `$step!(V)` for the eight vectors of a group. Written out, since a loop index can't be a
+/// constant.
 macro_rules! for_vectors {
     ($step:ident) => {
         $step!(0);
@@ -74,8 +76,8 @@ macro_rules! for_vectors {
 pub(super) use for_vectors;
 
 /// # Safety
-/// The CPU has what `V` needs; `tile` has layout `L` and `width` inputs; `inputs` holds `row + R` rows of `width`;
-/// `out` holds `R` rows.
+/// The CPU has what `V` needs; `tile` has layout `L` and `width` inputs; `inputs` holds `row + R`
+/// rows of `width`; `out` holds `R` rows.
 #[inline(always)]
 pub(super) unsafe fn blocks32<V: Registers, L: Layout, const R: usize>(
     tile: Tile<'_>,
@@ -87,7 +89,8 @@ pub(super) unsafe fn blocks32<V: Registers, L: Layout, const R: usize>(
     let groups = width / 32;
     debug_assert_eq!(tile.weights().len(), groups * (L::HEAD + L::PLANES));
     debug_assert!(inputs.codes.len() >= (row + R) * width);
-    // SAFETY: group `group < groups` of the tile and of rows `row..row + R` lies inside them, by the caller's promise.
+    // SAFETY: group `group < groups` of the tile and of rows `row..row + R` lies inside them, by
+    // the caller's promise.
     unsafe {
         let mut sums = [V::splat(0.0); R];
         let mut codes = [inputs.codes.as_ptr().add(row * width); R];
@@ -105,10 +108,12 @@ pub(super) unsafe fn blocks32<V: Registers, L: Layout, const R: usize>(
                 let index = first + r * groups + group;
                 let mut total = totals[r];
                 if L::OFFSET != 0 {
-                    total = V::sub32(total, V::splat32(L::OFFSET * *inputs.sums.get_unchecked(index)));
+                    total =
+                        V::sub32(total, V::splat32(L::OFFSET * *inputs.sums.get_unchecked(index)));
                 }
                 let scaled = V::mul(V::to_float(total), scales);
-                sums[r] = V::mul_add(scaled, V::splat(*inputs.scales.get_unchecked(index)), sums[r]);
+                sums[r] =
+                    V::mul_add(scaled, V::splat(*inputs.scales.get_unchecked(index)), sums[r]);
                 if L::MINIMA {
                     let input_sum = V::splat(*inputs.scaled_sums.get_unchecked(index));
                     sums[r] = V::mul_add(V::load_half(block.add(2 * COLUMNS)), input_sum, sums[r]);
@@ -153,14 +158,17 @@ pub(super) unsafe fn blocks256<V: Registers, L: Layout, const R: usize>(
                 let scales = if L::MINIMA {
                     // One scale for the group: the low or the high half of a pair.
                     let pair = V::load_pairs(sub.add(group / 2 * 2 * COLUMNS));
-                    let scale = if group % 2 == 0 { V::double_low(pair) } else { V::double_high(pair) };
+                    let scale =
+                        if group % 2 == 0 { V::double_low(pair) } else { V::double_high(pair) };
                     (scale, scale)
                 } else {
                     let pair = V::load_pairs(sub.add(group * 2 * COLUMNS));
                     for (r, correction) in corrections.iter_mut().enumerate() {
                         let at = ((row + r) * blocks + index) * 16 + 2 * group;
-                        let input_sums = inputs.sums16.as_ptr().add(at).cast::<i32>().read_unaligned();
-                        *correction = V::add32(*correction, V::madd16(pair, V::splat32(input_sums)));
+                        let input_sums =
+                            inputs.sums16.as_ptr().add(at).cast::<i32>().read_unaligned();
+                        *correction =
+                            V::add32(*correction, V::madd16(pair, V::splat32(input_sums)));
                     }
                     (V::double_low(pair), V::double_high(pair))
                 };
@@ -178,8 +186,10 @@ pub(super) unsafe fn blocks256<V: Registers, L: Layout, const R: usize>(
                     let minima = V::load_pairs(sub.add((4 + pair) * 2 * COLUMNS));
                     for (r, correction) in corrections.iter_mut().enumerate() {
                         let at = ((row + r) * blocks + index) * 8 + 2 * pair;
-                        let input_sums = inputs.sums32.as_ptr().add(at).cast::<i32>().read_unaligned();
-                        *correction = V::add32(*correction, V::madd16(minima, V::splat32(input_sums)));
+                        let input_sums =
+                            inputs.sums32.as_ptr().add(at).cast::<i32>().read_unaligned();
+                        *correction =
+                            V::add32(*correction, V::madd16(minima, V::splat32(input_sums)));
                     }
                 }
             }
@@ -193,7 +203,8 @@ pub(super) unsafe fn blocks256<V: Registers, L: Layout, const R: usize>(
                 let scaled = V::mul(V::to_float(total), weight_scales);
                 sums[r] = V::mul_add(scaled, V::splat(input_scale), sums[r]);
                 if L::MINIMA {
-                    let scaled = V::mul(V::to_float(corrections[r]), V::load_half(block.add(2 * COLUMNS)));
+                    let scaled =
+                        V::mul(V::to_float(corrections[r]), V::load_half(block.add(2 * COLUMNS)));
                     sums[r] = V::mul_add(scaled, V::splat(-input_scale), sums[r]);
                 }
             }

@@ -46,7 +46,8 @@ impl Float for Brain {
 }
 
 /// # Safety
-/// The CPU has what `V` needs; `tile` holds `width` x 16 weights of type `F`; `inputs` holds `R` rows of `width`; `out` holds `R` rows.
+/// The CPU has what `V` needs; `tile` holds `width` x 16 weights of type `F`; `inputs` holds `R`
+/// rows of `width`; `out` holds `R` rows.
 #[inline(always)]
 pub(super) unsafe fn floats<V: Registers, F: Float, const R: usize>(
     tile: &[u8],
@@ -55,7 +56,8 @@ pub(super) unsafe fn floats<V: Registers, F: Float, const R: usize>(
     out: &mut [[f32; COLUMNS]],
 ) {
     debug_assert!(tile.len() == width * COLUMNS * F::BYTES && inputs.len() >= R * width);
-    // SAFETY: input `index < width` of the tile and of each row lies inside them, by the caller's promise.
+    // SAFETY: input `index < width` of the tile and of each row lies inside them, by the caller's
+    // promise.
     unsafe {
         let mut even = [V::splat(0.0); R];
         let mut odd = [V::splat(0.0); R];
@@ -63,7 +65,8 @@ pub(super) unsafe fn floats<V: Registers, F: Float, const R: usize>(
             let weights = F::load::<V>(tile.as_ptr().add(index * COLUMNS * F::BYTES));
             let sums = if index % 2 == 0 { &mut even } else { &mut odd };
             for (r, sum) in sums.iter_mut().enumerate() {
-                *sum = V::mul_add(weights, V::splat(*inputs.get_unchecked(r * width + index)), *sum);
+                *sum =
+                    V::mul_add(weights, V::splat(*inputs.get_unchecked(r * width + index)), *sum);
             }
         }
         for r in 0..R {

@@ -1,7 +1,8 @@
-//! The tile kernel on vector registers. The x86 instruction sets share its loops and differ in the registers they run on.
+//! The tile kernel on vector registers. The x86 instruction sets share its loops and differ in the
+//! registers they run on.
 //!
-//! Everything is `#[inline(always)]` and generic, so that it is compiled inside [`Registers::call`] of [`avx2`] and [`avx512`], with
-//! their instructions enabled.
+//! Everything is `#[inline(always)]` and generic, so that it is compiled inside [`Registers::call`]
+//! of [`avx2`] and [`avx512`], with their instructions enabled.
 
 use std::marker::PhantomData;
 
@@ -17,24 +18,26 @@ use super::weight_type::WeightType;
 use blocks::{blocks32, blocks256};
 use floats::{Brain, Float, Half, Single, floats};
 
-/// How far ahead of its use a weight is fetched from memory into the second cache, in bytes. The first cache has too few places for lines under way
-/// to keep memory busy.
+/// How far ahead of its use a weight is fetched from memory into the second cache, in bytes. The
+/// first cache has too few places for lines under way to keep memory busy.
 const FAR: usize = 8192;
 
-/// How far ahead it is fetched from there into the first, for a single row. Several rows have enough to do meanwhile.
+/// How far ahead it is fetched from there into the first, for a single row. Several rows have
+/// enough to do meanwhile.
 const NEAR: usize = 768;
 
 /// Vector registers that hold the sixteen columns of a tile, one in each 32-bit lane.
 ///
 /// # Safety
-/// All functions need the instructions of the implementation. Those that take a pointer read 64 bytes there, or 32 (half-precision numbers,
-/// bytes widened to 16 bits).
+/// All functions need the instructions of the implementation. Those that take a pointer read 64
+/// bytes there, or 32 (half-precision numbers, bytes widened to 16 bits).
 trait Registers {
     /// Integers of 8, 16 or 32 bits.
     type Int: Copy;
     /// Single-precision floats.
     type Float: Copy;
-    /// Rows that share one unpacking of a tile. More rows amortise the unpacking further but spill their sums.
+    /// Rows that share one unpacking of a tile. More rows amortise the unpacking further but spill
+    /// their sums.
     const ROWS: usize;
 
     unsafe fn load(at: *const u8) -> Self::Int;
@@ -68,17 +71,22 @@ trait Registers {
     unsafe fn mul(a: Self::Float, b: Self::Float) -> Self::Float;
     unsafe fn mul_add(a: Self::Float, b: Self::Float, c: Self::Float) -> Self::Float;
 
-    /// Runs a kernel as a function of its own: all layouts and row counts in one function would take compilers minutes.
+    /// Runs a kernel as a function of its own: all layouts and row counts in one function would
+    /// take compilers minutes.
     unsafe fn call<K: TileKernel<Self>>(kernel: K)
     where
         Self: Sized;
 
-    /// For each row, the sums over the 32 inputs of a group of unsigned codes of up to 8 bits times signed 8-bit activations. `planes` has
-    /// `L::PLANES` readable bytes and each of `codes` 32.
-    unsafe fn sums<L: Layout, const R: usize>(planes: *const u8, codes: [*const i8; R]) -> [Self::Int; R];
+    /// For each row, the sums over the 32 inputs of a group of unsigned codes of up to 8 bits times
+    /// signed 8-bit activations. `planes` has `L::PLANES` readable bytes and each of `codes` 32.
+    unsafe fn sums<L: Layout, const R: usize>(
+        planes: *const u8,
+        codes: [*const i8; R],
+    ) -> [Self::Int; R];
 
-    /// As [`Registers::sums`], with the sums over the first 16 inputs multiplied by `scales.0` and those over the others by `scales.1`. Scales are
-    /// 16-bit and doubled: each 32-bit lane holds its column's scale twice.
+    /// As [`Registers::sums`], with the sums over the first 16 inputs multiplied by `scales.0` and
+    /// those over the others by `scales.1`. Scales are 16-bit and doubled: each 32-bit lane holds
+    /// its column's scale twice.
     unsafe fn scaled_sums<L: Layout, const R: usize>(
         planes: *const u8,
         codes: [*const i8; R],
@@ -104,7 +112,13 @@ struct Blocks<'a, L, const LENGTH: usize, const R: usize>(
 );
 
 /// [`floats`] with its arguments.
-struct Floats<'a, F, const R: usize>(Tile<'a>, &'a [f32], usize, &'a mut [[f32; COLUMNS]], PhantomData<F>);
+struct Floats<'a, F, const R: usize>(
+    Tile<'a>,
+    &'a [f32],
+    usize,
+    &'a mut [[f32; COLUMNS]],
+    PhantomData<F>,
+);
 
 impl<V: Registers, L: Layout, const LENGTH: usize, const R: usize> TileKernel<V>
     for Blocks<'_, L, LENGTH, R>
@@ -149,7 +163,8 @@ unsafe fn tile_rows<V: Registers>(
 }
 
 /// # Safety
-/// The CPU has what `V` needs; `inputs` is as wide as the tile's matrix and holds the rows `row..row + out.len()`.
+/// The CPU has what `V` needs; `inputs` is as wide as the tile's matrix and holds the rows
+/// `row..row + out.len()`.
 #[inline(always)]
 unsafe fn row_block<V: Registers>(
     tile: Tile<'_>,
@@ -159,7 +174,8 @@ unsafe fn row_block<V: Registers>(
 ) {
     macro_rules! by_rows {
         ($kernel:ident, [$($generic:tt),*], $($argument:expr),*) => {
-            // SAFETY: the promises of the callees are the caller's; `Activations` sized its buffers for the width.
+            // SAFETY: the promises of the callees are the caller's; `Activations` sized its buffers
+            // for the width.
             unsafe {
                 match out.len() {
                     0 => {}
@@ -209,7 +225,8 @@ macro_rules! instructions {
 }
 use instructions;
 
-/// Where the weights lie that are asked for while a block is read: worked out once a block, since several rows leave no time for it.
+/// Where the weights lie that are asked for while a block is read: worked out once a block, since
+/// several rows leave no time for it.
 #[derive(Clone, Copy)]
 struct Ahead {
     far: *const u8,
@@ -223,12 +240,14 @@ impl Ahead {
         Self { far: tile.ahead(offset, FAR), near: tile.ahead(offset, NEAR) }
     }
 
-    /// Asks for what lies [`FAR`] bytes after the `bytes` from `start` of the block on, in this tile or the next, on behalf of `R` rows.
+    /// Asks for what lies [`FAR`] bytes after the `bytes` from `start` of the block on, in this
+    /// tile or the next, on behalf of `R` rows.
     #[inline(always)]
     fn fetch<const R: usize>(self, start: usize, bytes: usize) {
         use std::arch::x86_64::{_MM_HINT_T0, _MM_HINT_T1, _mm_prefetch};
         for line in 0..bytes.div_ceil(64) {
-            // SAFETY: every x86-64 CPU can prefetch, and a prefetch never faults, wherever it points.
+            // SAFETY: every x86-64 CPU can prefetch, and a prefetch never faults, wherever it
+            // points.
             unsafe {
                 _mm_prefetch::<_MM_HINT_T1>(self.far.wrapping_add(start + 64 * line).cast());
                 if R == 1 {

@@ -5,8 +5,8 @@ use crate::TokenId;
 /// Weights of all tokens that are summed up together.
 const CHUNK: usize = 512;
 
-/// Probabilities of tokens, in ascending order of the ids, which is also the order in which [`Distribution::quantile`] adds them up. One token with
-/// all of it takes no allocation.
+/// Probabilities of tokens, in ascending order of the ids, which is also the order in which
+/// [`Distribution::quantile`] adds them up. One token with all of it takes no allocation.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Distribution {
     support: Support,
@@ -40,12 +40,13 @@ impl Distribution {
         Self { support: Support::One(token) }
     }
 
-    /// Probabilities in proportion to weights. `None` unless the ids ascend, no weight is negative, NaN or infinite,
-    /// and the sum of the weights is above 0 and finite.
+    /// Probabilities in proportion to weights. `None` unless the ids ascend, no weight is negative,
+    /// NaN or infinite, and the sum of the weights is above 0 and finite.
     pub fn from_weights(weighted: impl IntoIterator<Item = (TokenId, f64)>) -> Option<Self> {
         let weighted = weighted.into_iter();
         let capacity = weighted.size_hint().0;
-        let (mut tokens, mut weights) = (Vec::with_capacity(capacity), Vec::with_capacity(capacity));
+        let (mut tokens, mut weights) =
+            (Vec::with_capacity(capacity), Vec::with_capacity(capacity));
         let mut total = 0.0;
         let mut last = None;
         for (token, weight) in weighted {
@@ -62,11 +63,13 @@ impl Distribution {
         match tokens.as_slice() {
             [] => None,
             &[token] => Some(Self::one_hot(token)),
-            _ => f64::is_finite(total).then_some(Self { support: Support::Many { tokens, weights, total } }),
+            _ => f64::is_finite(total)
+                .then_some(Self { support: Support::Many { tokens, weights, total } }),
         }
     }
 
-    /// Probabilities in proportion to weights by token. `None` unless no weight is negative, NaN or infinite, and one is above 0.
+    /// Probabilities in proportion to weights by token. `None` unless no weight is negative, NaN or
+    /// infinite, and one is above 0.
     pub(super) fn dense(weights: Vec<f32>) -> Option<Self> {
         let total: f64 = weights.chunks(CHUNK).map(sum_of).sum();
         let is_weight = |weight: &f32| (0.0..f32::INFINITY).contains(weight);
@@ -76,7 +79,9 @@ impl Distribution {
         }
         let likely = weights.iter().map(|&weight| u32::from(weight > 0.0)).sum::<u32>();
         let first = weights.iter().position(|&weight| weight > 0.0).filter(|_| likely == 1);
-        Some(first.map_or(Self { support: Support::All { weights, total } }, |only| Self::one_hot(id(only))))
+        Some(first.map_or(Self { support: Support::All { weights, total } }, |only| {
+            Self::one_hot(id(only))
+        }))
     }
 
     /// The token that has all of it, if one has.
@@ -112,7 +117,8 @@ impl Distribution {
         let mut offers = other.iter().peekable();
         Self::from_weights(self.iter().map(|(token, wanted)| {
             while offers.next_if(|&(other, _)| other < token).is_some() {}
-            let offered = offers.next_if(|&(other, _)| other == token).map_or(0.0, |(_, share)| share);
+            let offered =
+                offers.next_if(|&(other, _)| other == token).map_or(0.0, |(_, share)| share);
             (token, (wanted - offered).max(0.0))
         }))
     }
@@ -159,7 +165,9 @@ impl Distribution {
             Support::Many { tokens, weights, total, .. } => {
                 (tokens.as_slice(), weights.as_slice(), none, *total)
             }
-            Support::All { weights, total } => ([].as_slice(), [].as_slice(), weights.as_slice(), *total),
+            Support::All { weights, total } => {
+                ([].as_slice(), [].as_slice(), weights.as_slice(), *total)
+            }
         };
         let some = tokens.iter().copied().zip(weights.iter().copied());
         let all = all.iter().enumerate().map(|(token, &weight)| (id(token), f64::from(weight)));
@@ -167,8 +175,9 @@ impl Distribution {
             .map(move |(token, weight)| (token, weight / total))
     }
 
-    /// The first token at which the probabilities, added in ascending order of the ids, exceed `share`; the last one
-    /// if none does. With a `share` drawn evenly from [0, 1) this draws a token.
+    /// The first token at which the probabilities, added in ascending order of the ids, exceed
+    /// `share`; the last one if none does. With a `share` drawn evenly from [0, 1) this draws a
+    /// token.
     pub fn quantile(&self, share: f64) -> TokenId {
         match &self.support {
             Support::One(only) => *only,
@@ -235,13 +244,19 @@ mod tests {
     fn weights_become_probabilities() {
         let found = of(&[(2, 1.0), (3, 0.0), (5, 4.0), (9, 3.0), (11, 4.0)]).unwrap();
         let expected = [(2, 1.0 / 12.0), (5, 4.0 / 12.0), (9, 3.0 / 12.0), (11, 4.0 / 12.0)];
-        assert_eq!(found.iter().collect::<Vec<_>>(), expected.map(|(token, share)| (TokenId(token), share)));
+        assert_eq!(
+            found.iter().collect::<Vec<_>>(),
+            expected.map(|(token, share)| (TokenId(token), share))
+        );
         assert_eq!((found.len(), found.top()), (4, (TokenId(5), 1.0 / 3.0)));
         for (token, share) in [(0, 0.0), (2, 1.0 / 12.0), (3, 0.0), (11, 4.0 / 12.0), (12, 0.0)] {
             assert_eq!(found.probability_of(TokenId(token)), share, "token {token}");
         }
         assert_eq!(of(&[(1, 0.0), (4, 0.2)]), Some(Distribution::one_hot(TokenId(4))));
-        assert_eq!(Distribution::one_hot(TokenId(4)).iter().collect::<Vec<_>>(), [(TokenId(4), 1.0)]);
+        assert_eq!(
+            Distribution::one_hot(TokenId(4)).iter().collect::<Vec<_>>(),
+            [(TokenId(4), 1.0)]
+        );
     }
 
     #[test]
@@ -249,25 +264,31 @@ mod tests {
         let weights: Vec<f32> = (0..1500).map(|token| ((token * 37) % 11) as f32).collect();
         let other: Vec<f32> = (0..1500).map(|token| ((token * 41) % 13) as f32).collect();
         let sparse = |weights: &[f32]| {
-            let weighted = weights.iter().enumerate().map(|(token, &weight)| (id(token), f64::from(weight)));
+            let weighted =
+                weights.iter().enumerate().map(|(token, &weight)| (id(token), f64::from(weight)));
             Distribution::from_weights(weighted).unwrap()
         };
         let dense = |weights: &[f32]| Distribution::dense(weights.to_vec()).unwrap();
         let same = |one: &Distribution, two: &Distribution| {
-            let close = |(a, b): ((TokenId, f64), (TokenId, f64))| a.0 == b.0 && (a.1 - b.1).abs() < 1e-9;
+            let close =
+                |(a, b): ((TokenId, f64), (TokenId, f64))| a.0 == b.0 && (a.1 - b.1).abs() < 1e-9;
             assert!(one.len() == two.len() && one.iter().zip(two.iter()).all(close));
             assert_eq!((one.top().0, one.only()), (two.top().0, two.only()));
             for share in (0..400).map(|step| (f64::from(step) + 0.37) / 400.0) {
                 assert_eq!(one.quantile(share), two.quantile(share), "share {share}");
             }
             for token in (0..1501).map(TokenId) {
-                assert!((one.probability_of(token) - two.probability_of(token)).abs() < 1e-12, "{token}");
+                assert!(
+                    (one.probability_of(token) - two.probability_of(token)).abs() < 1e-12,
+                    "{token}"
+                );
             }
         };
         let (all, some) = (dense(&weights), sparse(&weights));
         same(&all, &some);
         same(&all.without(TokenId(4)).unwrap(), &some.without(TokenId(4)).unwrap());
-        let (excess, expected) = (all.above(&dense(&other)).unwrap(), some.above(&sparse(&other)).unwrap());
+        let (excess, expected) =
+            (all.above(&dense(&other)).unwrap(), some.above(&sparse(&other)).unwrap());
         assert_eq!(excess.len(), expected.len());
         for (found, expected) in excess.iter().zip(expected.iter()) {
             assert!(found.0 == expected.0 && (found.1 - expected.1).abs() < 1e-12);
@@ -277,9 +298,13 @@ mod tests {
         let mut one = vec![0.0; 9];
         one[5] = 0.1;
         assert_eq!(Distribution::dense(one), Some(Distribution::one_hot(TokenId(5))));
-        for refused in
-            [vec![], vec![0.0; 3], vec![1.0, -1.0, 3.0], vec![1.0, f32::NAN], vec![f32::INFINITY, 1.0]]
-        {
+        for refused in [
+            vec![],
+            vec![0.0; 3],
+            vec![1.0, -1.0, 3.0],
+            vec![1.0, f32::NAN],
+            vec![f32::INFINITY, 1.0],
+        ] {
             assert_eq!(Distribution::dense(refused.clone()), None, "{refused:?}");
         }
     }
@@ -306,7 +331,8 @@ mod tests {
     fn quantiles_go_by_id_and_never_leave_the_support() {
         let quarters = of(&[(1, 1.0), (4, 2.0), (6, 1.0)]).unwrap();
         let below_one = 1.0 - f64::EPSILON / 2.0;
-        let cases = [(0.0, 1), (0.249, 1), (0.25, 4), (0.749, 4), (0.75, 6), (below_one, 6), (1.0, 6)];
+        let cases =
+            [(0.0, 1), (0.249, 1), (0.25, 4), (0.749, 4), (0.75, 6), (below_one, 6), (1.0, 6)];
         for (share, token) in cases {
             assert_eq!(quarters.quantile(share), TokenId(token), "share {share}");
         }

@@ -5,17 +5,18 @@ use std::cmp::Ordering;
 use super::params::SamplingSettings;
 use skipstone_kernels::{Isa, softmax_weights};
 
-/// Probabilities this close, in relation to each other, count as equal where a filter compares them: weights are
-/// exact to 3e-7 and settings to half a unit of `f32`, so a token that the caller's decimals put exactly on the
-/// border is kept.
+/// Probabilities this close, in relation to each other, count as equal where a filter compares
+/// them: weights are exact to 3e-7 and settings to half a unit of `f32`, so a token that the
+/// caller's decimals put exactly on the border is kept.
 const RESOLUTION: f64 = 1e-6;
 /// Below this many candidates sorting beats dividing.
 const SORTED_AT: usize = 32;
 /// Room for top-k candidates beyond k, so that they are pruned rarely.
 const SPARE_CANDIDATES: usize = 1024;
 
-/// Bytes of one buffer that a stream keeps from token to token. A row of 150,000 takes 4 MB, once for each of many
-/// streams if it were kept, and next to nothing to allocate beside a pass of the model.
+/// Bytes of one buffer that a stream keeps from token to token. A row of 150,000 takes 4 MB, once
+/// for each of many streams if it were kept, and next to nothing to allocate beside a pass of the
+/// model.
 const KEPT_BYTES: usize = 1 << 16;
 
 /// An entry of a row that may be chosen.
@@ -56,7 +57,8 @@ pub(super) fn release<T>(buffer: &mut Vec<T>) {
 // === impl Scale ===
 
 impl Scale {
-    /// Replaces logits by their weights, of which none is above the peak, nor NaN; returns their sum.
+    /// Replaces logits by their weights, of which none is above the peak, nor NaN; returns their
+    /// sum.
     pub(super) fn weigh(self, logits: &mut [f32]) -> f64 {
         softmax_weights(Isa::detect(), logits, self.peak, self.temperature)
     }
@@ -82,11 +84,17 @@ impl Candidate {
 // === impl Workspace ===
 
 impl Workspace {
-    /// The survivors of a row in ascending order of their entries. All have a weight above 0 and the peak is among
-    /// them. `row` has no NaN, and `scale` has its peak and the temperature.
-    pub(super) fn filter(&mut self, row: &[f32], scale: Scale, settings: &SamplingSettings) -> &[Candidate] {
+    /// The survivors of a row in ascending order of their entries. All have a weight above 0 and
+    /// the peak is among them. `row` has no NaN, and `scale` has its peak and the temperature.
+    pub(super) fn filter(
+        &mut self,
+        row: &[f32],
+        scale: Scale,
+        settings: &SamplingSettings,
+    ) -> &[Candidate] {
         let top_p = f64::from(settings.top_p);
-        let least = (f64::from(settings.min_p) * (1.0 - RESOLUTION)).max(f64::from(f32::MIN_POSITIVE));
+        let least =
+            (f64::from(settings.min_p) * (1.0 - RESOLUTION)).max(f64::from(f32::MIN_POSITIVE));
         let top_k = settings.top_k as usize;
         let total = if (1..row.len()).contains(&top_k) {
             self.keep_best(row, scale, top_k);
@@ -95,9 +103,11 @@ impl Workspace {
             self.weights.clear();
             self.weights.extend_from_slice(row);
             let total = scale.weigh(&mut self.weights);
-            // All that is below 1/n of what top-p may cut off has together less than that, so the border is above
-            // it; half of it leaves room for rounding. Where min-p cuts more, top-p need not look below it.
-            let tail = if top_p < 1.0 { 0.5 * (1.0 - top_p) * total / row.len() as f64 } else { 0.0 };
+            // All that is below 1/n of what top-p may cut off has together less than that, so the
+            // border is above it; half of it leaves room for rounding. Where min-p cuts more, top-p
+            // need not look below it.
+            let tail =
+                if top_p < 1.0 { 0.5 * (1.0 - top_p) * total / row.len() as f64 } else { 0.0 };
             self.keep_heavy(row, least.max(tail) as f32);
             total
         };
@@ -115,8 +125,8 @@ impl Workspace {
         release(&mut self.division);
     }
 
-    /// The `count` best entries, fewer if others are -inf; `count` is at least 1. One pass: what is not above the
-    /// worst of `count` entries already seen is passed over.
+    /// The `count` best entries, fewer if others are -inf; `count` is at least 1. One pass: what is
+    /// not above the worst of `count` entries already seen is passed over.
     fn keep_best(&mut self, row: &[f32], scale: Scale, count: usize) {
         let candidates = &mut self.candidates;
         let prune = |candidates: &mut Vec<Candidate>| {
@@ -148,7 +158,8 @@ impl Workspace {
 
     /// The entries whose weight, already filled in, is at least `least`.
     fn keep_heavy(&mut self, row: &[f32], least: f32) {
-        let kept = row.iter().zip(&self.weights).enumerate().filter(|&(_, (_, &weight))| weight >= least);
+        let kept =
+            row.iter().zip(&self.weights).enumerate().filter(|&(_, (_, &weight))| weight >= least);
         self.candidates.clear();
         self.candidates.extend(kept.map(|(entry, (&logit, &weight))| Candidate {
             entry: entry as u32,
@@ -159,10 +170,12 @@ impl Workspace {
 
     /// The fewest of the best candidates that together weigh at least `target`, or all.
     ///
-    /// Divides the candidates at the median and goes on in the half with the border: linear in their number.
+    /// Divides the candidates at the median and goes on in the half with the border: linear in
+    /// their number.
     fn keep_nucleus(&mut self, target: f64) {
-        let weigh =
-            |part: &[Candidate]| part.iter().map(|candidate| f64::from(candidate.weight)).sum::<f64>();
+        let weigh = |part: &[Candidate]| {
+            part.iter().map(|candidate| f64::from(candidate.weight)).sum::<f64>()
+        };
         self.division.clone_from(&self.candidates);
         let mut rest = self.division.as_mut_slice();
         let mut above = 0.0;
@@ -214,13 +227,14 @@ mod tests {
         let masked = [1.0, f32::NEG_INFINITY, 1.0, 0.0];
         let zeros = [-0.0, 0.0, -1.0];
         let mut failures = Vec::new();
-        let mut case = |name: &str, row: &[f32], (top_k, top_p, min_p): (u32, f32, f32), expected: &[u32]| {
-            let found = survivors(row, &settings(top_k, top_p, min_p));
-            let entries: Vec<u32> = found.iter().map(|candidate| candidate.entry).collect();
-            if entries != expected {
-                failures.push(format!("{name}: {entries:?}, not {expected:?}"));
-            }
-        };
+        let mut case =
+            |name: &str, row: &[f32], (top_k, top_p, min_p): (u32, f32, f32), expected: &[u32]| {
+                let found = survivors(row, &settings(top_k, top_p, min_p));
+                let entries: Vec<u32> = found.iter().map(|candidate| candidate.entry).collect();
+                if entries != expected {
+                    failures.push(format!("{name}: {entries:?}, not {expected:?}"));
+                }
+            };
         case("off", &tenths, (0, 1.0, 0.0), &[0, 1, 2, 3]);
         case("top-k", &tenths, (2, 1.0, 0.0), &[1, 3]);
         case("top-k of all", &tenths, (4, 1.0, 0.0), &[0, 1, 2, 3]);
@@ -232,29 +246,43 @@ mod tests {
         case("top-p: the token that crosses stays", &tenths, (0, 0.71, 0.0), &[0, 1, 3]);
         case("top-p: at least one", &tenths, (0, 1e-6, 0.0), &[1]);
         case("top-p: decimals, 6 of 10 equals", &level, (0, 0.6, 0.0), &[0, 1, 2, 3, 4, 5]);
-        // Of .4 .3 .2, the first two have 7/9 = .78: enough for .75. Of all four they have .7: not enough.
+        // Of .4 .3 .2, the first two have 7/9 = .78: enough for .75. Of all four they have .7: not
+        // enough.
         case("top-p speaks of what top-k left", &tenths, (3, 0.75, 0.0), &[1, 3]);
         case("top-p without top-k", &tenths, (0, 0.75, 0.0), &[0, 1, 3]);
         case("min-p: on the border", &tenths, (0, 1.0, 0.5), &[0, 1, 3]);
         case("min-p", &tenths, (0, 1.0, 0.51), &[1, 3]);
-        case("min-p never takes the best", &level, (0, 1.0, 0.999), &[0, 1, 2, 3, 4, 5, 6, 7, 8, 9]);
+        case(
+            "min-p never takes the best",
+            &level,
+            (0, 1.0, 0.999),
+            &[0, 1, 2, 3, 4, 5, 6, 7, 8, 9],
+        );
         // Were min-p first, .4 and .3 would be all, and .4 alone 4/7 = .57 of it: enough for .55.
         case("min-p comes after top-p", &tenths, (0, 0.55, 0.6), &[1, 3]);
         case("too unlikely for a float", &[0.0, -100.0, -80.0], (0, 1.0, 0.0), &[0, 2]);
-        case("too unlikely for a float, with top-k", &[0.0, -100.0, -80.0, -1.0], (3, 1.0, 0.0), &[0, 2, 3]);
+        case(
+            "too unlikely for a float, with top-k",
+            &[0.0, -100.0, -80.0, -1.0],
+            (3, 1.0, 0.0),
+            &[0, 2, 3],
+        );
         assert!(failures.is_empty(), "{failures:#?}");
     }
 
-    /// Says what is wrong with the survivors of `row`, judged by the definition with every entry sorted, in `f64`.
+    /// Says what is wrong with the survivors of `row`, judged by the definition with every entry
+    /// sorted, in `f64`.
     fn fault(row: &[f32], settings: &SamplingSettings, survivors: &[Candidate]) -> Option<String> {
         const TOLERANCE: f64 = 3.0 * RESOLUTION;
-        let mut order: Vec<usize> = (0..row.len()).filter(|&entry| row[entry] > f32::NEG_INFINITY).collect();
+        let mut order: Vec<usize> =
+            (0..row.len()).filter(|&entry| row[entry] > f32::NEG_INFINITY).collect();
         order.sort_by(|&a, &b| row[b].total_cmp(&row[a]).then(a.cmp(&b)));
         if settings.top_k > 0 {
             order.truncate(settings.top_k as usize);
         }
         let peak = f64::from(row[order[0]]);
-        let weight = |entry: usize| ((f64::from(row[entry]) - peak) / f64::from(settings.temperature)).exp();
+        let weight =
+            |entry: usize| ((f64::from(row[entry]) - peak) / f64::from(settings.temperature)).exp();
         let total: f64 = order.iter().map(|&entry| weight(entry)).sum();
         let (top_p, min_p) = (f64::from(settings.top_p), f64::from(settings.min_p));
         let mut before = 0.0;
@@ -275,15 +303,19 @@ mod tests {
         }
         let ascending = survivors.windows(2).all(|pair| pair[0].entry < pair[1].entry);
         let known = survivors.iter().all(|survivor| order.contains(&(survivor.entry as usize)));
-        (!ascending || !known).then(|| "the survivors are out of order, or not of the row".to_owned())
+        (!ascending || !known)
+            .then(|| "the survivors are out of order, or not of the row".to_owned())
     }
 
     #[test]
     fn the_judge_sees_one_survivor_too_few_and_one_too_many() {
         let row: Vec<f32> = (0..50).map(|entry| ((entry * 17) % 50) as f32 * 0.1).collect();
-        for settings in
-            [settings(20, 1.0, 0.0), settings(0, 0.8, 0.0), settings(0, 1.0, 0.1), settings(30, 0.9, 0.2)]
-        {
+        for settings in [
+            settings(20, 1.0, 0.0),
+            settings(0, 0.8, 0.0),
+            settings(0, 1.0, 0.1),
+            settings(30, 0.9, 0.2),
+        ] {
             let all = survivors(&row, &SamplingSettings { temperature: 1.0, ..Default::default() });
             let found = survivors(&row, &settings);
             assert_eq!(fault(&row, &settings, &found), None);

@@ -4,8 +4,9 @@ use std::collections::HashMap;
 
 use crate::TokenId;
 
-/// Counts of a stream's tokens. Drafted tokens are pushed while their successors are drafted or verified, because
-/// each position must be penalised for what precedes it, and popped when they fall.
+/// Counts of a stream's tokens. Drafted tokens are pushed while their successors are drafted or
+/// verified, because each position must be penalised for what precedes it, and popped when they
+/// fall.
 #[derive(Clone, Default, Debug)]
 pub struct TokenHistory {
     counts: HashMap<TokenId, Count>,
@@ -72,7 +73,8 @@ mod tests {
     use super::*;
 
     fn sorted(history: &TokenHistory) -> Vec<(u32, u32)> {
-        let mut counts: Vec<_> = history.occurrences().map(|(token, count)| (token.0, count)).collect();
+        let mut counts: Vec<_> =
+            history.occurrences().map(|(token, count)| (token.0, count)).collect();
         counts.sort_unstable();
         counts
     }

@@ -40,7 +40,9 @@ pub(super) fn peak(logits: &[f32]) -> Result<f32, SamplingError> {
         return Err(SamplingError::NotANumber { entry: entry_where(|logit| logit.is_nan()) });
     }
     if maximum == f32::INFINITY {
-        return Err(SamplingError::PositiveInfinity { entry: entry_where(|&logit| logit == f32::INFINITY) });
+        return Err(SamplingError::PositiveInfinity {
+            entry: entry_where(|&logit| logit == f32::INFINITY),
+        });
     }
     if maximum == f32::NEG_INFINITY {
         return Err(SamplingError::NoFiniteLogit { entries: logits.len() });
@@ -58,15 +60,16 @@ pub(super) fn first_at(logits: &[f32], peak: f32) -> Option<usize> {
     Some(block * BLOCK + place)
 }
 
-/// The token with the highest logit, the lowest id among equals; `None` for a row with NaN or +inf, or without a
-/// finite entry.
+/// The token with the highest logit, the lowest id among equals; `None` for a row with NaN or +inf,
+/// or without a finite entry.
 pub fn argmax(logits: &[f32]) -> Option<TokenId> {
     first_at(logits, peak(logits).ok()?).map(|index| TokenId(index as u32))
 }
 
 /// The token that [`argmax`] gives and its softmax probability, within 1e-6: a draft's confidence.
 ///
-/// A row without an argmax gives token 0 with probability 0, which is below every threshold: stop drafting.
+/// A row without an argmax gives token 0 with probability 0, which is below every threshold: stop
+/// drafting.
 pub fn top_probability(logits: &[f32]) -> (TokenId, f32) {
     let Ok(peak) = peak(logits) else { return (TokenId(0), 0.0) };
     let index = first_at(logits, peak).unwrap_or_default();
@@ -82,7 +85,8 @@ mod tests {
 
     /// A row of `length` with `value` at `place`.
     fn row(length: usize, place: usize, value: f32) -> Vec<f32> {
-        let mut row: Vec<f32> = (0..length).map(|index| -(((index * 7) % 13) as f32) - 1.0).collect();
+        let mut row: Vec<f32> =
+            (0..length).map(|index| -(((index * 7) % 13) as f32) - 1.0).collect();
         row[place] = value;
         row
     }
@@ -126,7 +130,10 @@ mod tests {
                 assert_eq!(peak(&masked).is_ok(), length > 1, "one -inf is fine");
             }
             let entries = length;
-            assert_eq!(peak(&vec![-INFINITY; length]), Err(SamplingError::NoFiniteLogit { entries }));
+            assert_eq!(
+                peak(&vec![-INFINITY; length]),
+                Err(SamplingError::NoFiniteLogit { entries })
+            );
         }
         assert_eq!(argmax(&[]), None);
         assert_eq!(argmax(&[NAN; 20]), None);
@@ -135,12 +142,16 @@ mod tests {
     #[test]
     fn the_confidence_is_the_softmax_probability() {
         for length in [1, 2, 15, 16, 17, 1000, 49_152] {
-            let logits: Vec<f32> = (0..length).map(|index| ((index * 7919) % 1013) as f32 / 50.0).collect();
+            let logits: Vec<f32> =
+                (0..length).map(|index| ((index * 7919) % 1013) as f32 / 50.0).collect();
             let (token, probability) = top_probability(&logits);
             let peak = f64::from(logits[token.index()]);
             let total: f64 = logits.iter().map(|&logit| (f64::from(logit) - peak).exp()).sum();
             assert_eq!(Some(token), argmax(&logits));
-            assert!((f64::from(probability) - 1.0 / total).abs() < 1e-6, "length {length}: {probability}");
+            assert!(
+                (f64::from(probability) - 1.0 / total).abs() < 1e-6,
+                "length {length}: {probability}"
+            );
         }
     }
 }

@@ -1,4 +1,5 @@
-//! Log-probabilities for the caller's eyes: of the full model, before anything is done to its logits.
+//! Log-probabilities for the caller's eyes: of the full model, before anything is done to its
+//! logits.
 
 use std::cmp::Ordering;
 
@@ -14,9 +15,11 @@ pub struct TokenLogprobs {
     pub top: Vec<(TokenId, f32)>,
 }
 
-/// The log-probability of `token` and of the `top` most likely tokens under the raw logits of one row.
+/// The log-probability of `token` and of the `top` most likely tokens under the raw logits of one
+/// row.
 ///
-/// A row from which no token can be drawn (see [`super::SamplingError`]) gives NaN and an empty list.
+/// A row from which no token can be drawn (see [`super::SamplingError`]) gives NaN and an empty
+/// list.
 pub fn log_probabilities(logits: &[f32], token: TokenId, top: usize) -> TokenLogprobs {
     let Ok(peak) = super::logits::peak(logits) else {
         return TokenLogprobs { logprob: f32::NAN, top: Vec::new() };
@@ -30,7 +33,8 @@ pub fn log_probabilities(logits: &[f32], token: TokenId, top: usize) -> TokenLog
     }
 }
 
-/// The `count` highest logits in order: one comparison for each entry that isn't among the best so far.
+/// The `count` highest logits in order: one comparison for each entry that isn't among the best so
+/// far.
 fn best(logits: &[f32], count: usize) -> Vec<(TokenId, f32)> {
     let count = count.min(logits.len());
     let mut best: Vec<(TokenId, f32)> = Vec::with_capacity(count + 1);
@@ -41,7 +45,8 @@ fn best(logits: &[f32], count: usize) -> Vec<(TokenId, f32)> {
         if best.len() == count && best.last().is_some_and(|&(_, lowest)| logit <= lowest) {
             continue;
         }
-        let place = best.partition_point(|(_, other)| other.partial_cmp(&logit) != Some(Ordering::Less));
+        let place =
+            best.partition_point(|(_, other)| other.partial_cmp(&logit) != Some(Ordering::Less));
         best.insert(place, (TokenId(index as u32), logit));
         best.truncate(count);
     }
@@ -54,7 +59,8 @@ mod tests {
 
     #[test]
     fn they_equal_the_definition() {
-        let logits: Vec<f32> = (0..997).map(|index| ((index * 577) % 991) as f32 / 40.0 + 300.0).collect();
+        let logits: Vec<f32> =
+            (0..997).map(|index| ((index * 577) % 991) as f32 / 40.0 + 300.0).collect();
         let total: f64 = logits.iter().map(|&logit| f64::from(logit - 300.0).exp()).sum();
         let expected = |token: TokenId| f64::from(logits[token.index()]) - 300.0 - total.ln();
         let mut order: Vec<TokenId> = (0..997).map(TokenId).collect();

@@ -84,7 +84,8 @@ impl SamplingParams {
         }
     }
 
-    /// Every setting that is out of its range, for a model with `vocabulary` tokens; NaN is in no range.
+    /// Every setting that is out of its range, for a model with `vocabulary` tokens; NaN is in no
+    /// range.
     pub fn faults(settings: &SamplingSettings, vocabulary: usize) -> Vec<InvalidSampling> {
         let penalty = "from -100 to 100; 0 is neutral";
         let checks = [
@@ -141,14 +142,17 @@ fn check_bias(bias: &[(TokenId, f32)], vocabulary: usize) -> Result<(), InvalidS
             return Err(invalid("logit_bias", message));
         }
         if !(-MAX_BIAS..=MAX_BIAS).contains(&value) {
-            let message = format!("of token {token} is {value}; it must be from -{MAX_BIAS} to {MAX_BIAS}");
+            let message =
+                format!("of token {token} is {value}; it must be from -{MAX_BIAS} to {MAX_BIAS}");
             return Err(invalid("logit_bias", message));
         }
     }
     let mut tokens: Vec<TokenId> = bias.iter().map(|&(token, _)| token).collect();
     tokens.sort_unstable();
     match tokens.windows(2).find(|pair| pair[0] == pair[1]) {
-        Some(pair) => Err(invalid("logit_bias", format!("names token {} twice; name it once", pair[0]))),
+        Some(pair) => {
+            Err(invalid("logit_bias", format!("names token {} twice; name it once", pair[0])))
+        }
         None => Ok(()),
     }
 }
@@ -187,10 +191,11 @@ mod tests {
     #[test]
     fn what_is_out_of_range_is_refused_by_name_and_value() {
         let mut failures = Vec::new();
-        let mut case = |field: &str, value: &str, change: &dyn Fn(&mut SamplingSettings)| match with(change) {
-            Err(error) if error.field == field && error.message.contains(value) => {}
-            other => failures.push(format!("{field} {value}: {other:?}")),
-        };
+        let mut case =
+            |field: &str, value: &str, change: &dyn Fn(&mut SamplingSettings)| match with(change) {
+                Err(error) if error.field == field && error.message.contains(value) => {}
+                other => failures.push(format!("{field} {value}: {other:?}")),
+            };
         for (value, name) in
             [(f32::NAN, "NaN"), (f32::INFINITY, "inf"), (f32::NEG_INFINITY, "-inf"), (101.0, "101")]
         {

@@ -14,8 +14,8 @@ fn is_penalised(settings: &SamplingSettings) -> bool {
         || settings.frequency_penalty != 0.0
 }
 
-/// Writes the row with penalties and bias into `adjusted`; returns `false`, and writes nothing, if there are none. Tokens outside the row are
-/// left out.
+/// Writes the row with penalties and bias into `adjusted`; returns `false`, and writes nothing, if
+/// there are none. Tokens outside the row are left out.
 pub(super) fn adjust(
     logits: &[f32],
     settings: &SamplingSettings,
@@ -25,14 +25,20 @@ pub(super) fn adjust(
     if !changes_logits(settings) {
         return false;
     }
-    let SamplingSettings { repetition_penalty, presence_penalty, frequency_penalty, .. } = *settings;
+    let SamplingSettings { repetition_penalty, presence_penalty, frequency_penalty, .. } =
+        *settings;
     adjusted.clear();
     adjusted.extend_from_slice(logits);
     if is_penalised(settings) {
         for (token, generated) in history.occurrences() {
             let Some(logit) = adjusted.get_mut(token.index()) else { continue };
-            // Away from the other tokens on either side of zero; a plain division would favour negative logits.
-            *logit = if *logit > 0.0 { *logit / repetition_penalty } else { *logit * repetition_penalty };
+            // Away from the other tokens on either side of zero; a plain division would favour
+            // negative logits.
+            *logit = if *logit > 0.0 {
+                *logit / repetition_penalty
+            } else {
+                *logit * repetition_penalty
+            };
             if generated > 0 {
                 *logit -= frequency_penalty * generated as f32 + presence_penalty;
             }
@@ -74,18 +80,27 @@ mod tests {
             }
         };
         case("neutral", [2.0, -2.0, 0.0, 1.0, BANNED], |_| ());
-        case("repetition: positive logits divide, negative multiply", [1.0, -4.0, 0.0, 0.5, BANNED], |s| {
-            s.repetition_penalty = 2.0;
+        case(
+            "repetition: positive logits divide, negative multiply",
+            [1.0, -4.0, 0.0, 0.5, BANNED],
+            |s| {
+                s.repetition_penalty = 2.0;
+            },
+        );
+        case("repetition below 1 rewards", [4.0, -1.0, 0.0, 2.0, BANNED], |s| {
+            s.repetition_penalty = 0.5
         });
-        case("repetition below 1 rewards", [4.0, -1.0, 0.0, 2.0, BANNED], |s| s.repetition_penalty = 0.5);
-        case("presence: once, the output alone", [1.5, -2.0, 0.0, 0.5, BANNED], |s| s.presence_penalty = 0.5);
+        case("presence: once, the output alone", [1.5, -2.0, 0.0, 0.5, BANNED], |s| {
+            s.presence_penalty = 0.5
+        });
         case("frequency: each time, the output alone", [1.75, -2.0, 0.0, 0.5, BANNED], |s| {
             s.frequency_penalty = 0.25;
         });
         case("bias, also to banned and unseen tokens", [2.0, 1.0, -5.0, 1.0, BANNED], |s| {
             s.logit_bias = vec![(TokenId(1), 3.0), (TokenId(2), -5.0), (TokenId(4), 100.0)];
         });
-        // (2 / 2 - .25 - .5) + 1 and (1 / 2 - .5 - .5) - 1: neither the penalties nor the bias scale each other.
+        // (2 / 2 - .25 - .5) + 1 and (1 / 2 - .5 - .5) - 1: neither the penalties nor the bias
+        // scale each other.
         case("all, in order", [1.25, -4.0, 0.0, -1.5, BANNED], |s| {
             s.repetition_penalty = 2.0;
             (s.frequency_penalty, s.presence_penalty) = (0.25, 0.5);

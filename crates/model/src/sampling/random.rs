@@ -1,7 +1,8 @@
-//! Random numbers that are a function of seed, purpose and position, so that none is ever used twice.
+//! Random numbers that are a function of seed, purpose and position, so that none is ever used
+//! twice.
 //!
-//! A drafted token and the decision to accept it must not share a random number: the draft's choice would then
-//! foretell the decision, and the committed tokens would not follow the full model.
+//! A drafted token and the decision to accept it must not share a random number: the draft's choice
+//! would then foretell the decision, and the committed tokens would not follow the full model.
 
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
@@ -35,7 +36,8 @@ impl RandomStream {
 
 /// The random number of `stream` at `counter`, evenly from [0, 1) in steps of 2^-53.
 ///
-/// The counter is the position of the token in its stream; of drafts, which may meet a position twice, the number of draws before.
+/// The counter is the position of the token in its stream; of drafts, which may meet a position
+/// twice, the number of draws before.
 pub fn uniform(seed: u64, stream: RandomStream, counter: u64) -> f64 {
     let mut key = [0; 32];
     key[..8].copy_from_slice(&seed.to_le_bytes());
@@ -62,7 +64,10 @@ mod tests {
                     let number = uniform(seed, stream, counter);
                     assert_eq!(number, uniform(seed, stream, counter));
                     assert!((0.0..1.0).contains(&number), "{number}");
-                    assert!(seen.insert(number.to_bits()), "{seed} {stream:?} {counter} repeats a number");
+                    assert!(
+                        seen.insert(number.to_bits()),
+                        "{seed} {stream:?} {counter} repeats a number"
+                    );
                 }
             }
         }
@@ -70,8 +75,10 @@ mod tests {
 
     #[test]
     fn the_recipe_does_not_change_between_versions() {
-        // Computed apart from this crate: key 42, the stream as nonce, words 6 and 7 of ChaCha8's first block.
-        let pinned = [0.107820420694823, 0.5831829313221659, 0.9433902295550081, 0.05588172623190368];
+        // Computed apart from this crate: key 42, the stream as nonce, words 6 and 7 of ChaCha8's
+        // first block.
+        let pinned =
+            [0.107820420694823, 0.5831829313221659, 0.9433902295550081, 0.05588172623190368];
         let numbers = STREAMS.map(|stream| uniform(42, stream, 3));
         assert_eq!(numbers, pinned, "reproducible output would change");
     }
@@ -87,7 +94,8 @@ mod tests {
             for counter in 0..COUNT {
                 let number = uniform(9, STREAMS[first], counter);
                 mean += number / COUNT as f64;
-                covariance += (number - 0.5) * (uniform(9, STREAMS[second], counter) - 0.5) / COUNT as f64;
+                covariance +=
+                    (number - 0.5) * (uniform(9, STREAMS[second], counter) - 0.5) / COUNT as f64;
             }
             assert!((mean - 0.5).abs() < tolerance * 12.0_f64.sqrt(), "mean {mean}");
             assert!(covariance.abs() < tolerance, "streams {first} and {second}: {covariance}");

@@ -10,8 +10,8 @@ use super::processors::{adjust, changes_logits};
 use super::random::{RandomStream, uniform};
 use crate::TokenId;
 
-/// Chooses tokens for one request. Holds no state but space to work in: the same arguments give the same token,
-/// whatever was asked before.
+/// Chooses tokens for one request. Holds no state but space to work in: the same arguments give the
+/// same token, whatever was asked before.
 #[derive(Clone, Debug)]
 pub struct Sampler {
     params: SamplingParams,
@@ -32,12 +32,14 @@ impl Sampler {
         self.params.settings().temperature == 0.0
     }
 
-    /// Whether the token with the highest logit is always taken, as the model gave it: nothing is drawn, penalised or biased.
+    /// Whether the token with the highest logit is always taken, as the model gave it: nothing is
+    /// drawn, penalised or biased.
     pub fn takes_peak(&self) -> bool {
         self.is_greedy() && !changes_logits(self.params.settings())
     }
 
-    /// The distribution of the next token, from a row of logits `[vocabulary]` and the tokens before it.
+    /// The distribution of the next token, from a row of logits `[vocabulary]` and the tokens
+    /// before it.
     ///
     /// # Errors
     /// A row with NaN or +inf or without a finite entry; the stream can't go on.
@@ -52,7 +54,11 @@ impl Sampler {
         distribution
     }
 
-    fn process(&mut self, logits: &[f32], history: &TokenHistory) -> Result<Distribution, SamplingError> {
+    fn process(
+        &mut self,
+        logits: &[f32],
+        history: &TokenHistory,
+    ) -> Result<Distribution, SamplingError> {
         let settings = self.params.settings();
         let mut logits = logits;
         let mut highest = peak(logits)?;
@@ -63,7 +69,9 @@ impl Sampler {
         let no_token = SamplingError::NoFiniteLogit { entries: logits.len() };
         let token = |entry: usize| TokenId(entry as u32);
         if settings.temperature == 0.0 {
-            return first_at(logits, highest).map(|best| Distribution::one_hot(token(best))).ok_or(no_token);
+            return first_at(logits, highest)
+                .map(|best| Distribution::one_hot(token(best)))
+                .ok_or(no_token);
         }
         let scale = Scale { peak: highest, temperature: settings.temperature };
         if keeps_all(settings, logits.len()) {
@@ -72,11 +80,13 @@ impl Sampler {
             return Distribution::dense(weights).ok_or(no_token);
         }
         let survivors = self.workspace.filter(logits, scale, settings).iter();
-        let weighted = survivors.map(|survivor| (token(survivor.entry as usize), f64::from(survivor.weight)));
+        let weighted =
+            survivors.map(|survivor| (token(survivor.entry as usize), f64::from(survivor.weight)));
         Distribution::from_weights(weighted).ok_or(no_token)
     }
 
-    /// Draws a token with the random number of `stream` at `counter`: the token's position in its stream.
+    /// Draws a token with the random number of `stream` at `counter`: the token's position in its
+    /// stream.
     pub fn draw(&self, distribution: &Distribution, stream: RandomStream, counter: u64) -> TokenId {
         if let Some(token) = distribution.only() {
             return token;
@@ -84,12 +94,17 @@ impl Sampler {
         distribution.quantile(uniform(self.params.settings().seed, stream, counter))
     }
 
-    /// Accepts or replaces the token drafted for the position `counter`. `target` is the full model's distribution
-    /// there, given all tokens before it, those drafted and already accepted included.
+    /// Accepts or replaces the token drafted for the position `counter`. `target` is the full
+    /// model's distribution there, given all tokens before it, those drafted and already accepted
+    /// included.
     pub fn verify(&self, target: &Distribution, proposal: &Proposal<'_>, counter: u64) -> Verdict {
         let seed = self.params.settings().seed;
         if let Some(token) = target.only() {
-            return if token == proposal.token { Verdict::Accepted } else { Verdict::Replaced(token) };
+            return if token == proposal.token {
+                Verdict::Accepted
+            } else {
+                Verdict::Replaced(token)
+            };
         }
         let accept = uniform(seed, RandomStream::Accept, counter);
         decide(target, proposal, accept, || uniform(seed, RandomStream::Resample, counter))
@@ -163,7 +178,11 @@ mod tests {
         let infinite = SamplingError::PositiveInfinity { entry: 1 };
         let nothing = SamplingError::NoFiniteLogit { entries: 2 };
         let banned = f32::NEG_INFINITY;
-        let rows = [([0.0, f32::NAN], &nan), ([0.0, f32::INFINITY], &infinite), ([banned, banned], &nothing)];
+        let rows = [
+            ([0.0, f32::NAN], &nan),
+            ([0.0, f32::INFINITY], &infinite),
+            ([banned, banned], &nothing),
+        ];
         let seen = TokenHistory::new(&[TokenId(1)]);
         for temperature in [0.0, 1.0] {
             for penalty in [1.0, 1.3] {
@@ -177,7 +196,8 @@ mod tests {
                 let empty = Err(SamplingError::NoFiniteLogit { entries: 0 });
                 assert_eq!(sampler.distribution(&[], &seen), empty);
             }
-            let mut sampler = sampler(|s| (s.temperature, s.repetition_penalty) = (temperature, 0.01));
+            let mut sampler =
+                sampler(|s| (s.temperature, s.repetition_penalty) = (temperature, 0.01));
             let overflow = sampler.distribution(&[0.0, 1e38], &seen);
             assert_eq!(overflow, Err(infinite.clone()), "what a penalty makes infinite");
         }
@@ -185,10 +205,12 @@ mod tests {
 
     #[test]
     fn a_filter_that_leaves_all_gives_what_no_filter_gives() {
-        let mut logits: Vec<f32> = (0..3000).map(|token| ((token * 7919) % 1000) as f32 / 100.0).collect();
+        let mut logits: Vec<f32> =
+            (0..3000).map(|token| ((token * 7919) % 1000) as f32 / 100.0).collect();
         logits.iter_mut().step_by(7).for_each(|logit| *logit = f32::NEG_INFINITY);
         let of = |min_p| {
-            let settings = SamplingSettings { temperature: 0.8, min_p, ..SamplingSettings::default() };
+            let settings =
+                SamplingSettings { temperature: 0.8, min_p, ..SamplingSettings::default() };
             let mut sampler = Sampler::new(SamplingParams::new(settings, logits.len()).unwrap());
             sampler.distribution(&logits, &TokenHistory::default()).unwrap()
         };
@@ -210,7 +232,9 @@ mod tests {
             let mut sampler = sampler(|s| (s.temperature, s.seed) = (1.0, seed));
             let distribution = sampler.distribution(&logits, &TokenHistory::default()).unwrap();
             let mut drawn: Vec<_> = order
-                .map(|counter| (counter, sampler.draw(&distribution, RandomStream::Target, counter)))
+                .map(|counter| {
+                    (counter, sampler.draw(&distribution, RandomStream::Target, counter))
+                })
                 .collect();
             drawn.sort_unstable();
             drawn

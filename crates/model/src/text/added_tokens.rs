@@ -3,7 +3,8 @@
 use super::TokenType;
 use super::token_table::TokenRole;
 
-/// Names that end a turn or a text in the models of this field. Converters miss some: the metadata has room for few.
+/// Names that end a turn or a text in the models of this field. Converters miss some: the metadata
+/// has room for few.
 const END_NAMES: &[&str] = &[
     "<|endoftext|>",
     "<|end_of_text|>",
@@ -29,8 +30,9 @@ pub(super) fn ends_output(text: &str) -> bool {
 
 /// The role of a token in text.
 ///
-/// A user-defined token counts as a marker when it has the shape of one, or is a bracketed word that the chat template
-/// writes out itself: then it tells the model where a part begins, which message contents must not be able to fake.
+/// A user-defined token counts as a marker when it has the shape of one, or is a bracketed word
+/// that the chat template writes out itself: then it tells the model where a part begins, which
+/// message contents must not be able to fake.
 pub(super) fn role_of(text: &str, kind: TokenType, templates: &[String]) -> TokenRole {
     match kind {
         TokenType::Control | TokenType::Unknown => TokenRole::Control,
@@ -46,7 +48,8 @@ fn is_marker(text: &str, templates: &[String]) -> bool {
         text.len() > open.len() + close.len() && text.starts_with(open) && text.ends_with(close)
     };
     within("<|", "|>")
-        || (within("<", ">") || within("[", "]")) && templates.iter().any(|template| template.contains(text))
+        || (within("<", ">") || within("[", "]"))
+            && templates.iter().any(|template| template.contains(text))
 }
 
 #[cfg(test)]
@@ -73,7 +76,9 @@ mod tests {
         ];
         let wrong: Vec<_> = cases
             .iter()
-            .filter(|(text, kind, template, want)| role_of(text, *kind, &[(*template).to_owned()]) != *want)
+            .filter(|(text, kind, template, want)| {
+                role_of(text, *kind, &[(*template).to_owned()]) != *want
+            })
             .collect();
         assert!(wrong.is_empty(), "{wrong:?}");
     }

@@ -1,10 +1,10 @@
 //! The 256 characters that stand for bytes in byte-level vocabularies.
 //!
-//! GPT-2 keeps printable Latin-1 characters as they are and maps the other bytes, in order, to U+0100 and up, so that
-//! vocabularies and merges can be written as text without white space.
+//! GPT-2 keeps printable Latin-1 characters as they are and maps the other bytes, in order, to
+//! U+0100 and up, so that vocabularies and merges can be written as text without white space.
 
-/// Appends the bytes that a token's text stands for. Text with any other character stands for itself, as tokens that
-/// were added to the vocabulary later are written plainly.
+/// Appends the bytes that a token's text stands for. Text with any other character stands for
+/// itself, as tokens that were added to the vocabulary later are written plainly.
 pub(super) fn push_bytes(text: &str, bytes: &mut Vec<u8>) {
     let start = bytes.len();
     for character in text.chars() {
@@ -47,9 +47,13 @@ mod tests {
 
     #[test]
     fn every_byte_comes_back() {
-        let wrong: Vec<u8> = (0..=255).filter(|&byte| byte_of(character_of(byte)) != Some(byte)).collect();
+        let wrong: Vec<u8> =
+            (0..=255).filter(|&byte| byte_of(character_of(byte)) != Some(byte)).collect();
         assert!(wrong.is_empty(), "bytes {wrong:?} do not come back");
-        assert_eq!((character_of(b' '), character_of(b'\n'), character_of(0xAD)), ('Ġ', 'Ċ', '\u{143}'));
+        assert_eq!(
+            (character_of(b' '), character_of(b'\n'), character_of(0xAD)),
+            ('Ġ', 'Ċ', '\u{143}')
+        );
     }
 
     #[test]

@@ -1,11 +1,12 @@
-//! Splitting and merging by the `tokenizers` crate: byte-level BPE from GGUF, and anything from a tokenizer.json.
+//! Splitting and merging by the `tokenizers` crate: byte-level BPE from GGUF, and anything from a
+//! tokenizer.json.
 
 use std::collections::HashMap;
 
 use tokenizers::models::bpe::BPE;
 use tokenizers::{
-    Model, ModelWrapper, NormalizedString, Normalizer, NormalizerWrapper, OffsetReferential, OffsetType,
-    PreTokenizedString, PreTokenizer, PreTokenizerWrapper,
+    Model, ModelWrapper, NormalizedString, Normalizer, NormalizerWrapper, OffsetReferential,
+    OffsetType, PreTokenizedString, PreTokenizer, PreTokenizerWrapper,
 };
 
 use crate::TokenId;
@@ -27,9 +28,12 @@ pub(super) struct Pipeline {
 // === impl Pipeline ===
 
 impl Pipeline {
-    /// Byte-level BPE with the vocabulary's merges. Control tokens and markers are left out, so that no text merges
-    /// to one.
-    pub(super) fn byte_level(vocabulary: &Vocabulary, roles: &[TokenRole]) -> Result<Self, TextError> {
+    /// Byte-level BPE with the vocabulary's merges. Control tokens and markers are left out, so
+    /// that no text merges to one.
+    pub(super) fn byte_level(
+        vocabulary: &Vocabulary,
+        roles: &[TokenRole],
+    ) -> Result<Self, TextError> {
         let name = vocabulary.pre_tokenizer.as_deref();
         let rule = SplitRule::from_name(name)?;
         let mut special = HashMap::new();
@@ -44,7 +48,9 @@ impl Pipeline {
         let mut merges = Vec::with_capacity(vocabulary.merges.len());
         for (rank, merge) in vocabulary.merges.iter().enumerate() {
             let Some((left, right)) = merge.split_once(' ') else {
-                return Err(TextError::vocabulary(format!("merge {rank} (`{merge}`) is not a pair")));
+                return Err(TextError::vocabulary(format!(
+                    "merge {rank} (`{merge}`) is not a pair"
+                )));
             };
             let whole = [left, right].concat();
             let parts = [left, right, &whole];
@@ -72,7 +78,12 @@ impl Pipeline {
     }
 
     /// Appends the tokens of a text; `at_start` tells whether anything comes before it.
-    pub(super) fn encode(&self, text: &str, at_start: bool, ids: &mut Vec<TokenId>) -> Result<(), TextError> {
+    pub(super) fn encode(
+        &self,
+        text: &str,
+        at_start: bool,
+        ids: &mut Vec<TokenId>,
+    ) -> Result<(), TextError> {
         let failed = |error: tokenizers::Error| TextError::Encoding { reason: error.to_string() };
         check_run(longest_white_space(text))?;
         let mut pieces = match &self.normalizer {
@@ -90,7 +101,9 @@ impl Pipeline {
         for (piece, ..) in pieces.get_splits(OffsetReferential::Original, OffsetType::None) {
             // Every byte is one character here, of up to two bytes.
             check_run(piece.chars().count())?;
-            ids.extend(self.model.tokenize(piece).map_err(failed)?.iter().map(|token| TokenId(token.id)));
+            ids.extend(
+                self.model.tokenize(piece).map_err(failed)?.iter().map(|token| TokenId(token.id)),
+            );
         }
         Ok(())
     }
@@ -100,8 +113,8 @@ fn check_run(bytes: usize) -> Result<(), TextError> {
     if bytes > RUN_BYTES { Err(TextError::RunTooLong { bytes, max: RUN_BYTES }) } else { Ok(()) }
 }
 
-/// Bytes of the longest stretch of white space: the splitting rules scan it with backtracking, so it is bounded
-/// before they run.
+/// Bytes of the longest stretch of white space: the splitting rules scan it with backtracking, so
+/// it is bounded before they run.
 fn longest_white_space(text: &str) -> usize {
     let (mut longest, mut run) = (0, 0);
     for character in text.chars() {
@@ -170,10 +183,17 @@ mod tests {
 
     #[test]
     fn broken_merges_are_refused() {
-        let cases = [("a", "merge 0 (`a`) is not a pair"), ("a c", "`c`"), ("b a", "`ba`"), ("a  b", "` b`")];
+        let cases = [
+            ("a", "merge 0 (`a`) is not a pair"),
+            ("a c", "`c`"),
+            ("b a", "`ba`"),
+            ("a  b", "` b`"),
+        ];
         for (merge, part) in cases {
             let vocabulary = vocabulary("gpt-2", &["a", "b", "ab"], &[merge]);
-            let error = Pipeline::byte_level(&vocabulary, &ordinary(3)).err().map(|error| error.to_string());
+            let error = Pipeline::byte_level(&vocabulary, &ordinary(3))
+                .err()
+                .map(|error| error.to_string());
             assert!(error.as_ref().is_some_and(|error| error.contains(part)), "{merge}: {error:?}");
         }
     }

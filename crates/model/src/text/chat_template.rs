@@ -32,9 +32,9 @@ pub struct ChatMessage {
 
 /// A compiled chat template.
 ///
-/// Rendering follows the conventions of the `transformers` library (the variables `messages`, `add_generation_prompt`,
-/// `bos_token`, `eos_token`, `tools` and `documents`, the functions `raise_exception` and `strftime_now`) and is
-/// bounded by [`super::limits`].
+/// Rendering follows the conventions of the `transformers` library (the variables `messages`,
+/// `add_generation_prompt`, `bos_token`, `eos_token`, `tools` and `documents`, the functions
+/// `raise_exception` and `strftime_now`) and is bounded by [`super::limits`].
 #[derive(Debug)]
 pub struct ChatTemplate {
     environment: Environment<'static>,
@@ -57,7 +57,8 @@ impl ChatMessage {
 // === impl ChatTemplate ===
 
 impl ChatTemplate {
-    /// Compiles a template; `beginning` and `end` are the texts of the model's sequence tokens, empty if it has none.
+    /// Compiles a template; `beginning` and `end` are the texts of the model's sequence tokens,
+    /// empty if it has none.
     ///
     /// # Errors
     /// [`TextError::TemplateTooLarge`] and [`TextError::TemplateInvalid`].
@@ -86,8 +87,13 @@ impl ChatTemplate {
     /// The text of a chat; `add_generation_prompt` opens the model's turn at the end.
     ///
     /// # Errors
-    /// [`TextError::TooManyMessages`], and the `Template...` kinds for what the template does at run time.
-    pub fn render(&self, messages: &[ChatMessage], add_generation_prompt: bool) -> Result<String, TextError> {
+    /// [`TextError::TooManyMessages`], and the `Template...` kinds for what the template does at
+    /// run time.
+    pub fn render(
+        &self,
+        messages: &[ChatMessage],
+        add_generation_prompt: bool,
+    ) -> Result<String, TextError> {
         if messages.len() > MESSAGES {
             return Err(TextError::TooManyMessages { messages: messages.len(), max: MESSAGES });
         }

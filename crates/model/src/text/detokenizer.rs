@@ -8,8 +8,9 @@ use super::token_table::TokenTable;
 
 /// Turns a stream of tokens into text that is complete UTF-8 at every step.
 ///
-/// A token may end inside a character; its bytes wait for the next token. Bytes that can't become a character are
-/// replaced by U+FFFD, as [`String::from_utf8_lossy`] would on all of them at once. Control tokens print nothing.
+/// A token may end inside a character; its bytes wait for the next token. Bytes that can't become a
+/// character are replaced by U+FFFD, as [`String::from_utf8_lossy`] would on all of them at once.
+/// Control tokens print nothing.
 #[derive(Clone, Debug)]
 pub struct Detokenizer {
     table: Arc<TokenTable>,
@@ -50,7 +51,8 @@ impl Detokenizer {
         text
     }
 
-    /// Ends the stream: U+FFFD if a character is unfinished, else nothing. The next token starts afresh.
+    /// Ends the stream: U+FFFD if a character is unfinished, else nothing. The next token starts
+    /// afresh.
     pub fn finish(&mut self) -> String {
         let text = String::from_utf8_lossy(&self.pending).into_owned();
         self.pending.clear();
@@ -64,7 +66,8 @@ mod tests {
     use crate::text::token_table::TokenRole;
     use proptest::prelude::*;
 
-    /// A table whose token `i` is the `i`-th byte, and 256 and up the given texts; 300 is a control token.
+    /// A table whose token `i` is the `i`-th byte, and 256 and up the given texts; 300 is a control
+    /// token.
     fn detokenizer() -> Detokenizer {
         let mut table = TokenTable::default();
         for byte in 0..=255_u8 {
@@ -77,7 +80,8 @@ mod tests {
     #[test]
     fn characters_wait_for_their_last_byte() {
         let mut detokenizer = detokenizer();
-        let steps: Vec<String> = "a€".bytes().map(|byte| detokenizer.push(TokenId(byte.into()))).collect();
+        let steps: Vec<String> =
+            "a€".bytes().map(|byte| detokenizer.push(TokenId(byte.into()))).collect();
         assert_eq!(steps, ["a", "", "", "€"]);
         assert_eq!(detokenizer.push(TokenId(0xE2)), "");
         assert_eq!(detokenizer.push(TokenId(256)), "", "a control token prints nothing");

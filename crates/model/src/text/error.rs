@@ -139,7 +139,8 @@ pub enum TextError {
 // === impl TextError ===
 
 impl TextError {
-    /// Whether the request is at fault rather than the model's files: the server answers `INVALID_ARGUMENT`.
+    /// Whether the request is at fault rather than the model's files: the server answers
+    /// `INVALID_ARGUMENT`.
     pub fn blames_request(&self) -> bool {
         match self {
             Self::TooLong { .. }

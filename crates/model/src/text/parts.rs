@@ -55,29 +55,38 @@ impl Kind {
 
 impl Parts {
     /// Checks the values and builds from them. `templates` tell markers from other added tokens.
-    pub(super) fn from_vocabulary(vocabulary: &Vocabulary, templates: &[String]) -> Result<Self, TextError> {
+    pub(super) fn from_vocabulary(
+        vocabulary: &Vocabulary,
+        templates: &[String],
+    ) -> Result<Self, TextError> {
         let kind = Kind::from_name(&vocabulary.kind)?;
         vocabulary.check()?;
         let roles = roles(vocabulary, templates);
         let mut table = TokenTable::default();
         for (index, (text, &role)) in vocabulary.tokens.iter().zip(&roles).enumerate() {
             table.push(role, |bytes| match (kind, vocabulary.token_type(index)) {
-                (Kind::SentencePiece, TokenType::Byte) => bytes.extend(sentencepiece::byte_of(text)),
+                (Kind::SentencePiece, TokenType::Byte) => {
+                    bytes.extend(sentencepiece::byte_of(text))
+                }
                 _ if role != TokenRole::Ordinary => bytes.extend_from_slice(text.as_bytes()),
                 (Kind::SentencePiece, _) => sentencepiece::push_bytes(text, bytes),
                 (Kind::ByteLevel, _) => byte_level::push_bytes(text, bytes),
             });
         }
         let encoder = match kind {
-            Kind::ByteLevel => Encoder::Pipeline(Box::new(Pipeline::byte_level(vocabulary, &roles)?)),
+            Kind::ByteLevel => {
+                Encoder::Pipeline(Box::new(Pipeline::byte_level(vocabulary, &roles)?))
+            }
             Kind::SentencePiece => Encoder::SentencePiece(SentencePiece::new(vocabulary, &roles)?),
         };
         let id = |id: Option<u32>| id.map(TokenId);
         let (beginning, end) = (id(vocabulary.special.beginning), id(vocabulary.special.end));
-        let add_beginning = vocabulary.add_beginning.unwrap_or_else(|| begins_by_default(kind, vocabulary));
+        let add_beginning =
+            vocabulary.add_beginning.unwrap_or_else(|| begins_by_default(kind, vocabulary));
         let add_end = vocabulary.add_end.unwrap_or(false);
         let named = vocabulary.tokens.iter().zip(&roles).enumerate();
-        let named = named.filter(|(_, (text, role))| **role == TokenRole::Control && ends_output(text));
+        let named =
+            named.filter(|(_, (text, role))| **role == TokenRole::Control && ends_output(text));
         Ok(Self {
             encoder,
             table,
@@ -109,17 +118,19 @@ pub(super) fn distinct(ids: impl Iterator<Item = u32>) -> Vec<TokenId> {
     tokens
 }
 
-/// Whether prompts begin with the beginning-of-sequence token in files that do not say: so do SentencePiece models and
-/// the Llama 3 family, whose first converters left it out.
+/// Whether prompts begin with the beginning-of-sequence token in files that do not say: so do
+/// SentencePiece models and the Llama 3 family, whose first converters left it out.
 fn begins_by_default(kind: Kind, vocabulary: &Vocabulary) -> bool {
     let pre_tokenizer = vocabulary.pre_tokenizer.as_deref();
-    kind == Kind::SentencePiece || matches!(pre_tokenizer, Some("llama-bpe" | "llama3" | "llama-v3"))
+    kind == Kind::SentencePiece
+        || matches!(pre_tokenizer, Some("llama-bpe" | "llama3" | "llama-v3"))
 }
 
 fn roles(vocabulary: &Vocabulary, templates: &[String]) -> Vec<TokenRole> {
     let tokens = vocabulary.tokens.iter().enumerate();
-    let mut roles: Vec<TokenRole> =
-        tokens.map(|(index, text)| role_of(text, vocabulary.token_type(index), templates)).collect();
+    let mut roles: Vec<TokenRole> = tokens
+        .map(|(index, text)| role_of(text, vocabulary.token_type(index), templates))
+        .collect();
     // Some files type these as normal, or have no types at all.
     let special = &vocabulary.special;
     for id in special.ends().chain(special.beginning).chain(special.unknown) {

@@ -1,7 +1,7 @@
 //! The rules by which byte-level vocabularies split text before merging.
 //!
-//! A vocabulary's merges were learnt on text split by one of these rules, so encoding must split the same way. GGUF
-//! files name the rule in `tokenizer.ggml.pre`; many names share one rule.
+//! A vocabulary's merges were learnt on text split by one of these rules, so encoding must split
+//! the same way. GGUF files name the rule in `tokenizer.ggml.pre`; many names share one rule.
 
 use tokenizers::PreTokenizerWrapper;
 use tokenizers::SplitDelimiterBehavior::Isolated;
@@ -58,8 +58,8 @@ const LLAMA3_PATTERN: &str = concat!(
 // === impl SplitRule ===
 
 impl SplitRule {
-    /// The rule with this name. Files without a name, or with the name `default`, predate the key: their converters
-    /// assumed GPT-2.
+    /// The rule with this name. Files without a name, or with the name `default`, predate the key:
+    /// their converters assumed GPT-2.
     pub(super) fn from_name(name: Option<&str>) -> Result<Self, TextError> {
         let name = match name {
             None | Some("default" | "") => {
@@ -78,7 +78,8 @@ impl SplitRule {
         })
     }
 
-    /// Whether a stretch that is a token as a whole is not merged at all; Llama 3's own tokenizer looks it up first.
+    /// Whether a stretch that is a token as a whole is not merged at all; Llama 3's own tokenizer
+    /// looks it up first.
     pub(super) fn ignores_merges(self, name: Option<&str>) -> bool {
         self == Self::Llama3 && matches!(name, Some("llama-bpe" | "llama3" | "llama-v3"))
     }
@@ -87,9 +88,13 @@ impl SplitRule {
     pub(super) fn build(self) -> Result<PreTokenizerWrapper, TextError> {
         let steps: Vec<PreTokenizerWrapper> = match self {
             Self::Gpt2 => vec![ByteLevel::new(false, false, true).into()],
-            Self::DigitsThenGpt2 => vec![Digits::new(true).into(), ByteLevel::new(false, false, true).into()],
+            Self::DigitsThenGpt2 => {
+                vec![Digits::new(true).into(), ByteLevel::new(false, false, true).into()]
+            }
             Self::Qwen2 => vec![split(QWEN2_PATTERN)?, ByteLevel::new(false, false, false).into()],
-            Self::Llama3 => vec![split(LLAMA3_PATTERN)?, ByteLevel::new(false, false, false).into()],
+            Self::Llama3 => {
+                vec![split(LLAMA3_PATTERN)?, ByteLevel::new(false, false, false).into()]
+            }
         };
         Ok(Sequence::new(steps).into())
     }
@@ -97,8 +102,9 @@ impl SplitRule {
 
 fn split(pattern: &str) -> Result<PreTokenizerWrapper, TextError> {
     let pattern = SplitPattern::Regex(pattern.to_owned());
-    let split = Split::new(pattern, Isolated, false)
-        .map_err(|error| TextError::vocabulary(format!("its splitting rule does not compile: {error}")))?;
+    let split = Split::new(pattern, Isolated, false).map_err(|error| {
+        TextError::vocabulary(format!("its splitting rule does not compile: {error}"))
+    })?;
     Ok(split.into())
 }
 
@@ -151,7 +157,9 @@ mod tests {
     #[test]
     fn the_longest_white_space_allowed_is_within_the_backtracking_limit() {
         // Beyond that limit the library would stop splitting without a word.
-        for rule in [SplitRule::Gpt2, SplitRule::DigitsThenGpt2, SplitRule::Qwen2, SplitRule::Llama3] {
+        for rule in
+            [SplitRule::Gpt2, SplitRule::DigitsThenGpt2, SplitRule::Qwen2, SplitRule::Llama3]
+        {
             let text = format!("{}x y", " ".repeat(RUN_BYTES));
             let got = splits(rule, &text);
             assert_eq!(got.len(), 3, "{rule:?}");
@@ -165,7 +173,8 @@ mod tests {
 
     #[test]
     fn names_are_known_or_refused_with_the_remedy() {
-        let names = [(Some("smollm"), SplitRule::DigitsThenGpt2), (Some("llama3"), SplitRule::Llama3)];
+        let names =
+            [(Some("smollm"), SplitRule::DigitsThenGpt2), (Some("llama3"), SplitRule::Llama3)];
         for (name, rule) in
             names.into_iter().chain([(None, SplitRule::Gpt2), (Some("default"), SplitRule::Gpt2)])
         {

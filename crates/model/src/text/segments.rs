@@ -1,9 +1,11 @@
-//! Keeps message contents apart from what the chat template writes, so that no content can pose as a control token.
+//! Keeps message contents apart from what the chat template writes, so that no content can pose as
+//! a control token.
 //!
-//! The template sees each content as it is, except that a written-out special token in it is enclosed in two marker
-//! characters, and that a content whose edge is part of one (as `<` is of `<s>`) is cut off by a third. After rendering
-//! the markers are taken out and their places noted: no special token is read where they were. Ordinary contents hold
-//! no marker at all, so templates that trim, split or inspect contents work on them as ever.
+//! The template sees each content as it is, except that a written-out special token in it is
+//! enclosed in two marker characters, and that a content whose edge is part of one (as `<` is of
+//! `<s>`) is cut off by a third. After rendering the markers are taken out and their places noted:
+//! no special token is read where they were. Ordinary contents hold no marker at all, so templates
+//! that trim, split or inspect contents work on them as ever.
 
 use std::collections::HashSet;
 use std::ops::Range;
@@ -11,7 +13,8 @@ use std::ops::Range;
 use super::special_tokens::TokenSet;
 use super::{ChatMessage, TextError};
 
-/// The private-use planes 15 and 16, which no text needs and no template changes (case, trimming, JSON).
+/// The private-use planes 15 and 16, which no text needs and no template changes (case, trimming,
+/// JSON).
 const MARKER_CANDIDATES: [std::ops::RangeInclusive<char>; 2] =
     ['\u{F0000}'..='\u{FFFFD}', '\u{100000}'..='\u{10FFFD}'];
 
@@ -28,7 +31,8 @@ pub(super) struct ContentMarker {
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Unmarked {
     pub(super) text: String,
-    /// Where no special token may be read: sorted, disjoint. An empty range is a place that none may span.
+    /// Where no special token may be read: sorted, disjoint. An empty range is a place that none
+    /// may span.
     pub(super) closed: Vec<Range<usize>>,
 }
 
@@ -37,18 +41,20 @@ pub(super) struct Unmarked {
 impl ContentMarker {
     /// Chooses markers that occur nowhere in the template or the messages.
     pub(super) fn new(template: &str, messages: &[ChatMessage]) -> Result<Self, TextError> {
-        let texts = std::iter::once(template).chain(messages.iter().map(|message| message.content.as_str()));
+        let texts = std::iter::once(template)
+            .chain(messages.iter().map(|message| message.content.as_str()));
         let used: HashSet<char> =
             texts.flat_map(str::chars).filter(|&character| character >= '\u{F0000}').collect();
-        let mut free = MARKER_CANDIDATES.into_iter().flatten().filter(|character| !used.contains(character));
+        let mut free =
+            MARKER_CANDIDATES.into_iter().flatten().filter(|character| !used.contains(character));
         let (Some(open), Some(close), Some(edge)) = (free.next(), free.next(), free.next()) else {
             return Err(TextError::NoMarkerLeft);
         };
         Ok(Self { open, close, edge, marked: HashSet::new() })
     }
 
-    /// A content with its special tokens enclosed. Markers go inside the white space around the content, which the
-    /// template may trim.
+    /// A content with its special tokens enclosed. Markers go inside the white space around the
+    /// content, which the template may trim.
     pub(super) fn mark(&mut self, content: &str, specials: &TokenSet) -> String {
         let core = content.trim();
         let spans = spans(core, specials);
@@ -87,13 +93,15 @@ impl ContentMarker {
         for character in rendered.chars() {
             let here = text.len();
             if character == self.open {
-                // Alone, without its partner, a marker still closes the byte beside it: a template that cut the
-                // content in the middle must not free what was enclosed.
+                // Alone, without its partner, a marker still closes the byte beside it: a template
+                // that cut the content in the middle must not free what was enclosed.
                 closed.push(here..here + 1);
                 opened = Some(here);
             } else if character == self.close {
                 closed.push(here.saturating_sub(1)..here);
-                if let Some(start) = opened.take().filter(|&start| self.marked.contains(&text[start..])) {
+                if let Some(start) =
+                    opened.take().filter(|&start| self.marked.contains(&text[start..]))
+                {
                     closed.push(start..here);
                 }
             } else if character == self.edge {
@@ -110,7 +118,9 @@ impl ContentMarker {
 fn spans(text: &str, specials: &TokenSet) -> Vec<Range<usize>> {
     let mut spans: Vec<Range<usize>> = Vec::new();
     for start in 0..text.len() {
-        let Some((len, _)) = specials.longest_at(text.as_bytes(), start, |_| true) else { continue };
+        let Some((len, _)) = specials.longest_at(text.as_bytes(), start, |_| true) else {
+            continue;
+        };
         match spans.last_mut() {
             Some(last) if start < last.end => last.end = last.end.max(start + len),
             _ => spans.push(start..start + len),
@@ -168,12 +178,15 @@ mod tests {
     /// Marks the contents, lets `render` do with them what it likes, and lists the tokens found.
     fn tokens(contents: &[&str], render: impl Fn(&[String]) -> String) -> (String, Vec<u32>) {
         let mut marker = marker("", contents);
-        let marked: Vec<String> = contents.iter().map(|content| marker.mark(content, &specials())).collect();
+        let marked: Vec<String> =
+            contents.iter().map(|content| marker.mark(content, &specials())).collect();
         let unmarked = marker.unmark(&render(&marked));
         let tokens =
-            specials().split(&unmarked.text, &unmarked.closed).into_iter().filter_map(|piece| match piece {
-                Piece::Token(token) => Some(token.0),
-                Piece::Text(_) => None,
+            specials().split(&unmarked.text, &unmarked.closed).into_iter().filter_map(|piece| {
+                match piece {
+                    Piece::Token(token) => Some(token.0),
+                    Piece::Text(_) => None,
+                }
             });
         let tokens = tokens.collect();
         (unmarked.text, tokens)
@@ -228,18 +241,33 @@ mod tests {
             tokens(&["  <s>\n"], |contents| format!("<s>{}", contents[0].trim())),
             ("<s><s>".into(), vec![1])
         );
-        let after =
-            |contents: &[String]| format!("<s>\n{}", contents[0].split("</s>").last().unwrap_or_default());
+        let after = |contents: &[String]| {
+            format!("<s>\n{}", contents[0].split("</s>").last().unwrap_or_default())
+        };
         assert_eq!(tokens(&["a</s>b<s>"], after), ("<s>\nb<s>".into(), vec![1]));
         let cut = |contents: &[String]| contents[0].chars().take(5).collect();
-        assert_eq!(tokens(&["a<s>b"], cut), ("a<s>".into(), vec![]), "the closing marker was cut off");
+        assert_eq!(
+            tokens(&["a<s>b"], cut),
+            ("a<s>".into(), vec![]),
+            "the closing marker was cut off"
+        );
         let cut_front = |contents: &[String]| contents[0].chars().skip(2).collect();
-        assert_eq!(tokens(&["a<s>b"], cut_front), ("<s>b".into(), vec![]), "the opening marker was cut off");
-        let beside =
-            |contents: &[String]| format!("<s>{}", contents[0].split("</s>").last().unwrap_or_default());
-        assert_eq!(tokens(&["a</s>b"], beside).1, [0; 0], "looks the same as a cut: text is the safe choice");
-        let before =
-            |contents: &[String]| format!("{}<x></s>", contents[0].split('>').next().unwrap_or_default());
+        assert_eq!(
+            tokens(&["a<s>b"], cut_front),
+            ("<s>b".into(), vec![]),
+            "the opening marker was cut off"
+        );
+        let beside = |contents: &[String]| {
+            format!("<s>{}", contents[0].split("</s>").last().unwrap_or_default())
+        };
+        assert_eq!(
+            tokens(&["a</s>b"], beside).1,
+            [0; 0],
+            "looks the same as a cut: text is the safe choice"
+        );
+        let before = |contents: &[String]| {
+            format!("{}<x></s>", contents[0].split('>').next().unwrap_or_default())
+        };
         assert_eq!(
             tokens(&["a<s>b"], before).1,
             [2],
@@ -250,13 +278,19 @@ mod tests {
     #[test]
     fn the_inverse_without_markers_forges_tokens() {
         let plain = specials().split("<s><s></s>", &[]).len();
-        assert_eq!(plain, 3, "unmarked contents would be read as tokens, so the tests above can fail");
+        assert_eq!(
+            plain, 3,
+            "unmarked contents would be read as tokens, so the tests above can fail"
+        );
     }
 
     #[test]
     fn markers_avoid_what_is_in_use() {
         let marker = marker("\u{F0001}", &["\u{F0000}\u{F0003}"]);
-        assert_eq!((marker.open, marker.close, marker.edge), ('\u{F0002}', '\u{F0004}', '\u{F0005}'));
+        assert_eq!(
+            (marker.open, marker.close, marker.edge),
+            ('\u{F0002}', '\u{F0004}', '\u{F0005}')
+        );
         let all: String = MARKER_CANDIDATES.into_iter().flatten().collect();
         let refused = ContentMarker::new("", &[ChatMessage::new(Role::User, all)]);
         assert!(matches!(refused, Err(TextError::NoMarkerLeft)));

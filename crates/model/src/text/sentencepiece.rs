@@ -1,8 +1,9 @@
 //! SentencePiece BPE, as models of the first Llama generations use it.
 //!
-//! Starting from single characters, the neighbours whose concatenation is the piece with the best score merge, the
-//! leftmost of equals first, until none is left (the procedure of SentencePiece's BPE model, which has scores in place
-//! of merge ranks). Characters that are no piece become byte tokens, or the unknown token.
+//! Starting from single characters, the neighbours whose concatenation is the piece with the best
+//! score merge, the leftmost of equals first, until none is left (the procedure of SentencePiece's
+//! BPE model, which has scores in place of merge ranks). Characters that are no piece become byte
+//! tokens, or the unknown token.
 
 use std::cmp::Ordering;
 use std::collections::{BinaryHeap, HashMap};
@@ -50,7 +51,9 @@ struct Candidate {
 impl SentencePiece {
     pub(super) fn new(vocabulary: &Vocabulary, roles: &[TokenRole]) -> Result<Self, TextError> {
         if vocabulary.scores.is_empty() {
-            return Err(TextError::vocabulary("a SentencePiece tokenizer needs scores, but it has none"));
+            return Err(TextError::vocabulary(
+                "a SentencePiece tokenizer needs scores, but it has none",
+            ));
         }
         let mut this = Self {
             pieces: HashMap::with_capacity(vocabulary.tokens.len()),
@@ -86,19 +89,22 @@ impl SentencePiece {
             }
         }
         if this.unknown.is_none() && this.bytes.contains(&None) {
-            return Err(TextError::vocabulary("it has neither an unknown token nor all 256 byte tokens"));
+            return Err(TextError::vocabulary(
+                "it has neither an unknown token nor all 256 byte tokens",
+            ));
         }
         Ok(this)
     }
 
-    /// Appends the tokens of a text; `at_start` tells that it begins the whole or follows a special token, where a
-    /// space goes in front.
+    /// Appends the tokens of a text; `at_start` tells that it begins the whole or follows a special
+    /// token, where a space goes in front.
     pub(super) fn encode(&self, text: &str, at_start: bool, ids: &mut Vec<TokenId>) {
         let mut escaped = String::with_capacity(text.len() + 3);
         if at_start && self.space_prefix {
             escaped.push(SPACE);
         }
-        escaped.extend(text.chars().map(|character| if character == ' ' { SPACE } else { character }));
+        escaped
+            .extend(text.chars().map(|character| if character == ' ' { SPACE } else { character }));
 
         let mut symbols = symbols_of(&escaped);
         let mut candidates = BinaryHeap::new();
@@ -204,7 +210,8 @@ mod tests {
 
     /// 0 <unk>, then pieces by falling score, then byte tokens if asked for.
     fn sentencepiece(pieces: &[&str], with_bytes: bool, space_prefix: bool) -> SentencePiece {
-        let mut vocabulary = Vocabulary { add_space_prefix: Some(space_prefix), ..Vocabulary::default() };
+        let mut vocabulary =
+            Vocabulary { add_space_prefix: Some(space_prefix), ..Vocabulary::default() };
         let mut add = |text: String, kind, score| {
             vocabulary.tokens.push(text);
             vocabulary.token_types.push(kind);
@@ -263,8 +270,11 @@ mod tests {
         let no_scores = Vocabulary { tokens: vec!["a".to_owned()], ..Vocabulary::default() };
         let no_fallback = Vocabulary { scores: vec![0.0], ..no_scores.clone() };
         let bad_byte = Vocabulary { token_types: vec![TokenType::Byte], ..no_fallback.clone() };
-        for (vocabulary, part) in [(no_scores, "scores"), (no_fallback, "unknown"), (bad_byte, "byte")] {
-            let error = SentencePiece::new(&vocabulary, &[TokenRole::Ordinary]).unwrap_err().to_string();
+        for (vocabulary, part) in
+            [(no_scores, "scores"), (no_fallback, "unknown"), (bad_byte, "byte")]
+        {
+            let error =
+                SentencePiece::new(&vocabulary, &[TokenRole::Ordinary]).unwrap_err().to_string();
             assert!(error.contains(part), "{error}");
         }
     }

@@ -6,7 +6,8 @@ use crate::TokenId;
 
 /// A set of token texts, searched for the longest one that starts at a place.
 ///
-/// A trie over bytes: the cost at each place of the text is bounded by the longest token, however many there are.
+/// A trie over bytes: the cost at each place of the text is bounded by the longest token, however
+/// many there are.
 #[derive(Debug, Default)]
 pub(super) struct TokenSet {
     nodes: Vec<Node>,
@@ -65,7 +66,8 @@ impl TokenSet {
         &self.texts
     }
 
-    /// The longest token that starts at the place and that `allowed` lets pass, with its length in bytes.
+    /// The longest token that starts at the place and that `allowed` lets pass, with its length in
+    /// bytes.
     pub(super) fn longest_at(
         &self,
         text: &[u8],
@@ -75,7 +77,9 @@ impl TokenSet {
         let mut node = self.nodes.first()?;
         let mut longest = None;
         for (index, byte) in text[start..].iter().enumerate() {
-            let Ok(child) = node.children.binary_search_by_key(byte, |child| child.0) else { break };
+            let Ok(child) = node.children.binary_search_by_key(byte, |child| child.0) else {
+                break;
+            };
             node = &self.nodes[node.children[child].1 as usize];
             if let Some(token) = node.token.filter(|_| allowed(index + 1)) {
                 longest = Some((index + 1, token));
@@ -84,8 +88,9 @@ impl TokenSet {
         longest
     }
 
-    /// Splits text at its tokens, leftmost first and longest first. `closed` ranges, sorted and disjoint, hold no
-    /// token: one that touches such a range stays text. An empty range is a place that no token spans.
+    /// Splits text at its tokens, leftmost first and longest first. `closed` ranges, sorted and
+    /// disjoint, hold no token: one that touches such a range stays text. An empty range is a place
+    /// that no token spans.
     pub(super) fn split<'t>(&self, text: &'t str, closed: &[Range<usize>]) -> Vec<Piece<'t>> {
         let bytes = text.as_bytes();
         let mut pieces = Vec::new();
@@ -94,7 +99,8 @@ impl TokenSet {
             while closed.get(next_closed).is_some_and(|range| range.end <= at) {
                 next_closed += 1;
             }
-            let free = |len: usize| closed.get(next_closed).is_none_or(|range| at + len <= range.start);
+            let free =
+                |len: usize| closed.get(next_closed).is_none_or(|range| at + len <= range.start);
             let Some((len, token)) = self.longest_at(bytes, at, free) else {
                 at += 1;
                 continue;
@@ -118,7 +124,12 @@ mod tests {
     use super::*;
 
     fn set() -> TokenSet {
-        TokenSet::new([("<a>", TokenId(1)), ("<a><b>", TokenId(2)), ("é!", TokenId(3)), ("", TokenId(9))])
+        TokenSet::new([
+            ("<a>", TokenId(1)),
+            ("<a><b>", TokenId(2)),
+            ("é!", TokenId(3)),
+            ("", TokenId(9)),
+        ])
     }
 
     #[test]

@@ -2,9 +2,9 @@
 
 /// Watches the text of a stream for stop strings.
 ///
-/// One Knuth-Morris-Pratt automaton per stop string, so each byte is looked at a bounded number of times, however
-/// the text is cut into pushes. The match that *ends* first wins, the longest of those that end together; this choice
-/// is what makes the result independent of the cuts.
+/// One Knuth-Morris-Pratt automaton per stop string, so each byte is looked at a bounded number of
+/// times, however the text is cut into pushes. The match that *ends* first wins, the longest of
+/// those that end together; this choice is what makes the result independent of the cuts.
 #[derive(Clone, Debug)]
 pub struct StopMatcher {
     patterns: Vec<Pattern>,
@@ -17,8 +17,8 @@ pub struct StopMatcher {
 /// What a push of text led to.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct StopStep {
-    /// Text that is safe to emit: no part of it belongs to a stop string (save the match itself, if that was asked
-    /// for).
+    /// Text that is safe to emit: no part of it belongs to a stop string (save the match itself, if
+    /// that was asked for).
     pub text: String,
     /// The stop string that ended the stream; later pushes yield nothing.
     pub matched: Option<String>,
@@ -36,13 +36,16 @@ struct Pattern {
 // === impl StopMatcher ===
 
 impl StopMatcher {
-    /// Watches for any of the stop strings; empty ones are ignored. `include_matched` keeps the match in the text.
+    /// Watches for any of the stop strings; empty ones are ignored. `include_matched` keeps the
+    /// match in the text.
     pub fn new(stop_strings: Vec<String>, include_matched: bool) -> Self {
-        let patterns = stop_strings.into_iter().filter(|text| !text.is_empty()).map(Pattern::new).collect();
+        let patterns =
+            stop_strings.into_iter().filter(|text| !text.is_empty()).map(Pattern::new).collect();
         Self { patterns, include_matched, held: String::new(), matched: false }
     }
 
-    /// Takes the next text of the stream and returns what can be emitted of it and of the text held back before.
+    /// Takes the next text of the stream and returns what can be emitted of it and of the text held
+    /// back before.
     pub fn push(&mut self, text: &str) -> StopStep {
         if self.matched {
             return StopStep::default();
@@ -79,7 +82,8 @@ impl StopMatcher {
     fn advance(&mut self, byte: u8) -> Option<String> {
         let mut complete: Option<&str> = None;
         for pattern in &mut self.patterns {
-            if pattern.advance(byte) && complete.is_none_or(|text| text.len() < pattern.text.len()) {
+            if pattern.advance(byte) && complete.is_none_or(|text| text.len() < pattern.text.len())
+            {
                 complete = Some(&pattern.text);
             }
         }
@@ -104,7 +108,8 @@ impl Pattern {
         Self { text, borders, state: 0 }
     }
 
-    /// Whether the byte completes the pattern. A complete pattern ends the stream, so it is never advanced again.
+    /// Whether the byte completes the pattern. A complete pattern ends the stream, so it is never
+    /// advanced again.
     fn advance(&mut self, byte: u8) -> bool {
         let bytes = self.text.as_bytes();
         while self.state > 0 && bytes[self.state] != byte {
@@ -120,8 +125,13 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn run(stops: &[&str], include: bool, pushes: &[&str]) -> (Vec<String>, Option<String>, String) {
-        let mut matcher = StopMatcher::new(stops.iter().map(|stop| (*stop).to_owned()).collect(), include);
+    fn run(
+        stops: &[&str],
+        include: bool,
+        pushes: &[&str],
+    ) -> (Vec<String>, Option<String>, String) {
+        let mut matcher =
+            StopMatcher::new(stops.iter().map(|stop| (*stop).to_owned()).collect(), include);
         let mut matched = None;
         let mut texts = Vec::new();
         for push in pushes {
@@ -148,7 +158,14 @@ mod tests {
             (&[""], false, &["ab"], &["ab"], None, ""),
             (&["STOP"], false, &["a S", "T", "O", "x"], &["a ", "", "", "STOx"], None, ""),
             (&["STOP"], false, &["a S", "TO", "P b", "c"], &["a ", "", "", ""], Some("STOP"), ""),
-            (&["STOP"], true, &["a S", "TO", "P b", "c"], &["a ", "", "STOP", ""], Some("STOP"), ""),
+            (
+                &["STOP"],
+                true,
+                &["a S", "TO", "P b", "c"],
+                &["a ", "", "STOP", ""],
+                Some("STOP"),
+                "",
+            ),
             (&["STOP"], false, &["a S", "TO"], &["a ", ""], None, "STO"),
             (&["aab"], false, &["a", "a", "a", "b"], &["", "", "a", ""], Some("aab"), ""),
             (&["bc", "abcd"], false, &["abcd"], &["a"], Some("bc"), ""),

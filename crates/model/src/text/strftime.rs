@@ -16,9 +16,11 @@ const MONTHS: [&str; 12] = [
     "November",
     "December",
 ];
-const WEEKDAYS: [&str; 7] = ["Thursday", "Friday", "Saturday", "Sunday", "Monday", "Tuesday", "Wednesday"];
+const WEEKDAYS: [&str; 7] =
+    ["Thursday", "Friday", "Saturday", "Sunday", "Monday", "Tuesday", "Wednesday"];
 
-/// Writes a time by the date directives of `strftime` that templates use, in UTC; others are kept as they are.
+/// Writes a time by the date directives of `strftime` that templates use, in UTC; others are kept
+/// as they are.
 pub(super) fn format_time(time: SystemTime, format: &str) -> String {
     let seconds = time.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
     let days = seconds / 86_400;
@@ -57,12 +59,13 @@ pub(super) fn format_time(time: SystemTime, format: &str) -> String {
 
 /// Year, month and day of a day counted from 1970-01-01.
 fn date_of(days: u64) -> (u64, u64, u64) {
-    // Years that begin in March put the leap day last, which makes the lengths of months a straight line; 400 years
-    // have 146,097 days (Hinnant, "chrono-compatible low-level date algorithms").
+    // Years that begin in March put the leap day last, which makes the lengths of months a straight
+    // line; 400 years have 146,097 days (Hinnant, "chrono-compatible low-level date algorithms").
     let shifted = days + 719_468;
     let era = shifted / 146_097;
     let day_of_era = shifted % 146_097;
-    let year_of_era = (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let year_of_era =
+        (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
     let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
     let shifted_month = (5 * day_of_year + 2) / 153;
     let day = day_of_year - (153 * shifted_month + 2) / 5 + 1;

@@ -1,8 +1,9 @@
 //! The Jinja environment of chat templates: what a template may call, and what it may cost.
 //!
-//! Templates come with model files, so they are untrusted. The engine has no access to files or to the host; source
-//! size, instructions, output and recursion are bounded here. Memory is not: a template can build a long string by doubling
-//! it within its instructions, so a process that loads models of strangers belongs in a memory-limited container.
+//! Templates come with model files, so they are untrusted. The engine has no access to files or to
+//! the host; source size, instructions, output and recursion are bounded here. Memory is not: a
+//! template can build a long string by doubling it within its instructions, so a process that loads
+//! models of strangers belongs in a memory-limited container.
 
 use std::fmt;
 use std::io::{self, Write};
@@ -17,7 +18,8 @@ use super::TextError;
 use super::limits::{TEMPLATE_FUEL, TEMPLATE_RECURSION};
 use super::strftime::format_time;
 
-/// An environment as chat templates expect it: Python's methods, and blocks that swallow their line.
+/// An environment as chat templates expect it: Python's methods, and blocks that swallow their
+/// line.
 pub(super) fn environment() -> Result<Environment<'static>, Error> {
     let mut environment = Environment::new();
     environment.set_syntax(SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build()?);
@@ -39,12 +41,14 @@ fn raise_exception(message: String) -> Result<Value, Error> {
     Err(Error::new(ErrorKind::InvalidOperation, message.clone()).with_source(Raised(message)))
 }
 
-/// JSON as Python writes it, without the escapes for HTML that Jinja's own filter adds: models were trained on this.
+/// JSON as Python writes it, without the escapes for HTML that Jinja's own filter adds: models were
+/// trained on this.
 fn to_json(value: &Value, arguments: Kwargs) -> Result<Value, Error> {
     let indent: Option<usize> = arguments.get("indent")?;
     let _: Option<bool> = arguments.get("ensure_ascii")?;
     arguments.assert_all_used()?;
-    let failed = |error| Error::new(ErrorKind::BadSerialization, "not a JSON value").with_source(error);
+    let failed =
+        |error| Error::new(ErrorKind::BadSerialization, "not a JSON value").with_source(error);
     let mut json = Vec::new();
     match indent {
         Some(indent) => {
@@ -86,11 +90,19 @@ impl std::error::Error for Raised {}
 // === impl PythonJson ===
 
 impl serde_json::ser::Formatter for PythonJson {
-    fn begin_array_value<W: ?Sized + Write>(&mut self, writer: &mut W, first: bool) -> io::Result<()> {
+    fn begin_array_value<W: ?Sized + Write>(
+        &mut self,
+        writer: &mut W,
+        first: bool,
+    ) -> io::Result<()> {
         if first { Ok(()) } else { writer.write_all(b", ") }
     }
 
-    fn begin_object_key<W: ?Sized + Write>(&mut self, writer: &mut W, first: bool) -> io::Result<()> {
+    fn begin_object_key<W: ?Sized + Write>(
+        &mut self,
+        writer: &mut W,
+        first: bool,
+    ) -> io::Result<()> {
         if first { Ok(()) } else { writer.write_all(b", ") }
     }
 

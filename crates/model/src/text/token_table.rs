@@ -4,7 +4,8 @@ use crate::TokenId;
 
 /// The bytes and the role of every token.
 ///
-/// All bytes lie in one block, as a vocabulary of 150,000 small allocations would cost several times its size.
+/// All bytes lie in one block, as a vocabulary of 150,000 small allocations would cost several
+/// times its size.
 #[derive(Debug, Default)]
 pub(super) struct TokenTable {
     bytes: Vec<u8>,
@@ -20,8 +21,8 @@ pub(super) enum TokenRole {
     Ordinary,
     /// Text that is always one token, in any text.
     Added,
-    /// As `Added`, but it marks a place in a chat (`<think>`, `<|user|>`): never made from the content of a
-    /// message, save the assistant's own.
+    /// As `Added`, but it marks a place in a chat (`<think>`, `<|user|>`): never made from the
+    /// content of a message, save the assistant's own.
     Marker,
     /// Steers the model: prints nothing, and is made from text only where the caller allows it.
     Control,
@@ -49,7 +50,8 @@ impl TokenTable {
         &self.bytes[start..end]
     }
 
-    /// The role of a token; control for an id beyond the table, as such ids come from padded vocabularies.
+    /// The role of a token; control for an id beyond the table, as such ids come from padded
+    /// vocabularies.
     pub(super) fn role(&self, token: TokenId) -> TokenRole {
         self.roles.get(token.index()).copied().unwrap_or(TokenRole::Control)
     }

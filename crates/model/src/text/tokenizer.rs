@@ -38,18 +38,21 @@ pub struct TextModel {
 pub struct EncodeOptions {
     /// Add the beginning-of-sequence and end-of-sequence tokens that the model asks for.
     pub add_special: bool,
-    /// Read written-out control tokens such as `<|im_end|>` as such. Only for text from a trusted caller.
+    /// Read written-out control tokens such as `<|im_end|>` as such. Only for text from a trusted
+    /// caller.
     pub parse_special: bool,
 }
 
 // === impl TextModel ===
 
 impl TextModel {
-    /// Reads the tokenizer of a GGUF file, or the `tokenizer.json` beside it if the file has none that can be used.
-    /// A chat template that is missing or invalid is replaced from `chat_template.jinja` or `tokenizer_config.json`.
+    /// Reads the tokenizer of a GGUF file, or the `tokenizer.json` beside it if the file has none
+    /// that can be used. A chat template that is missing or invalid is replaced from
+    /// `chat_template.jinja` or `tokenizer_config.json`.
     ///
     /// # Errors
-    /// What is wrong with the file's own tokenizer if there is no other, else what is wrong with the other.
+    /// What is wrong with the file's own tokenizer if there is no other, else what is wrong with
+    /// the other.
     pub fn from_gguf(file: &GgufFile) -> Result<Self, TextError> {
         let folder = file.path().parent().unwrap_or_else(|| Path::new("."));
         let own = Vocabulary::chat_template_of(file.manifest())?;
@@ -75,24 +78,28 @@ impl TextModel {
         Self::from_parts(parts, &templates)
     }
 
-    /// Reads the `tokenizer.json` of a folder, with the chat template and the special tokens of the files beside it.
+    /// Reads the `tokenizer.json` of a folder, with the chat template and the special tokens of the
+    /// files beside it.
     ///
     /// # Errors
-    /// What is wrong with the files; a folder without `tokenizer.json` is [`TextError::TokenizerFile`].
+    /// What is wrong with the files; a folder without `tokenizer.json` is
+    /// [`TextError::TokenizerFile`].
     pub fn from_folder(folder: &Path) -> Result<Self, TextError> {
         let templates = Vec::from_iter(tokenizer_json::chat_template(folder)?);
-        let parts = tokenizer_json::load(folder, &tokenizer_json::special_ids(folder)?, &templates)?
-            .ok_or_else(|| TextError::TokenizerFile {
-                path: folder.join("tokenizer.json"),
-                reason: "it is missing".to_owned(),
-            })?;
+        let parts =
+            tokenizer_json::load(folder, &tokenizer_json::special_ids(folder)?, &templates)?
+                .ok_or_else(|| TextError::TokenizerFile {
+                    path: folder.join("tokenizer.json"),
+                    reason: "it is missing".to_owned(),
+                })?;
         Self::from_parts(parts, &templates)
     }
 
     /// Reads the tokenizer of a GGUF header.
     ///
     /// # Errors
-    /// As [`TextModel::from_vocabulary`]; a header without a tokenizer is [`TextError::UnsupportedModel`].
+    /// As [`TextModel::from_vocabulary`]; a header without a tokenizer is
+    /// [`TextError::UnsupportedModel`].
     pub fn from_manifest(manifest: &Manifest) -> Result<Self, TextError> {
         let templates = Vec::from_iter(Vocabulary::chat_template_of(manifest)?);
         Self::from_parts(Self::parts_of(manifest, &templates)?, &templates)
@@ -101,14 +108,15 @@ impl TextModel {
     /// Builds from plain values.
     ///
     /// # Errors
-    /// [`TextError::UnsupportedModel`], [`TextError::UnsupportedPreTokenizer`], [`TextError::InvalidVocabulary`], and
-    /// the kinds of [`ChatTemplate::new`].
+    /// [`TextError::UnsupportedModel`], [`TextError::UnsupportedPreTokenizer`],
+    /// [`TextError::InvalidVocabulary`], and the kinds of [`ChatTemplate::new`].
     pub fn from_vocabulary(vocabulary: &Vocabulary) -> Result<Self, TextError> {
         let templates = Vec::from_iter(vocabulary.chat_template.clone());
         Self::from_parts(Parts::from_vocabulary(vocabulary, &templates)?, &templates)
     }
 
-    /// Sets the limit on the bytes of one text, or of one chat's contents; [`super::limits::TEXT_BYTES`] by default.
+    /// Sets the limit on the bytes of one text, or of one chat's contents;
+    /// [`super::limits::TEXT_BYTES`] by default.
     #[must_use]
     pub fn with_max_bytes(mut self, max_bytes: usize) -> Self {
         self.max_bytes = max_bytes;
@@ -116,19 +124,22 @@ impl TextModel {
     }
 
     fn parts_of(manifest: &Manifest, templates: &[String]) -> Result<Parts, TextError> {
-        let vocabulary = Vocabulary::from_manifest(manifest)?.ok_or_else(|| unsupported("(none)"))?;
+        let vocabulary =
+            Vocabulary::from_manifest(manifest)?.ok_or_else(|| unsupported("(none)"))?;
         Parts::from_vocabulary(&vocabulary, templates)
     }
 
     fn from_parts(parts: Parts, templates: &[String]) -> Result<Self, TextError> {
         let table = parts.table;
         let set = |wanted: fn(TokenRole) -> bool| {
-            let tokens = (0..table.len() as u32).map(TokenId).filter(|&token| wanted(table.role(token)));
-            let texts =
-                tokens.filter_map(|token| Some((std::str::from_utf8(table.bytes(token)).ok()?, token)));
+            let tokens =
+                (0..table.len() as u32).map(TokenId).filter(|&token| wanted(table.role(token)));
+            let texts = tokens
+                .filter_map(|token| Some((std::str::from_utf8(table.bytes(token)).ok()?, token)));
             TokenSet::new(texts)
         };
-        let text_of = |token: Option<TokenId>| token.map_or_else(String::new, |token| lossy(&table, token));
+        let text_of =
+            |token: Option<TokenId>| token.map_or_else(String::new, |token| lossy(&table, token));
         let (beginning, end) = (text_of(parts.beginning), text_of(parts.end));
         Ok(Self {
             encoder: parts.encoder,
@@ -161,8 +172,9 @@ impl TextModel {
         Ok(tokens)
     }
 
-    /// The tokens of a chat, as the model's template writes it. Message contents never become control tokens, and only
-    /// the assistant's become markers such as `<think>`; the template itself decides on the beginning-of-sequence token.
+    /// The tokens of a chat, as the model's template writes it. Message contents never become
+    /// control tokens, and only the assistant's become markers such as `<think>`; the template
+    /// itself decides on the beginning-of-sequence token.
     ///
     /// # Errors
     /// As [`TextModel::encode`], [`ChatTemplate::render`], and [`TextError::NoChatTemplate`].
@@ -177,7 +189,8 @@ impl TextModel {
         Ok(tokens)
     }
 
-    /// The text of a chat, for inspection: encoding it again would read control tokens from the contents.
+    /// The text of a chat, for inspection: encoding it again would read control tokens from the
+    /// contents.
     ///
     /// # Errors
     /// As [`TextModel::encode_chat`].
@@ -199,7 +212,8 @@ impl TextModel {
         self.table.len()
     }
 
-    /// The tokens that end the output: the model's end-of-sequence token first, then others that end a turn.
+    /// The tokens that end the output: the model's end-of-sequence token first, then others that
+    /// end a turn.
     pub fn end_of_sequence(&self) -> &[TokenId] {
         &self.ends
     }
@@ -209,12 +223,14 @@ impl TextModel {
         self.table.role(token) == TokenRole::Control
     }
 
-    /// The text of one token for display, control tokens written out and incomplete characters replaced.
+    /// The text of one token for display, control tokens written out and incomplete characters
+    /// replaced.
     pub fn token_text(&self, token: TokenId) -> String {
         lossy(&self.table, token)
     }
 
-    /// The bytes of one token, control tokens written out; part of a character where it has only part of it.
+    /// The bytes of one token, control tokens written out; part of a character where it has only
+    /// part of it.
     pub fn token_bytes(&self, token: TokenId) -> &[u8] {
         self.table.bytes(token)
     }
@@ -243,23 +259,26 @@ impl TextModel {
         let marked: Vec<ChatMessage> = messages
             .iter()
             .map(|message| {
-                // Markers such as `</think>` are a part of what models say, and templates look for them there.
-                let foreign = if message.role == Role::Assistant { &self.controls } else { &self.specials };
+                // Markers such as `</think>` are a part of what models say, and templates look for
+                // them there.
+                let foreign =
+                    if message.role == Role::Assistant { &self.controls } else { &self.specials };
                 ChatMessage::new(message.role, marker.mark(&message.content, foreign))
             })
             .collect();
         Ok(marker.unmark(&template.render(&marked, add_generation_prompt)?))
     }
 
-    /// Appends the tokens of a text. Special tokens are read outside the `closed` ranges if there are any, else not.
+    /// Appends the tokens of a text. Special tokens are read outside the `closed` ranges if there
+    /// are any, else not.
     fn encode_pieces(
         &self,
         text: &str,
         closed: Option<&[Range<usize>]>,
         tokens: &mut Vec<TokenId>,
     ) -> Result<(), TextError> {
-        let pieces =
-            closed.map_or_else(|| vec![Piece::Text(text)], |closed| self.specials.split(text, closed));
+        let pieces = closed
+            .map_or_else(|| vec![Piece::Text(text)], |closed| self.specials.split(text, closed));
         let mut first = true;
         let mut after_token = true;
         for piece in pieces {
@@ -286,7 +305,11 @@ impl TextModel {
     }
 
     fn check_bytes(&self, bytes: usize) -> Result<(), TextError> {
-        if bytes > self.max_bytes { Err(TextError::TooLong { bytes, max: self.max_bytes }) } else { Ok(()) }
+        if bytes > self.max_bytes {
+            Err(TextError::TooLong { bytes, max: self.max_bytes })
+        } else {
+            Ok(())
+        }
     }
 }
 
@@ -306,7 +329,11 @@ fn lossy(table: &TokenTable, token: TokenId) -> String {
 }
 
 /// The first template that compiles; if none does, the first one's error.
-fn first_valid(templates: &[String], beginning: &str, end: &str) -> Result<Option<ChatTemplate>, TextError> {
+fn first_valid(
+    templates: &[String],
+    beginning: &str,
+    end: &str,
+) -> Result<Option<ChatTemplate>, TextError> {
     let mut first_error = None;
     for template in templates {
         match ChatTemplate::new(template, beginning, end) {

@@ -1,8 +1,9 @@
-//! Tokenizer files of the `transformers` library, for models whose GGUF file has no usable tokenizer.
+//! Tokenizer files of the `transformers` library, for models whose GGUF file has no usable
+//! tokenizer.
 //!
-//! Of `tokenizer.json` the normaliser, the splitter and the model are used as they are. Added tokens are found by this
-//! crate instead, because message contents must not become control tokens; their options `lstrip`, `rstrip` and
-//! `single_word` are not followed.
+//! Of `tokenizer.json` the normaliser, the splitter and the model are used as they are. Added
+//! tokens are found by this crate instead, because message contents must not become control tokens;
+//! their options `lstrip`, `rstrip` and `single_word` are not followed.
 
 use std::fs;
 use std::io::{ErrorKind, Read};
@@ -21,7 +22,8 @@ use super::token_table::{TokenRole, TokenTable};
 use super::vocabulary::{SpecialIds, TokenType};
 use super::{TextError, byte_level, sentencepiece};
 
-/// Ids beyond this are taken for a broken file: the largest vocabularies have a quarter million tokens.
+/// Ids beyond this are taken for a broken file: the largest vocabularies have a quarter million
+/// tokens.
 const MAX_ID: u64 = 1 << 22;
 
 /// A token that is written out in text.
@@ -37,7 +39,8 @@ enum Spelling {
     SentencePiece,
 }
 
-/// The chat template beside a model: `chat_template.jinja`, or the entry of `tokenizer_config.json`.
+/// The chat template beside a model: `chat_template.jinja`, or the entry of
+/// `tokenizer_config.json`.
 pub(super) fn chat_template(folder: &Path) -> Result<Option<String>, TextError> {
     let jinja = folder.join("chat_template.jinja");
     if let Some(template) = read(&jinja, TEMPLATE_BYTES as u64)? {
@@ -55,7 +58,8 @@ pub(super) fn chat_template(folder: &Path) -> Result<Option<String>, TextError> 
     })
 }
 
-/// The ids that a model's own files name: `generation_config.json`, else `config.json`. Of a list of ends the first three count.
+/// The ids that a model's own files name: `generation_config.json`, else `config.json`. Of a list
+/// of ends the first three count.
 pub(super) fn special_ids(folder: &Path) -> Result<SpecialIds, TextError> {
     let mut found = SpecialIds::default();
     for name in ["generation_config.json", "config.json"] {
@@ -68,13 +72,15 @@ pub(super) fn special_ids(folder: &Path) -> Result<SpecialIds, TextError> {
         found.beginning = found.beginning.or(ids("bos_token_id").first().copied());
         if found.end.is_none() {
             let mut ends = ids("eos_token_id").into_iter();
-            (found.end, found.end_of_turn, found.end_of_message) = (ends.next(), ends.next(), ends.next());
+            (found.end, found.end_of_turn, found.end_of_message) =
+                (ends.next(), ends.next(), ends.next());
         }
     }
     Ok(found)
 }
 
-/// The tokenizer beside a model; `None` if there is no `tokenizer.json`. `special` are the ids that the model itself names.
+/// The tokenizer beside a model; `None` if there is no `tokenizer.json`. `special` are the ids that
+/// the model itself names.
 pub(super) fn load(
     folder: &Path,
     special: &SpecialIds,
@@ -87,8 +93,8 @@ pub(super) fn load(
     let spelling = Spelling::of(&file["decoder"]).map_err(refuse)?;
     let added = take_added_tokens(&mut file, templates).map_err(refuse)?;
     let inner = never_prepending(&file["pre_tokenizer"]).map_err(refuse)?;
-    let tokenizer: Tokenizer =
-        serde_json::from_value(file).map_err(|error| refuse(format!("it does not parse: {error}")))?;
+    let tokenizer: Tokenizer = serde_json::from_value(file)
+        .map_err(|error| refuse(format!("it does not parse: {error}")))?;
     let (prefix, suffix) = affixes(&tokenizer).map_err(refuse)?;
     let table = table(&tokenizer, &spelling, &added).map_err(refuse)?;
     let configured = |key: &str| {
@@ -97,7 +103,8 @@ pub(super) fn load(
     };
     let (beginning, end) =
         (configured("bos_token").or(special.beginning), configured("eos_token").or(special.end));
-    let named = added.iter().filter(|token| token.role == TokenRole::Control && ends_output(&token.text));
+    let named =
+        added.iter().filter(|token| token.role == TokenRole::Control && ends_output(&token.text));
     let ends = distinct(end.into_iter().chain(special.ends()).chain(named.map(|token| token.id)));
     let (normalizer, pre_tokenizer) =
         (tokenizer.get_normalizer().cloned(), tokenizer.get_pre_tokenizer().cloned());
@@ -137,8 +144,8 @@ impl Spelling {
     }
 }
 
-/// Takes the added tokens out of the file, and the special ones out of the model's vocabulary, where a text could
-/// otherwise merge to them.
+/// Takes the added tokens out of the file, and the special ones out of the model's vocabulary,
+/// where a text could otherwise merge to them.
 fn take_added_tokens(file: &mut Value, templates: &[String]) -> Result<Vec<AddedToken>, String> {
     let entries = match file["added_tokens"].take() {
         Value::Array(entries) => entries,
@@ -158,7 +165,8 @@ fn take_added_tokens(file: &mut Value, templates: &[String]) -> Result<Vec<Added
                 "the added token `{text}` has the id {id}, more than {MAX_ID} tokens are not read"
             ));
         }
-        let kind = if entry["special"] == true { TokenType::Control } else { TokenType::UserDefined };
+        let kind =
+            if entry["special"] == true { TokenType::Control } else { TokenType::UserDefined };
         let role = role_of(text, kind, templates);
         let is_special = matches!(role, TokenRole::Control | TokenRole::Marker);
         if is_special
@@ -172,7 +180,8 @@ fn take_added_tokens(file: &mut Value, templates: &[String]) -> Result<Vec<Added
     Ok(added)
 }
 
-/// The splitter for text that is not at the start, if the file has one that treats the start differently.
+/// The splitter for text that is not at the start, if the file has one that treats the start
+/// differently.
 fn never_prepending(pre_tokenizer: &Value) -> Result<Option<PreTokenizerWrapper>, String> {
     let mut inner = pre_tokenizer.clone();
     let mut changed = false;
@@ -197,8 +206,9 @@ fn never_prepending(pre_tokenizer: &Value) -> Result<Option<PreTokenizerWrapper>
 /// What the post-processor puts around a text.
 fn affixes(tokenizer: &Tokenizer) -> Result<(Vec<TokenId>, Vec<TokenId>), String> {
     let encode = |add_special| {
-        let encoding =
-            tokenizer.encode("a", add_special).map_err(|error| format!("it can't encode: {error}"))?;
+        let encoding = tokenizer
+            .encode("a", add_special)
+            .map_err(|error| format!("it can't encode: {error}"))?;
         Ok::<_, String>(encoding.get_ids().iter().copied().map(TokenId).collect::<Vec<_>>())
     };
     let (plain, whole) = (encode(false)?, encode(true)?);
@@ -210,7 +220,11 @@ fn affixes(tokenizer: &Tokenizer) -> Result<(Vec<TokenId>, Vec<TokenId>), String
     Ok((whole[..at].to_vec(), whole[at + plain.len()..].to_vec()))
 }
 
-fn table(tokenizer: &Tokenizer, spelling: &Spelling, added: &[AddedToken]) -> Result<TokenTable, String> {
+fn table(
+    tokenizer: &Tokenizer,
+    spelling: &Spelling,
+    added: &[AddedToken],
+) -> Result<TokenTable, String> {
     let vocabulary = tokenizer.get_model().get_vocab();
     let ids = vocabulary.values().copied().chain(added.iter().map(|token| token.id));
     let count = ids.max().map_or(0, |last| u64::from(last) + 1);
@@ -269,7 +283,8 @@ mod tests {
     fn load_model(kind: &str, files: &[(&str, Value)]) -> Result<TextModel, TextError> {
         let folder = tempfile::tempdir().unwrap();
         let model = folder.path().join("model.gguf");
-        let tokens = skipstone_gguf::Value::Array(skipstone_gguf::Array::String(vec!["a".to_owned()]));
+        let tokens =
+            skipstone_gguf::Value::Array(skipstone_gguf::Array::String(vec!["a".to_owned()]));
         let gguf = GgufBuilder::new()
             .metadata("tokenizer.ggml.model", skipstone_gguf::Value::String(kind.to_owned()))
             .metadata("tokenizer.ggml.tokens", tokens);
@@ -308,8 +323,7 @@ mod tests {
 
     fn sentencepiece() -> Value {
         let mut file = byte_level();
-        let metaspace =
-            json!({"type": "Metaspace", "replacement": "▁", "prepend_scheme": "first", "split": false});
+        let metaspace = json!({"type": "Metaspace", "replacement": "▁", "prepend_scheme": "first", "split": false});
         file["pre_tokenizer"] = metaspace.clone();
         file["decoder"] = metaspace;
         file["post_processor"] = Value::Null;
@@ -328,9 +342,11 @@ mod tests {
     fn the_file_beside_the_model_is_the_fallback() {
         let config = json!({"bos_token": "<bos>", "eos_token": {"content": "</s>"},
                             "chat_template": "{{ bos_token }}{{ messages[0].content }}{{ eos_token }}"});
-        let model =
-            load_model("mystery", &[("tokenizer.json", byte_level()), ("tokenizer_config.json", config)])
-                .unwrap();
+        let model = load_model(
+            "mystery",
+            &[("tokenizer.json", byte_level()), ("tokenizer_config.json", config)],
+        )
+        .unwrap();
         assert_eq!(ids(&model, "ab ab", true, false), [5, 3, 4]);
         assert_eq!(ids(&model, "a<tab>b", false, false), [0, 8, 1]);
         assert_eq!(ids(&model, "ab</s>", false, true), [3, 6]);
@@ -339,7 +355,8 @@ mod tests {
         assert_eq!(model.vocabulary_size(), 9);
         assert_eq!(model.decode(&[5, 4, 8, 7, 6].map(TokenId)), " ab<tab>");
         let chat = [ChatMessage::new(Role::User, "ab</s>ab")];
-        let chat: Vec<u32> = model.encode_chat(&chat, true).unwrap().iter().map(|token| token.0).collect();
+        let chat: Vec<u32> =
+            model.encode_chat(&chat, true).unwrap().iter().map(|token| token.0).collect();
         assert_eq!(chat, [5, 3, 3, 6], "the vocabulary has no bytes for `</s>` as text");
     }
 
@@ -355,7 +372,10 @@ mod tests {
         let files = [
             ("tokenizer.json", byte_level()),
             ("chat_template.jinja", json!("{{ messages[0].content }}")),
-            ("tokenizer_config.json", json!({"chat_template": [{"name": "default", "template": "b"}]})),
+            (
+                "tokenizer_config.json",
+                json!({"chat_template": [{"name": "default", "template": "b"}]}),
+            ),
         ];
         let render = |files| {
             let model = load_model("mystery", files).unwrap();

@@ -4,20 +4,23 @@ use skipstone_gguf::{Manifest, Metadata};
 
 use super::TextError;
 
-/// The tokenizer section of a GGUF file, as plain values. [`super::TextModel::from_vocabulary`] checks it.
+/// The tokenizer section of a GGUF file, as plain values. [`super::TextModel::from_vocabulary`]
+/// checks it.
 #[derive(Clone, Debug, Default)]
 pub struct Vocabulary {
     /// `gpt2` (byte-level BPE) or `llama` (SentencePiece).
     pub kind: String,
     /// The name of the rules that split text before merging; only byte-level BPE has one.
     pub pre_tokenizer: Option<String>,
-    /// The text of each token, by id. Byte-level BPE writes bytes as the 256 stand-in characters of GPT-2.
+    /// The text of each token, by id. Byte-level BPE writes bytes as the 256 stand-in characters of
+    /// GPT-2.
     pub tokens: Vec<String>,
     /// What each token is, by id; empty means all are normal.
     pub token_types: Vec<TokenType>,
     /// The score of each token, by id; needed by SentencePiece only.
     pub scores: Vec<f32>,
-    /// Pairs that merge, best first, the halves separated by a space; needed by byte-level BPE only.
+    /// Pairs that merge, best first, the halves separated by a space; needed by byte-level BPE
+    /// only.
     pub merges: Vec<String>,
     /// Tokens with a role.
     pub special: SpecialIds,
@@ -25,7 +28,8 @@ pub struct Vocabulary {
     pub add_beginning: Option<bool>,
     /// Whether prompts end with the end-of-sequence token; `None` means no.
     pub add_end: Option<bool>,
-    /// Whether text gets a space in front, so that its first word looks like any other; `None` means yes.
+    /// Whether text gets a space in front, so that its first word looks like any other; `None`
+    /// means yes.
     pub add_space_prefix: Option<bool>,
     /// The chat template, in Jinja.
     pub chat_template: Option<String>,
@@ -108,7 +112,8 @@ impl Vocabulary {
     /// Reads the tokenizer section of a header; `None` when the file has none.
     ///
     /// # Errors
-    /// [`TextError::Metadata`] for keys of the wrong type, [`TextError::InvalidVocabulary`] for unknown token types.
+    /// [`TextError::Metadata`] for keys of the wrong type, [`TextError::InvalidVocabulary`] for
+    /// unknown token types.
     pub fn from_manifest(manifest: &Manifest) -> Result<Option<Self>, TextError> {
         let metadata = manifest.metadata();
         let (Some(kind), Some(tokens)) =
@@ -122,7 +127,10 @@ impl Vocabulary {
             pre_tokenizer: metadata.string("tokenizer.ggml.pre")?.map(str::to_owned),
             tokens: tokens.to_vec(),
             token_types: token_types(metadata)?,
-            scores: metadata.f32s("tokenizer.ggml.scores")?.map(|scores| scores.to_vec()).unwrap_or_default(),
+            scores: metadata
+                .f32s("tokenizer.ggml.scores")?
+                .map(|scores| scores.to_vec())
+                .unwrap_or_default(),
             merges: metadata.strings("tokenizer.ggml.merges")?.unwrap_or_default().to_vec(),
             special: SpecialIds::from_metadata(metadata)?,
             add_beginning: flag("add_bos_token")?,
@@ -148,9 +156,12 @@ impl Vocabulary {
         if count == 0 || u32::try_from(count).is_err() {
             return Err(TextError::vocabulary(format!("it has {count} tokens")));
         }
-        for (what, len) in [("token types", self.token_types.len()), ("scores", self.scores.len())] {
+        for (what, len) in [("token types", self.token_types.len()), ("scores", self.scores.len())]
+        {
             if len != 0 && len != count {
-                return Err(TextError::vocabulary(format!("it has {count} tokens but {len} {what}")));
+                return Err(TextError::vocabulary(format!(
+                    "it has {count} tokens but {len} {what}"
+                )));
             }
         }
         let SpecialIds { beginning, end, end_of_turn, end_of_message, unknown } = self.special;
@@ -177,8 +188,9 @@ fn token_types(metadata: &Metadata) -> Result<Vec<TokenType>, TextError> {
         .iter()
         .enumerate()
         .map(|(token, &number)| {
-            TokenType::from_number(number)
-                .ok_or_else(|| TextError::vocabulary(format!("token {token} has the unknown type {number}")))
+            TokenType::from_number(number).ok_or_else(|| {
+                TextError::vocabulary(format!("token {token} has the unknown type {number}"))
+            })
         })
         .collect()
 }

@@ -4,7 +4,8 @@ use super::super::acceptance::BINS;
 use super::super::bet::Chain;
 use super::super::costs::Costs;
 
-/// What is known of a plan's drafts on one stream. Made once for a decision, which looks at each bin many times.
+/// What is known of a plan's drafts on one stream. Made once for a decision, which looks at each
+/// bin many times.
 pub(super) struct PlanOdds<'a> {
     /// How often each confidence comes up.
     pub(super) confidences: &'a [f64; BINS],

@@ -7,7 +7,9 @@ use crate::adapt::{Costs, PlanKnowledge, is_accepted};
 /// A machine on which each further row of a verify costs `row`.
 fn costs(row: f64) -> Costs {
     Costs {
-        rows: std::array::from_fn(|rows| if rows == 0 { 0.0 } else { 1.0 + row * (rows - 1) as f64 }),
+        rows: std::array::from_fn(
+            |rows| if rows == 0 { 0.0 } else { 1.0 + row * (rows - 1) as f64 },
+        ),
         others: 0,
         context: 0.0,
     }
@@ -27,9 +29,12 @@ fn choose(plans: Vec<PlanKnowledge>, row: f64, found: Match) -> Bet {
 #[test]
 fn a_plan_is_bet_on_exactly_where_it_pays() {
     // One drafted token pays if acceptance > cost + row.
-    for (cost, acceptance, row, pays) in
-        [(0.4, 0.7, 0.1, true), (0.4, 0.4, 0.1, false), (0.4, 0.7, 0.4, false), (0.9, 0.85, 0.1, false)]
-    {
+    for (cost, acceptance, row, pays) in [
+        (0.4, 0.7, 0.1, true),
+        (0.4, 0.4, 0.1, false),
+        (0.4, 0.7, 0.4, false),
+        (0.9, 0.85, 0.1, false),
+    ] {
         let bet = choose(vec![plan(cost, acceptance)], row, Match::default());
         let expected = if pays { Bet::Plan(0) } else { Bet::Plain(OffReason::NoGain) };
         assert_eq!(bet, expected, "cost {cost}, acceptance {acceptance}, row {row}");
@@ -112,7 +117,12 @@ fn a_match_that_looks_bad_is_tried_now_and_then() {
         let odds = Odds { knowledge: &knowledge, costs: &costs };
         let bet = controller.choose(odds, Chain::new(8), found);
         tried += usize::from(bet == Bet::Ngram(1));
-        controller.observe_cycle(knowledge.bank_mut(), bet, 1, if bet == Bet::Ngram(1) { 2.0 } else { 1.0 });
+        controller.observe_cycle(
+            knowledge.bank_mut(),
+            bet,
+            1,
+            if bet == Bet::Ngram(1) { 2.0 } else { 1.0 },
+        );
     }
     assert!((30..60).contains(&tried), "each loses a step: {tried}");
 }
@@ -188,7 +198,10 @@ fn the_plan_follows_the_text() {
         let settled_at = settled_at.unwrap_or(usize::MAX);
         assert!(settled_at <= 64, "domain {domain}: settled after {settled_at} tokens");
         let recovered = late.0 / late.1;
-        assert!(recovered > 1.1, "domain {domain}: {recovered} tokens a step, {spent} steps in all");
+        assert!(
+            recovered > 1.1,
+            "domain {domain}: {recovered} tokens a step, {spent} steps in all"
+        );
     }
 }
 

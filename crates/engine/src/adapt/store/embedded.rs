@@ -3,7 +3,9 @@
 use std::fs;
 use std::path::Path;
 
-use redb::{Database, Durability, ReadableDatabase, ReadableTable, ReadableTableMetadata, TableDefinition};
+use redb::{
+    Database, Durability, ReadableDatabase, ReadableTable, ReadableTableMetadata, TableDefinition,
+};
 
 use super::memory::profiles_of;
 use super::record::updated_of;
@@ -16,11 +18,13 @@ const TABLE: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("learned");
 /// Memory for pages of the file. Records that are in use are cached elsewhere.
 const CACHE_BYTES: usize = 1 << 20;
 
-/// When the store is full, so large a part of it is forgotten at once, the oldest: finding those means to read all.
+/// When the store is full, so large a part of it is forgotten at once, the oldest: finding those
+/// means to read all.
 const FORGOTTEN_SHARE: usize = 16;
 
-/// Keeps records in a file. A change is safe from the end of the process at once, and from a loss of power after
-/// [`ProfileStore::flush`]: waiting for the disk at each change would cost more than it can save.
+/// Keeps records in a file. A change is safe from the end of the process at once, and from a loss
+/// of power after [`ProfileStore::flush`]: waiting for the disk at each change would cost more than
+/// it can save.
 #[derive(Debug)]
 pub struct EmbeddedStore {
     database: Database,
@@ -35,8 +39,11 @@ impl EmbeddedStore {
     /// # Errors
     /// If another process has it open, or it can't be read and written.
     pub fn open(path: &Path, max_records: usize) -> Result<Self, StoreError> {
-        let failed =
-            |reason: String, remedy| StoreError::Open { place: path.display().to_string(), reason, remedy };
+        let failed = |reason: String, remedy| StoreError::Open {
+            place: path.display().to_string(),
+            reason,
+            remedy,
+        };
         if let Some(folder) = path.parent() {
             fs::create_dir_all(folder).map_err(|error| {
                 failed(error.to_string(), "name a writable folder with engine.state_folder")
@@ -91,8 +98,9 @@ impl ProfileStore for EmbeddedStore {
 
     fn read(&mut self, key: &RecordKey) -> Result<Option<Vec<u8>>, StoreError> {
         let name = key.to_string();
-        let found =
-            self.look("read", |table| Ok(table.get(name.as_str())?.map(|bytes| bytes.value().to_vec())))?;
+        let found = self.look("read", |table| {
+            Ok(table.get(name.as_str())?.map(|bytes| bytes.value().to_vec()))
+        })?;
         Ok(found.flatten())
     }
 

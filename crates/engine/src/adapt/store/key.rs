@@ -85,9 +85,12 @@ mod tests {
         assert_eq!(ProfileKey::from_hex(&text), Some(key));
         assert_ne!(key, ProfileKey::of("customer 8"));
         assert_eq!(ProfileKey::of(""), ProfileKey::pool());
-        let no_sum_of_the_text_alone = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
+        let no_sum_of_the_text_alone =
+            "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
         assert_ne!(ProfileKey::pool().to_string(), no_sum_of_the_text_alone);
-        for wrong in ["", "00", &text[1..], &format!("{}+f", &text[2..]), &format!("{}é", &text[2..])] {
+        for wrong in
+            ["", "00", &text[1..], &format!("{}+f", &text[2..]), &format!("{}é", &text[2..])]
+        {
             assert_eq!(ProfileKey::from_hex(wrong), None, "{wrong}");
         }
     }

@@ -40,7 +40,8 @@ impl ProfileStore for MemoryStore {
         self.records.insert(name.clone(), changed);
         if self.records.len() > self.max_records {
             let others = self.records.iter().filter(|(other, _)| **other != name);
-            let oldest = others.min_by_key(|(_, bytes)| updated_of(bytes)).map(|(name, _)| name.clone());
+            let oldest =
+                others.min_by_key(|(_, bytes)| updated_of(bytes)).map(|(name, _)| name.clone());
             oldest.into_iter().for_each(|name| drop(self.records.remove(&name)));
         }
         Ok(())
@@ -56,7 +57,10 @@ impl ProfileStore for MemoryStore {
 }
 
 /// The profile keys among the names of records that belong to `model`.
-pub(super) fn profiles_of<'a>(model: &str, names: impl Iterator<Item = &'a str>) -> Vec<ProfileKey> {
+pub(super) fn profiles_of<'a>(
+    model: &str,
+    names: impl Iterator<Item = &'a str>,
+) -> Vec<ProfileKey> {
     let profile = |name: &str| ProfileKey::from_hex(name.strip_prefix(model)?.strip_prefix(':')?);
     names.filter_map(profile).collect()
 }

@@ -1,7 +1,9 @@
-//! Where what streams learn outlives them: stores of records, each of one model and one kind of traffic.
+//! Where what streams learn outlives them: stores of records, each of one model and one kind of
+//! traffic.
 //!
-//! A store keeps bytes under a key and changes them atomically; what the bytes mean, and how records are merged, is the same for all of
-//! them. A record is a hint: whatever a store loses, mixes up or makes up costs speed and never changes an output.
+//! A store keeps bytes under a key and changes them atomically; what the bytes mean, and how
+//! records are merged, is the same for all of them. A record is a hint: whatever a store loses,
+//! mixes up or makes up costs speed and never changes an output.
 
 mod embedded;
 mod key;
@@ -35,8 +37,8 @@ pub trait ProfileStore: Send {
     /// If the store does not answer.
     fn read(&mut self, key: &RecordKey) -> Result<Option<Vec<u8>>, StoreError>;
 
-    /// Puts what `change` makes of the bytes under `key` in their place, with no change by others in between. `change` may be called
-    /// several times.
+    /// Puts what `change` makes of the bytes under `key` in their place, with no change by others
+    /// in between. `change` may be called several times.
     ///
     /// # Errors
     /// If the store does not answer, or others change the record all the time.
@@ -71,7 +73,9 @@ pub trait ProfileStore: Send {
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum StoreError {
     /// It can't be opened.
-    #[error("can't open the profile store {place}: {reason}; {remedy}, or set profiles.store to \"memory\"")]
+    #[error(
+        "can't open the profile store {place}: {reason}; {remedy}, or set profiles.store to \"memory\""
+    )]
     Open {
         /// Path or address.
         place: String,
@@ -126,7 +130,8 @@ pub fn load(
     Ok(store.read(key)?.map(|bytes| Record::from_bytes(&bytes)))
 }
 
-/// Adds `newer` to the record under `key`, which has faded by half for each `half_life` since it was last written.
+/// Adds `newer` to the record under `key`, which has faded by half for each `half_life` since it
+/// was last written.
 ///
 /// # Errors
 /// If the store does not answer.

@@ -1,7 +1,7 @@
 //! A record as bytes: magic number, version, checksum, and what was learned as a protobuf message.
 //!
-//! Bytes come from stores that others write to, so nothing in them is believed: sizes are bounded first, then the checksum tells
-//! damage, then every number must be possible.
+//! Bytes come from stores that others write to, so nothing in them is believed: sizes are bounded
+//! first, then the checksum tells damage, then every number must be possible.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -139,16 +139,17 @@ impl Record {
         }
         let mut plans = BTreeMap::new();
         for PlanBody { identity, counts } in body.plans {
-            let identity =
-                identity.try_into().map_err(|_| RecordError::Impossible("a plan without identity"))?;
+            let identity = identity
+                .try_into()
+                .map_err(|_| RecordError::Impossible("a plan without identity"))?;
             plans.insert(PlanIdentity(identity), CountsBody::checked(counts)?);
         }
         let ngram: Counts<NGRAM_BINS> = CountsBody::checked(body.ngram)?;
         Ok(Self { updated: updated_of(bytes), learned: Learned::new(plans, ngram) })
     }
 
-    /// The record as of `now`: it counts half as much for each `half_life` since it was written. A record from the future, by another
-    /// machine's clock, counts in full.
+    /// The record as of `now`: it counts half as much for each `half_life` since it was written. A
+    /// record from the future, by another machine's clock, counts in full.
     pub fn faded(mut self, now: u64, half_life: Duration) -> Self {
         let age = now.saturating_sub(self.updated) as f64;
         self.learned.fade((-age / half_life.as_secs_f64().max(1.0)).exp2());
@@ -157,9 +158,13 @@ impl Record {
     }
 }
 
-/// When the record of these bytes was written, in seconds since 1970; 0 for anything else. For choosing what to forget, so not checked.
+/// When the record of these bytes was written, in seconds since 1970; 0 for anything else. For
+/// choosing what to forget, so not checked.
 pub(super) fn updated_of(bytes: &[u8]) -> u64 {
-    bytes.get(6..).and_then(|rest| rest.first_chunk()).map_or(0, |seconds| u64::from_le_bytes(*seconds))
+    bytes
+        .get(6..)
+        .and_then(|rest| rest.first_chunk())
+        .map_or(0, |seconds| u64::from_le_bytes(*seconds))
 }
 
 fn checksum(header: &[u8], body: &[u8]) -> [u8; CHECKSUM_BYTES] {
@@ -176,7 +181,8 @@ impl CountsBody {
     }
 
     fn checked<const N: usize>(body: Option<Self>) -> Result<Counts<N>, RecordError> {
-        let Self { accepted, judged } = body.ok_or(RecordError::Impossible("no counts where some belong"))?;
+        let Self { accepted, judged } =
+            body.ok_or(RecordError::Impossible("no counts where some belong"))?;
         let double = |counts: Vec<f32>| -> Option<[f64; N]> {
             let counts: [f32; N] = counts.try_into().ok()?;
             Some(counts.map(f64::from))
@@ -193,8 +199,12 @@ mod tests {
     use super::*;
 
     fn body(plans: usize, counts: &CountsBody) -> Vec<u8> {
-        let plan = |index: usize| PlanBody { identity: vec![index as u8; 16], counts: Some(counts.clone()) };
-        let ngram = Some(CountsBody { accepted: vec![0.0; NGRAM_BINS], judged: vec![0.0; NGRAM_BINS] });
+        let plan = |index: usize| PlanBody {
+            identity: vec![index as u8; 16],
+            counts: Some(counts.clone()),
+        };
+        let ngram =
+            Some(CountsBody { accepted: vec![0.0; NGRAM_BINS], judged: vec![0.0; NGRAM_BINS] });
         sealed(VERSION, &Body { plans: (0..plans).map(plan).collect(), ngram }.encode_to_vec())
     }
 
@@ -225,7 +235,11 @@ mod tests {
             ("too many plans", body(MAX_PLANS + 1, &counts(0.0, 0.0, 10)), "more plans"),
             ("no counts", sealed(VERSION, &[]), "no counts"),
             ("no message", sealed(VERSION, &[0xff; 9]), "something else"),
-            ("a later version", sealed(VERSION + 1, &[]), "version 3, this program reads version 2"),
+            (
+                "a later version",
+                sealed(VERSION + 1, &[]),
+                "version 3, this program reads version 2",
+            ),
             ("too large", large, "more than 16384 bytes"),
             ("foreign", b"{\"updated\": 1}".to_vec(), "not one of ours"),
             ("empty", Vec::new(), "not one of ours"),

@@ -13,7 +13,8 @@ const NAME: &str = "redis";
 /// Before each record's name, so that the server may serve others, too.
 const PREFIX: &str = "skipstone:learned:";
 
-/// How long a connection may take to be made, and an answer to come. Records are a hint: a server that needs longer is of no use.
+/// How long a connection may take to be made, and an answer to come. Records are a hint: a server
+/// that needs longer is of no use.
 const CONNECT: Duration = Duration::from_millis(250);
 const ANSWER: Duration = Duration::from_millis(250);
 
@@ -55,7 +56,8 @@ impl SharedStore {
             reason: error.to_string(),
             remedy: "name the server in profiles.url as redis://host:port",
         };
-        let mut address: ConnectionInfo = options.url.as_str().into_connection_info().map_err(info)?;
+        let mut address: ConnectionInfo =
+            options.url.as_str().into_connection_info().map_err(info)?;
         if let Some(password) = &options.password {
             let settings = address.redis_settings().clone().set_password(password);
             address = address.set_redis_settings(settings);
@@ -64,14 +66,18 @@ impl SharedStore {
         Ok(Self { client, connection: None, retention: options.retention })
     }
 
-    /// Runs `work` on the connection. After a failure the next call makes a new one: this one may be in the middle of an answer.
+    /// Runs `work` on the connection. After a failure the next call makes a new one: this one may
+    /// be in the middle of an answer.
     fn run<T>(
         &mut self,
         action: &'static str,
         work: impl FnOnce(&mut Connection) -> RedisResult<T>,
     ) -> Result<T, StoreError> {
-        let failed =
-            |error: RedisError| StoreError::Failed { store: NAME, action, reason: error.to_string() };
+        let failed = |error: RedisError| StoreError::Failed {
+            store: NAME,
+            action,
+            reason: error.to_string(),
+        };
         let mut connection = match self.connection.take() {
             Some(connection) => connection,
             None => self.connect().map_err(failed)?,
@@ -151,7 +157,8 @@ impl ProfileStore for SharedStore {
                 cursor = next;
             }
         })?;
-        let mut keys = profiles_of(model, names.iter().filter_map(|name| name.strip_prefix(PREFIX)));
+        let mut keys =
+            profiles_of(model, names.iter().filter_map(|name| name.strip_prefix(PREFIX)));
         // A scan may name a key twice.
         keys.sort_unstable();
         keys.dedup();
