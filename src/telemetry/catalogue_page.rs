@@ -8,7 +8,7 @@ use skipstone_engine::record::labels::{self, Values};
 const HEAD: &str = "\
 # Metrics
 
-<!-- Written by `skipstone metrics`; a test compares them. Change src/telemetry/catalogue.rs or labels.rs and run it again. -->
+<!-- Written by `skipstone metrics`; a test compares them. Change crates/engine/src/record/catalogue.rs or labels.rs and run it again. -->
 
 What `/metrics` on the admin port (`metrics.listen`) shows, in Prometheus' text format. Names end in their base unit, counters in `_total`;
 rates and percentages belong into queries ([the dashboards](operations.md) have them). The names `spec_decode_num_*` are those that other

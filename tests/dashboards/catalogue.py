@@ -1,4 +1,4 @@
-"""The metrics that dashboards and rules may use: the table of src/telemetry/catalogue.rs, and what rules record."""
+"""The metrics that dashboards and rules may use: the table of crates/engine/src/record/catalogue.rs, and what rules record."""
 
 import re
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ from pathlib import Path
 import yaml
 
 ROOT = Path(__file__).resolve().parents[2]
-SOURCE = ROOT / "src/telemetry/catalogue.rs"
+SOURCE = ROOT / "crates/engine/src/record/catalogue.rs"
 RULES = sorted((ROOT / "deploy/prometheus/rules").glob("*.yaml"))
 
 # Metrics that dashboards and rules use already and that the catalogue does not list yet: kind and labels. A metric that has

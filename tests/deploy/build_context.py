@@ -12,7 +12,7 @@ INCLUDE = re.compile(r'include_(?:str|bytes)!\(\s*"([^"]+)"')
 def main() -> None:
     allowed = [Path(line[1:]) for line in Path(".dockerignore").read_text().splitlines() if line.startswith("!")]
     wanted = {Path("Cargo.toml"), Path("Cargo.lock"), Path("build.rs"), Path("proto"), *targets()}
-    for source in tracked("src"):
+    for source in tracked("src") + tracked("crates"):
         if source.suffix == ".rs":
             wanted |= {(source.parent / name).resolve().relative_to(Path.cwd())
                        for name in INCLUDE.findall(source.read_text())}
@@ -28,7 +28,7 @@ def targets() -> set[Path]:
     manifest = tomllib.loads(Path("Cargo.toml").read_text())
     found = {Path(bench.get("path", f"benches/{bench['name']}.rs")) for bench in manifest.get("bench", ())}
     found |= {Path(example.get("path", f"examples/{example['name']}.rs")) for example in manifest.get("example", ())}
-    return found | {Path("src")}
+    return found | {Path("src"), Path("crates")}
 
 
 def tracked(folder: str) -> list[Path]:
