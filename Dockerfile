@@ -1,5 +1,6 @@
 # syntax=docker/dockerfile:1
-# The service without a model: mount the folder with the model file at /models and name the file with
+# The service without a model: mount the folder with the model file at /models and name the file
+# with
 # SKIPSTONE_MODEL__PATH. docs/deployment.md shows how.
 
 ARG RUST_VERSION=1.95
@@ -32,7 +33,8 @@ COPY --from=builder /build/target/release/skipstone /usr/local/bin/skipstone
 # Empty, and the user's: a new volume that is mounted here takes over the owner.
 COPY --from=builder --chown=65532:65532 /models /models
 
-# A container is reached from outside of itself, so loopback, the default, would be of no use. What reaches it is up to the
+# A container is reached from outside of itself, so loopback, the default, would be of no use.
+# What reaches it is up to the
 # network: publish port 50051 only where clients are trusted, and 9090 not at all.
 ENV SKIPSTONE_SERVER__LISTEN=0.0.0.0:50051 \
     SKIPSTONE_METRICS__LISTEN=0.0.0.0:9090 \
@@ -42,7 +44,8 @@ VOLUME ["/models"]
 USER 65532:65532
 # Drains: see server.drain_seconds. Give the container more time to stop than that.
 STOPSIGNAL SIGTERM
-# The service answers only after the model is loaded, which takes seconds for small models and a minute for large ones.
+# The service answers only after the model is loaded, which takes seconds for small models and a
+# minute for large ones.
 HEALTHCHECK --interval=10s --timeout=5s --start-period=120s --retries=3 CMD ["skipstone", "healthcheck"]
 ENTRYPOINT ["skipstone"]
 CMD ["serve"]

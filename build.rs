@@ -25,8 +25,7 @@ const AS_JSON: [&str; 11] = [
 ];
 
 /// Their fields of enumerations, and the function of `wire` that writes each.
-const BY_NAME: [(&str, &str); 2] =
-    [("StreamActivity.state", "state_name"), ("StreamActivity.mode", "mode_name")];
+const BY_NAME: [(&str, &str); 1] = [("StreamActivity.state", "state_name")];
 
 fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo::rerun-if-changed={ROOT}");

@@ -68,7 +68,8 @@ api-docs:
 bench-kernels *arguments:
     cargo bench --locked --bench kernels -- {{arguments}}
 
-# The kernels' tests under valgrind, which knows AVX2 but not AVX-512. Slow: PROPTEST_CASES limits the random ones
+# The kernels' tests under valgrind, which knows AVX2 but not AVX-512. Slow: PROPTEST_CASES limits
+# the random ones
 valgrind *arguments:
     scripts/valgrind {{arguments}}
 

@@ -18,8 +18,9 @@ from service import Service
 from skipstone.v1 import generation_pb2 as wire
 from skipstone.v1.generation_pb2_grpc import GenerationServiceStub
 
-# The work of a period: streams side by side, and the requests of each, one after the other. Plain decoding to a fixed length,
-# so that every period does exactly the same. A few seconds, so that a machine that gets slower does so for neighbours alike.
+# The work of a period: streams side by side, and the requests of each, one after the other. Plain
+# decoding to a fixed length, so that every period does exactly the same. A few seconds, so that a
+# machine that gets slower does so for neighbours alike.
 STREAMS, REQUESTS, NEW_TOKENS = 2, 2, 256
 PROMPT = "Write a long story about a lighthouse keeper who finds a map."
 # Requests that draft, before the periods: afterwards the page has all its series.
@@ -88,7 +89,8 @@ def measure(service: Service, pairs: int) -> None:
     period(stub)
     quiet, scraped = [], []
     for pair in range(pairs):
-        # Each order as often as the other, so that a machine that gets slower or faster favours neither.
+        # Each order as often as the other, so that a machine that gets slower or faster favours
+        # neither.
         for with_scrapes in ((False, True) if pair % 2 == 0 else (True, False)):
             if with_scrapes:
                 scraped.append(rate(lambda: scraper.during(lambda: period(stub))))

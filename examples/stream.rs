@@ -94,7 +94,8 @@ fn print_drafts(out: &mut impl Write, answer: &Answer) -> io::Result<()> {
         let layers = &skipped.mlp_layers;
         writeln!(
             out,
-            "\ndrafts at the end skip the MLPs of layers {layers:?}; the whole model confirmed each token"
+            "\ndrafts at the end skip the MLPs of layers {layers:?}; the whole model confirmed \
+             each token"
         )?;
     }
     for arm in &speculation.arms {

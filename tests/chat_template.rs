@@ -16,7 +16,8 @@ use skipstone::text::{
     ChatMessage, ChatTemplate, Role, TextError, TextModel, TokenType, Vocabulary, limits,
 };
 
-const CHATML: &str = "{% for message in messages %}{{'<|im_start|>' + message['role'] + '\n' + message['content'] + \
+const CHATML: &str = "{% for message in messages %}{{'<|im_start|>' + message['role'] + '\n' + \
+    message['content'] + \
                       '<|im_end|>' + '\n'}}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}";
 /// As ChatML, but it trims contents, drops what comes before the end of a thought, and puts
 /// contents side by side.

@@ -5,7 +5,7 @@
 
 use std::fs;
 
-use skipstone::config::{DEFAULT_TOML, Flag, KvCachePrecision, Layers, SpeculationMode};
+use skipstone::config::{DEFAULT_TOML, Flag, KvCachePrecision, Layers};
 use skipstone::telemetry::LogFormat;
 
 fn environment(variables: &[(&str, &str)]) -> Vec<(String, String)> {
@@ -38,7 +38,7 @@ fn later_layers_win_and_are_named() {
     ]);
     layers.flags = vec![
         Flag::new("server.listen", "127.0.0.1:1003", "the flag --listen"),
-        Flag::new("speculation.mode", "static", "the flag --speculation"),
+        Flag::new("speculation.policy", "static", "the flag --speculation"),
         Flag::new("engine.kv_cache_precision", "f32", "the flag --set"),
     ];
     let configuration = layers.load().unwrap();
@@ -48,7 +48,7 @@ fn later_layers_win_and_are_named() {
     assert_eq!((settings.engine.max_streams, settings.engine.max_waiting), (5, 4));
     assert_eq!(settings.engine.kv_cache_precision, KvCachePrecision::F32);
     assert_eq!(settings.log.format, LogFormat::Json);
-    assert_eq!(settings.speculation.mode, SpeculationMode::Static);
+    assert_eq!(settings.speculation.policy, "static");
     assert_eq!(settings.speculation.skip_mlp, [3, 4]);
     assert_eq!(settings.model.name.as_deref(), Some("404"));
 
@@ -79,7 +79,8 @@ fn unknown_keys_are_refused_with_the_nearest_and_the_layer() {
         "unknown key `server.listen_adress` in ",
         "skipstone.toml; did you mean `server.listen`?",
         "unknown key `enginee.max_streams` in ",
-        "unknown key `engine.max_streems` in the environment variable SKIPSTONE_ENGINE__MAX_STREEMS; \
+        "unknown key `engine.max_streems` in the environment variable \
+         SKIPSTONE_ENGINE__MAX_STREEMS; \
          did you mean `engine.max_streams`?",
         "unknown key `threads` in the flag --set; did you mean `engine.threads`?",
         "unknown key `weather.tomorrow_in_paris` in the flag --set; `skipstone config print` lists",
@@ -105,13 +106,11 @@ fn wrong_types_and_values_name_key_layer_and_remedy() {
         ("engine.kv_cache_precision", "f8", "engine.kv_cache_precision in the flag --set: "),
         ("engine.max_streams", "-1", "engine.max_streams in the flag --set: "),
         ("engine.max_streams", "0", "engine.max_streams = 0 in the flag --set: must be 1 to 256"),
-        ("profiles.store", "disk", "expected `one of `memory`, `redb`, `redis`"),
         (
-            "profiles.url",
-            "redis://:swordfish@cache:6379",
-            "profiles.url = cache:6379 in the flag --set: must be redis://host:port, without a password",
+            "speculation.policy",
+            "fast",
+            "speculation.policy = fast in the flag --set: must be one of off, adaptive, static",
         ),
-        ("speculation.mode", "fast", "expected `one of `off`, `static`, `adaptive`"),
         ("speculation.skip_mlp", "3,x", "speculation.skip_mlp.1 in the flag --set: invalid type"),
         ("metrics.enabled", "perhaps", "metrics.enabled in the flag --set: "),
         ("server", "1", "server"),

@@ -93,7 +93,6 @@ impl Replica {
             readiness: readiness.clone(),
             log_filter,
             drain: Arc::clone(&drain),
-            profiles: None,
         };
         let (grpc, listener) = (bind().await, bind().await);
         let (admin, grpc_address) = (listener.local_addr().unwrap(), grpc.local_addr().unwrap());
@@ -194,7 +193,7 @@ async fn a_running_stream_is_seen_to_move() {
             let seen = activity(&mut client).await;
             let [one] = &seen.running[..] else { panic!("one stream runs, {seen:?}") };
             assert_eq!((one.request_id.as_str(), one.prompt_tokens), ("watched", 8));
-            assert_eq!(one.mode(), wire::SpeculationMode::Static);
+            assert_eq!(one.policy, "static");
             if one.committed_tokens > last {
                 last = one.committed_tokens;
                 break;
@@ -230,17 +229,17 @@ async fn what_ended_is_remembered_and_summed_up() {
     let mut client = replica.client().await;
     assert_eq!(activity(&mut client).await.totals.unwrap().committed_tokens, 0);
     let always = Allowed { always: true, ..Allowed::default() };
-    let adaptive = Speculation::Adaptive { max_draft_tokens: Some(4), allowed: always };
+    let adaptive = Speculation::betting(Some(4), always);
     replica.finish("first", 20, Speculation::Off).await;
     replica.finish("second", 30, adaptive).await;
     wait_for("the last stream to be swept", || replica.engine.in_flight() == 0).await;
     let seen = activity(&mut client).await;
     assert!(seen.running.is_empty(), "{seen:?}");
     let [second, first] = &seen.finished[..] else { panic!("two streams ended: {seen:?}") };
-    assert_eq!((first.request_id.as_str(), first.mode()), ("first", wire::SpeculationMode::Off));
+    assert_eq!((first.request_id.as_str(), first.policy.as_str()), ("first", "off"));
     assert!(first.plan.is_none() && first.account.as_ref().unwrap().drafts == 0, "{first:?}");
     assert_eq!(first.account.as_ref().unwrap().off_seconds.keys().collect::<Vec<_>>(), ["request"]);
-    assert_eq!(second.mode(), wire::SpeculationMode::Adaptive);
+    assert_eq!(second.policy, "adaptive");
     assert_eq!(second.plan.as_ref().unwrap().name, "default");
     let totals = seen.totals.unwrap();
     assert_eq!((totals.prompt_tokens, totals.committed_tokens), (16, 50));

@@ -14,7 +14,7 @@ use common::passes::{drafted, group, inputs, runner};
 use common::tiny_model::{Loaded, TinyModel};
 use common::weights::Random;
 use skipstone::adapt::Allowed;
-use skipstone::drafting::SkipSet;
+use skipstone::drafting::{PolicyRequest, SkipSet};
 use skipstone::engine::{EngineOptions, FinishReason, GenerationError, Speculation, ValidRequest};
 use skipstone::kernels::{Isa, KvPrecision, WeightType};
 use skipstone::model::TokenId;
@@ -48,11 +48,13 @@ fn models() -> Vec<(&'static str, Loaded)> {
 /// Nothing, everything, each kind alone, and fifty at random.
 fn skip_sets(layers: usize) -> Vec<SkipSet> {
     let inner: Vec<u32> = (1..layers as u32 - 1).collect();
+    let all: Vec<u32> = (1..layers as u32).collect();
     let mut sets = vec![
         SkipSet::empty(layers),
         SkipSet::new(&inner, &inner, layers).unwrap(),
         SkipSet::new(&inner, &[], layers).unwrap(),
         SkipSet::new(&[], &inner, layers).unwrap(),
+        SkipSet::new(&all, &all, layers).unwrap(),
     ];
     let mut random = Random(99);
     sets.extend(
@@ -317,7 +319,7 @@ fn bridges_a_draft_vocabulary_and_matches() {
             let max_draft_tokens = Some(DRAFT_LENGTHS[index % 4]);
             let allowed =
                 [allowed(true, true), allowed(true, false), allowed(false, true)][index % 3];
-            let speculation = Speculation::Adaptive { max_draft_tokens, allowed };
+            let speculation = Speculation::betting(max_draft_tokens, allowed);
             let case = format!("{allowed:?}, K {max_draft_tokens:?}, prompt {prompt:?}");
             cases.push((case, request(&prompt, 48, speculation)));
         }
@@ -365,7 +367,7 @@ fn unverified_drafts_are_caught() {
 
 /// Greedy decoding by the draft plan alone.
 fn draft_alone(loaded: &Loaded, request: &ValidRequest) -> Said {
-    let Speculation::Static { skip_set: Some(set), .. } = &request.speculation else {
+    let Speculation::Draft(PolicyRequest { skip_set: Some(set), .. }) = &request.speculation else {
         return (Vec::new(), String::new(), FinishReason::Length);
     };
     let mask = set.mask();

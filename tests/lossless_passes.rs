@@ -48,7 +48,8 @@ fn chunks_of_any_size_give_the_bits_of_single_rows() {
                         if let Some(position) = first_difference(expected, &found) {
                             let isa = isa.name();
                             failures.push(format!(
-                                "{kind} {architecture} {isa}, {threads} threads, {chunk} rows: position {position}"
+                                "{kind} {architecture} {isa}, {threads} threads, {chunk} rows: \
+                                 position {position}"
                             ));
                         }
                     }

@@ -101,7 +101,7 @@ fn bets_change_nothing_alone_or_together() {
         let requests = prompts.iter().enumerate().map(|(index, (_, prompt))| {
             let allowed = Allowed { always: true, ngram: index % 2 == 0, ..Allowed::default() };
             let max_draft_tokens = Some([1, 3, 8][index % 3]);
-            request(prompt, NEW_TOKENS, Speculation::Adaptive { max_draft_tokens, allowed })
+            request(prompt, NEW_TOKENS, Speculation::betting(max_draft_tokens, allowed))
         });
         let outcomes = generate_all(&start(&DEFAULT_MODEL, options), requests);
         let (mut drafted, mut accepted) = (0, 0);

@@ -62,7 +62,9 @@ fn qwen_path() -> PathBuf {
     let path = std::env::var_os("SKIPSTONE_TEST_QWEN_MODEL").map_or_else(cached, PathBuf::from);
     assert!(
         path.is_file(),
-        "the test model {} is missing: run `skipstone fetch hub:Qwen/Qwen2.5-Coder-1.5B-Instruct-GGUF/qwen2.5-coder-1.5b-instruct-q4_k_m.gguf`, or name a qwen2 file with SKIPSTONE_TEST_QWEN_MODEL",
+        "the test model {} is missing: run `skipstone fetch \
+         hub:Qwen/Qwen2.5-Coder-1.5B-Instruct-GGUF/qwen2.5-coder-1.5b-instruct-q4_k_m.gguf`, or \
+         name a qwen2 file with SKIPSTONE_TEST_QWEN_MODEL",
         path.display()
     );
     path
@@ -174,7 +176,8 @@ fn compare(path: &Path, prompts_at_most: usize, shift: usize) -> Comparison {
         }
     }
     println!(
-        "{}: {} of {} positions have the same best token, {} are sure; mean absolute difference {:.3} logits, rank correlation of the best {RANKED} {:.4}",
+        "{}: {} of {} positions have the same best token, {} are sure; mean absolute difference \
+         {:.3} logits, rank correlation of the best {RANKED} {:.4}",
         path.display(),
         comparison.same,
         comparison.positions,

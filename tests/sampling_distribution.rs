@@ -174,13 +174,11 @@ fn run(case: &Case, draws: usize) -> (Vec<Stream>, f64) {
     let set = |(attention, mlp)| SkipSet::new(attention, mlp, LAYERS).unwrap();
     let cap = Some(case.max_draft_tokens);
     let speculation = match case.drafting {
-        Drafting::Static(skip) => {
-            Speculation::Static { skip_set: Some(set(skip)), max_draft_tokens: cap }
-        }
+        Drafting::Static(skip) => Speculation::fixed(Some(set(skip)), cap),
         Drafting::Adaptive => Speculation::adaptive(cap),
         Drafting::Always => {
             let allowed = Allowed { always: true, ..Allowed::default() };
-            Speculation::Adaptive { max_draft_tokens: cap, allowed }
+            Speculation::betting(cap, allowed)
         }
     };
     let engine = start(

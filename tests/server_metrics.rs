@@ -14,9 +14,7 @@ use server_fixture::{Fixture, PATIENCE, Script, short, spec, started};
 use skipstone::drafting::SkipSet;
 use skipstone::server::wire;
 use skipstone::telemetry::catalogue::{ALL, Kind};
-use skipstone::telemetry::record::{
-    self, BuildInfo, DraftCycle, DraftSource, Phase, StoreOperation, StoreOutcome,
-};
+use skipstone::telemetry::record::{self, BuildInfo, DraftCycle, DraftSource, Phase};
 use skipstone::telemetry::{Readiness, install, serve_admin};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -107,9 +105,9 @@ async fn record_everything() {
     client.generate(wire::GenerateRequest { spec: Some(endless) }).await.unwrap_err();
 
     record::build_info(&BuildInfo { model: "tiny", instruction_set: "none" });
-    record::draft_cycle(&DraftCycle { source: DraftSource::LayerSkip, drafted: 4, accepted: 2 });
+    let source = DraftSource::LayerSkip;
+    record::draft_cycle("static", &DraftCycle { source, drafted: 4, accepted: 2 });
     record::draft_chain(4, 2);
-    record::profile_store("memory", StoreOperation::Get, StoreOutcome::Timeout);
     record::sublayers_skipped(&SkipSet::new(&[2], &[3], 8).unwrap(), 4);
     record::phase_seconds(Phase::Verify, 0.5);
     record::plain_step_seconds(0.01);
@@ -119,8 +117,8 @@ async fn record_everything() {
     record::queue_time(0.0);
     record::request_latency(1.0);
     record::request_finished("length");
-    record::request_speedup(1.2);
-    record::request_acceptance(0.5);
+    record::request_speedup("static", 1.2);
+    record::request_acceptance("static", 0.5);
     record::tokens(10, 20);
     record::running(1);
     record::waiting(2);

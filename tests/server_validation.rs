@@ -124,12 +124,22 @@ const CASES: &[Case] = &[
         },
     ),
     invalid(
-        "long profile key",
-        "spec.speculation.profile_key",
-        &["257 bytes", "at most 256", "hash"],
+        "unknown policy",
+        "spec.speculation.policy",
+        &["\"fast\"", "adaptive, static, unified, swift"],
+        |s| {
+            let policy = "fast".to_owned();
+            s.speculation = Some(wire::SpeculationParams { policy, ..Default::default() });
+        },
+    ),
+    invalid(
+        "a policy and a mode",
+        "spec.speculation.policy",
+        &["\"swift\"", "SPECULATION_MODE_OFF", "set one"],
         |s| {
             s.speculation = Some(wire::SpeculationParams {
-                profile_key: "k".repeat(257),
+                policy: "swift".to_owned(),
+                mode: wire::SpeculationMode::Off.into(),
                 ..Default::default()
             });
         },
@@ -226,11 +236,11 @@ const CASES: &[Case] = &[
         },
     ),
     invalid(
-        "skipped last layer",
+        "skipped first layer",
         "spec.speculation.skip_set.mlp_layers",
-        &["layer 7", "1 to 6"],
+        &["layer 0", "1 to 7"],
         |s| {
-            skip(s, STATIC, &[2], &[7]);
+            skip(s, STATIC, &[2], &[0]);
         },
     ),
     invalid("unknown mode", "spec.speculation.mode", &["mode 9"], |s| {

@@ -33,7 +33,7 @@ function between(now, before) {
 
 const speedup = (account) => ratio(account.plain_equivalent_seconds, account.spent_seconds);
 const acceptance = (account) => ratio(account.accepted_tokens, account.draft_tokens);
-const reasons = { request: "asked for", folded: "drafting lost", no_gain: "no bet pays", length: "output ends", baseline: "measures plain decoding", backend: "backend" };
+const reasons = { request: "asked for", no_gain: "no bet pays", length: "output ends", baseline: "measures plain decoding", backend: "backend" };
 
 // The parts of an account's time, with their colours' names.
 function split(account) {

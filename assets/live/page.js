@@ -71,7 +71,6 @@ function showMap(account) {
   });
 }
 
-const modes = { SPECULATION_MODE_OFF: "off", SPECULATION_MODE_STATIC: "static", SPECULATION_MODE_ADAPTIVE: "adaptive" };
 
 // What a stream did since the last look.
 function doing(stream, recent) {
@@ -99,7 +98,7 @@ function streamCard(stream, before) {
   const decoding = stream.total_seconds - (stream.first_token_seconds ?? stream.total_seconds);
   const rate = element("div", "figure", decoding > 0 ? number((stream.committed_tokens - 1) / decoding) : "–");
   rate.append(element("small", "", " tokens/s"));
-  pace.append(element("label", "", modes[stream.mode] ?? "?"), rate, element("small", "", doing(stream, recent)));
+  pace.append(element("label", "", stream.policy), rate, element("small", "", doing(stream, recent)));
 
   const gain = element("div");
   const value = stream.account.estimated_speedup ?? null;
@@ -159,7 +158,7 @@ function showFinished(finished) {
     const decoding = stream.total_seconds - (stream.first_token_seconds ?? stream.total_seconds);
     const bar = element("div", "split small");
     drawSplit(bar, split(stream.account));
-    return row("td", [stream.request_id, `${duration(stream.ended_seconds_ago)} ago`, stream.finish_reason, modes[stream.mode] ?? "?",
+    return row("td", [stream.request_id, `${duration(stream.ended_seconds_ago)} ago`, stream.finish_reason, stream.policy,
       number(stream.committed_tokens), decoding > 0 ? number((stream.committed_tokens - 1) / decoding) : "–", percent(acceptance(stream.account)),
       times(stream.account.estimated_speedup ?? null), stream.first_token_seconds ? duration(stream.first_token_seconds) : "–", bar]);
   });

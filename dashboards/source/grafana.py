@@ -50,7 +50,8 @@ class Panel:
     may_be_empty: str = ""
     # Series that have the same colour wherever they are.
     colors: dict[str, str] = field(default_factory=dict)
-    # For tables: the heading and unit of the column of each query; a query without a heading adds its labels only.
+    # For tables: the heading and unit of the column of each query; a query without a heading adds
+    # its labels only.
     columns: tuple[tuple[str, str], ...] = ()
     # For heat maps: what the vertical axis counts.
     axis: str = ""

@@ -27,7 +27,8 @@ def decode_share(phase: str) -> str:
 def skip_map(kind: str) -> Panel:
     """How often the draft steps leave out each layer's block of a kind."""
     skipped = total("spec_decode_sublayer_skipped_total", f'kind="{kind}"', by="layer")
-    # A step whose token is dropped in the end counts as well, so the quotient can exceed 1 a little.
+    # A step whose token is dropped in the end counts as well, so the quotient can exceed 1 a
+    # little.
     expression = f"clamp_max({share_of_all(skipped, total(DRAFTED, LAYER_SKIP))}, 1)"
     name = "MLP" if kind == "mlp" else kind
     return Panel(f"Skipped {name} blocks, by layer", f"Share of the layer-skip draft steps that left out the {name} block "
@@ -86,8 +87,8 @@ TIME = Row("Where the time goes", (
     Panel("Decoding time by phase", "Draft steps, verify passes and plain steps as shares of all decoding time.",
           (Query(" or ".join(decode_share(phase) for phase in DECODING), "{{phase}}"),), "percentunit",
           maximum=1, stacked=True, width=12, colors=COLORS),
-    Panel("Plain decoding by reason", "Seconds a second in which streams did not draft. request: the caller said so; folded: "
-          "drafting lost and rests; no_gain: no bet looked better; length: no room to draft; "
+    Panel("Plain decoding by reason", "Seconds a second in which streams did not draft. request: the caller said so; "
+          "no_gain: no bet looked better; length: no room to draft; "
           "baseline: measures a plain step; backend: it can't draft.",
           (Query(total("spec_decode_off_seconds_total", by="reason"), "{{reason}}"),), "percentunit",
           stacked=True, width=12),
@@ -96,12 +97,10 @@ TIME = Row("Where the time goes", (
 PLANS = Row("What is left out", (
     skip_map("attention"),
     skip_map("mlp"),
-    Panel("Plan changes", "bet: a stream moved to another plan; bridge: a better bridge was learned; search: a skip set was "
-          "found online.", (Query(total("spec_decode_plan_changes_total", by="cause"), "{{cause}}"),),
-          "ops", width=12),
-    Panel("Profile store", "Operations on the store of what was learned, by store, operation and outcome.",
-          (Query(total("profile_store_operations_total", by="store, op, outcome"), "{{store}} {{op}} {{outcome}}"),),
-          "ops", width=12),
+    Panel("Plan changes", "How often a stream drafts by another plan than before.",
+          (Query(total("spec_decode_plan_changes_total"), "changes"),), "ops", width=12),
+    Panel("Drafts by policy", "Cycles that drafted, by the policy that decided.",
+          (Query(total("spec_decode_num_drafts_total", by="policy"), "{{policy}}"),), "ops", width=12),
 ))
 
 BOARD = Board("speculation", "Skipstone / Speculation",

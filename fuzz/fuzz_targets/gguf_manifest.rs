@@ -24,7 +24,8 @@ fuzz_target!(|bytes: &[u8]| {
         ranges.push(start..start + length);
     }
     ranges.sort_by_key(|range| range.start);
-    assert!(ranges.windows(2).all(|pair| pair[0].end <= pair[1].start), "tensors overlap: {ranges:?}");
+    assert!(ranges.windows(2).all(|pair| pair[0].end <= pair[1].start), "tensors overlap: \
+        {ranges:?}");
     for (key, _) in manifest.metadata().iter() {
         // Each getter may refuse the value; none may panic.
         let metadata = manifest.metadata();

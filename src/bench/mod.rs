@@ -3,14 +3,12 @@
 #![forbid(unsafe_code)]
 
 pub mod decode;
-mod learning;
 mod machine;
 mod peer;
 mod record;
 mod rows;
 mod timeline;
 
-pub use learning::{Checkpoint, LearningBench};
 pub use machine::{Machine, fork_join_seconds, peak_resident_bytes};
 pub use peer::{DecodePeer, Peer, PeerError};
 pub use record::{RowRecord, append_csv, today};

@@ -38,7 +38,8 @@ pub struct Peer {
 pub enum PeerError {
     /// Python did not start.
     #[error(
-        "can't start {python}: {source}; name an interpreter that has llama-cpp-python with --python"
+        "can't start {python}: {source}; name an interpreter that has llama-cpp-python with \
+         --python"
     )]
     Start {
         /// The interpreter.
@@ -48,7 +49,8 @@ pub enum PeerError {
     },
     /// The child ended.
     #[error(
-        "the peer ended; install llama-cpp-python for the interpreter that --python names, and see its messages above"
+        "the peer ended; install llama-cpp-python for the interpreter that --python names, and \
+         see its messages above"
     )]
     Ended,
     /// The child said something unexpected.

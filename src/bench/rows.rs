@@ -211,14 +211,6 @@ fn pass(
     let vocabulary = runner.model().config().vocabulary;
     let token = |row: usize| TokenId(((100 + (position + row) % 1000) % vocabulary) as u32);
     let rows: Vec<RowInput<'_>> = (0..count).map(|row| RowInput::Token(token(row))).collect();
-    let group = RowGroup {
-        pages,
-        position,
-        rows: &rows,
-        skip: None,
-        bridges: &[],
-        save_before: &[],
-        logits,
-    };
+    let group = RowGroup { logits, ..RowGroup::new(pages, position, &rows) };
     runner.run(std::slice::from_ref(&group)).seconds
 }

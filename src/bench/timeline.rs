@@ -115,7 +115,6 @@ impl TimelineBench {
             mode,
             max_new_tokens: self.max_new_tokens,
             sampling: SamplingSettings::default(),
-            teaches: mode.learns(),
         };
         let mut stream = turn.submit(engine)?;
         let mut course = Course { deltas: Vec::new(), seconds: Vec::new() };

@@ -6,7 +6,7 @@ use anyhow::bail;
 
 use super::load_progress::LoadProgress;
 use super::model_cache;
-use super::runtime::{Learning, Runtime, start_native};
+use super::runtime::{Runtime, start_native};
 use crate::bench::DecodePeer;
 use crate::config::{Backend, Device, ModelSettings, ModelSource, Settings};
 use skipstone_model::{ModelError, SUPPORTED_ARCHITECTURES};
@@ -23,20 +23,15 @@ pub(super) fn source_of(settings: &ModelSettings) -> anyhow::Result<ModelSource>
 }
 
 /// Loads the model with the backend that the settings ask for.
-pub(super) fn load(
-    settings: &Settings,
-    learning: Learning,
-    progress: &dyn LoadProgress,
-) -> anyhow::Result<Runtime> {
+pub(super) fn load(settings: &Settings, progress: &dyn LoadProgress) -> anyhow::Result<Runtime> {
     let source = source_of(&settings.model)?;
     let device = settings.engine.device;
     match (settings.engine.backend, &source) {
         (Backend::Native, _) if device != Device::Cpu => bail!(
-            "engine.device is {device}, but the native engine computes on the CPU; set it to cpu, or engine.backend to mistralrs"
+            "engine.device is {device}, but the native engine computes on the CPU; set it to cpu, \
+             or engine.backend to mistralrs"
         ),
-        (Backend::Native, ModelSource::File(path)) => {
-            start_native(settings, path, learning, progress)
-        }
+        (Backend::Native, ModelSource::File(path)) => start_native(settings, path, progress),
         (Backend::Native, _) => {
             bail!(
                 "the native engine reads GGUF files, and {source} is none; {}",
@@ -44,7 +39,7 @@ pub(super) fn load(
             )
         }
         (Backend::Auto, ModelSource::File(path)) if device == Device::Cpu => {
-            match start_native(settings, path, learning, progress) {
+            match start_native(settings, path, progress) {
                 Err(error)
                     if error
                         .downcast_ref::<ModelError>()
@@ -122,14 +117,14 @@ fn start_mistralrs(
     use std::time::Instant;
 
     use super::runtime::context_length;
-    use crate::config::SpeculationMode;
     use crate::control::ServerInfo;
     use crate::mistralrs::{LoadOptions, load};
     use skipstone_engine::{Engine, SerialOptions};
 
     anyhow::ensure!(
-        settings.speculation.mode != SpeculationMode::Static,
-        "speculation.mode is static, but mistral.rs can't draft; set it to off or adaptive, or choose a model that the native engine runs"
+        ["off", "adaptive"].contains(&settings.speculation.policy.as_str()),
+        "speculation.policy is {}, but mistral.rs can't draft; set it to off or adaptive, or choose a model that the native engine runs",
+        settings.speculation.policy
     );
     let engine = &settings.engine;
     progress.stage(&format!("loading {source} with mistral.rs on {}", engine.device));
@@ -176,7 +171,6 @@ fn start_mistralrs(
         vocabulary,
         context_length,
         can_draft: false,
-        profiles: None,
     })
 }
 
@@ -210,7 +204,7 @@ mod tests {
 
     /// What loading with these settings says.
     fn error_of(changes: &[(&str, &str)]) -> String {
-        let loaded = load(settings_of(changes).settings(), Learning::Forgotten, &LoadBar::new());
+        let loaded = load(settings_of(changes).settings(), &LoadBar::new());
         format!("{:#}", loaded.map(|_| ()).unwrap_err())
     }
 

@@ -19,7 +19,6 @@ mod model_cache;
 mod options;
 mod outcome;
 mod profile;
-mod profile_keeping;
 mod profile_source;
 mod prompts;
 mod request;
@@ -98,7 +97,8 @@ mod tests {
 
     #[test]
     fn the_flags_that_scripts_rely_on_are_taken() {
-        let common = "--model m.gguf --max-new-tokens 9 --temperature 0.5 --seed 7 --speculation static \
+        let common = "--model m.gguf --max-new-tokens 9 --temperature 0.5 --seed 7 --speculation \
+            static \
                       --skip-attention 3,4 --skip-mlp 3,4 --max-draft-tokens 4 --top-k 5 --top-p 0.9 --min-p 0.1 \
                       --repetition-penalty 1.1 --threads 2 --stop X --stop Y --ignore-eos --json";
         let failures: Vec<String> = [
@@ -108,11 +108,13 @@ mod tests {
             format!("generate --prompts-file p.jsonl --concurrency 4 {common}"),
             format!("chat --prompt hi {common}"),
             "chat".to_owned(),
-            "serve --model m.gguf --listen 127.0.0.1:0 --metrics-listen 127.0.0.1:0 --openai-listen 127.0.0.1:0".to_owned(),
+            "serve --model m.gguf --listen 127.0.0.1:0 --metrics-listen 127.0.0.1:0 \
+             --openai-listen 127.0.0.1:0".to_owned(),
             "inspect --model m.gguf --json".to_owned(),
             "calibrate --model m.gguf --tokens 4096 --out m.profile --threads 2".to_owned(),
             "profile show --svg m.svg m.profile".to_owned(),
-            "bench decode --model m.gguf --prompts p.jsonl --modes off,unified,adaptive --max-new-tokens 9 --repeats 2 --json \
+            "bench decode --model m.gguf --prompts p.jsonl --modes off,unified,adaptive \
+             --max-new-tokens 9 --repeats 2 --json \
              --chart c.svg --csv c.csv --peer llama-cpp --python python3 --set engine.threads=2 --limit 1"
                 .to_owned(),
             "fetch".to_owned(),

@@ -30,8 +30,14 @@ pub(super) const DEFAULT_MODEL: DefaultModel = DefaultModel {
 
 /// The folder for models: `skipstone/models` in the user's cache folder.
 pub(super) fn folder() -> anyhow::Result<PathBuf> {
-    folder_of(env::var_os("XDG_CACHE_HOME").map(PathBuf::from), env::var_os("HOME").map(PathBuf::from))
-        .context("no folder for models: neither XDG_CACHE_HOME nor HOME is an absolute path; name one with --output")
+    folder_of(
+        env::var_os("XDG_CACHE_HOME").map(PathBuf::from),
+        env::var_os("HOME").map(PathBuf::from),
+    )
+    .context(
+        "no folder for models: neither XDG_CACHE_HOME nor HOME is an absolute path; name \
+            one with --output",
+    )
 }
 
 /// The folder for what is kept between runs: `named`, or `skipstone` in the user's state folder;
@@ -54,7 +60,8 @@ pub(super) fn resolve(settings: &ModelSettings) -> anyhow::Result<PathBuf> {
             let path = folder()?.join(DEFAULT_MODEL.file);
             if !path.is_file() {
                 bail!(
-                    "no model is named and the default one is not at {}; run `skipstone fetch`, or name a file with --model",
+                    "no model is named and the default one is not at {}; run `skipstone fetch`, \
+                     or name a file with --model",
                     path.display()
                 );
             }

@@ -43,8 +43,9 @@ pub(super) struct ModelOptions {
 #[derive(Args, Clone, Default, Debug)]
 #[command(next_help_heading = "Speculation")]
 pub(super) struct SpeculationOptions {
-    /// How to draft; the output is the same [default: adaptive, or static if a skip list is given]
-    #[arg(long, value_name = "MODE", value_parser = ["off", "static", "adaptive"])]
+    /// Who drafts: off, static, adaptive or another policy; the output is the same [default:
+    /// adaptive, or static if a skip list is given]
+    #[arg(long, value_name = "POLICY")]
     speculation: Option<String>,
     /// Layers whose attention the draft skips, as in 3,4
     #[arg(long, value_name = "LAYERS")]
@@ -113,7 +114,7 @@ impl SpeculationOptions {
         let lists_plan = self.skip_attention.is_some() || self.skip_mlp.is_some();
         let implied = || lists_plan.then(|| "static".to_owned());
         flags([
-            ("--speculation", "speculation.mode", self.speculation.clone().or_else(implied)),
+            ("--speculation", "speculation.policy", self.speculation.clone().or_else(implied)),
             ("--skip-attention", "speculation.skip_attention", self.skip_attention.clone()),
             ("--skip-mlp", "speculation.skip_mlp", self.skip_mlp.clone()),
             ("--max-draft-tokens", "speculation.max_draft_tokens", text(self.max_draft_tokens)),
@@ -217,19 +218,20 @@ mod tests {
     }
 
     #[test]
-    fn a_skip_list_means_static_unless_a_mode_is_named() {
-        use crate::config::SpeculationMode::{Adaptive, Off, Static};
-        for (mode, skip_mlp, expected) in
-            [(None, None, Adaptive), (None, Some("3,4"), Static), (Some("off"), Some("3,4"), Off)]
-        {
+    fn a_skip_list_means_static_unless_a_policy_is_named() {
+        for (policy, skip_mlp, expected) in [
+            (None, None, "adaptive"),
+            (None, Some("3,4"), "static"),
+            (Some("off"), Some("3,4"), "off"),
+        ] {
             let options = SpeculationOptions {
-                speculation: mode.map(str::to_owned),
+                speculation: policy.map(str::to_owned),
                 skip_mlp: skip_mlp.map(str::to_owned),
                 ..SpeculationOptions::default()
             };
             let configuration = load(options.flags());
             let speculation = &configuration.settings().speculation;
-            assert_eq!(speculation.mode, expected, "{mode:?} {skip_mlp:?}");
+            assert_eq!(speculation.policy, expected, "{policy:?} {skip_mlp:?}");
             assert_eq!(speculation.skip_mlp.is_empty(), skip_mlp.is_none());
         }
     }

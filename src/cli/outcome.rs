@@ -44,7 +44,6 @@ struct SpeculationReport {
     cycles: BTreeMap<String, usize>,
     /// Time of plain steps, by why they were plain.
     off_seconds: BTreeMap<&'static str, f64>,
-    explored_steps: f64,
 }
 
 #[derive(Clone, PartialEq, Serialize, Debug)]
@@ -116,7 +115,6 @@ impl From<Outcome> for Report {
                 final_plan: speculation.final_plan.as_ref().map(PlanReport::from),
                 cycles: speculation.arms.into_iter().map(|arm| (arm.name, arm.cycles)).collect(),
                 off_seconds: off_seconds(&speculation.off),
-                explored_steps: speculation.explored_steps,
             },
             timing: TimingReport {
                 queue_seconds: timing.queue.as_secs_f64(),
@@ -300,7 +298,8 @@ mod tests {
     fn the_summary_says_rate_acceptance_and_speedup() {
         assert_eq!(
             Summary(&finished()).to_string(),
-            "5 tokens, 2.0 a second, the first after 0.25 s; 3 of 4 drafted tokens accepted (75 %), speedup 1.25 \
+            "5 tokens, 2.0 a second, the first after 0.25 s; 3 of 4 drafted tokens accepted (75 \
+             %), speedup 1.25 \
              (layers 2-5 x 2, no_gain 0.50 s)"
         );
         let mut plain = finished();

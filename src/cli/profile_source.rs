@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use skipstone_engine::adapt::{self, FrontierPlan, Profile};
+use skipstone_engine::adapt::{self, Profile, Seat};
 use skipstone_model::Model;
 
 /// Profiles that ship with the program.
@@ -25,8 +25,8 @@ pub(super) fn plans(
     fingerprint: &str,
     model: &Model,
     threads: usize,
-) -> anyhow::Result<Vec<FrontierPlan>> {
-    let build = |profile: &Profile| -> anyhow::Result<Vec<FrontierPlan>> {
+) -> anyhow::Result<Vec<Seat>> {
+    let build = |profile: &Profile| -> anyhow::Result<Vec<Seat>> {
         profile.check_model(fingerprint)?;
         Ok(adapt::frontier(profile, model, threads)?)
     };
@@ -39,7 +39,8 @@ pub(super) fn plans(
         match read(&path) {
             Ok(plans) => return Ok(plans),
             Err(error) => {
-                tracing::warn!(path = %path.display(), %error, "the profile beside the model is ignored");
+                tracing::warn!(path = %path.display(), %error, "the profile beside the model is \
+                    ignored");
             }
         }
     }

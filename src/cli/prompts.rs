@@ -97,7 +97,8 @@ mod tests {
         let path = folder.path().join("prompts.jsonl");
         fs::write(
             &path,
-            "{\"id\": 82, \"category\": \"qa\", \"prompt\": \"Hi\"}\n\n{\"id\": \"b\", \"prompt\": \"\"}\n",
+            "{\"id\": 82, \"category\": \"qa\", \"prompt\": \"Hi\"}\n\n{\"id\": \"b\", \
+             \"prompt\": \"\"}\n",
         )
         .unwrap();
         let records = read_prompts(&path).unwrap();

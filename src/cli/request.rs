@@ -7,9 +7,9 @@ use clap::Args;
 
 use super::options::{ConfigOptions, ModelOptions, SamplingOptions, SpeculationOptions};
 use super::runtime::Runtime;
-use crate::config::{Configuration, Flag, Settings, SpeculationMode, SpeculationSettings};
-use skipstone_engine::drafting::{SkipSet, SkipSetError};
-use skipstone_engine::{OutputOptions, Speculation, StopCriteria, Traffic, ValidRequest};
+use crate::config::{Configuration, Flag, Settings, SpeculationSettings};
+use skipstone_engine::drafting::{PolicyRequest, SkipSet, SkipSetError, policy};
+use skipstone_engine::{OutputOptions, Speculation, StopCriteria, ValidRequest};
 use skipstone_model::TokenId;
 use skipstone_model::sampling::SamplingParams;
 
@@ -69,18 +69,13 @@ pub(super) fn speculation_of(
     settings: &SpeculationSettings,
     layer_count: usize,
 ) -> Result<Speculation, SkipSetError> {
+    // Only `off` is no policy: the settings were checked.
+    let Some(policy) = policy(&settings.policy) else { return Ok(Speculation::Off) };
+    let skip_set = SkipSet::new(&settings.skip_attention, &settings.skip_mlp, layer_count)?;
+    let skip_set = Some(skip_set).filter(|set| policy.takes_skip_set && !set.is_empty());
     let max_draft_tokens = Some(settings.max_draft_tokens);
-    Ok(match settings.mode {
-        SpeculationMode::Off => Speculation::Off,
-        SpeculationMode::Adaptive => Speculation::adaptive(max_draft_tokens),
-        SpeculationMode::Static => {
-            let skip_set = SkipSet::new(&settings.skip_attention, &settings.skip_mlp, layer_count)?;
-            Speculation::Static {
-                skip_set: (!skip_set.is_empty()).then_some(skip_set),
-                max_draft_tokens,
-            }
-        }
-    })
+    let request = PolicyRequest { skip_set, max_draft_tokens, ..PolicyRequest::new(policy) };
+    Ok(Speculation::Draft(request))
 }
 
 // === impl GenerationOptions ===
@@ -169,8 +164,6 @@ impl RequestTemplate {
             stop,
             output: OutputOptions::default(),
             speculation: self.speculation.clone(),
-            traffic: Traffic::default(),
-            teaches: true,
             deadline: None,
         })
     }
@@ -235,9 +228,9 @@ mod tests {
     }
 
     #[test]
-    fn modes_become_speculation() {
-        let settings = |mode, skip_mlp: &[u32]| SpeculationSettings {
-            mode,
+    fn a_policy_becomes_speculation() {
+        let settings = |policy: &str, skip_mlp: &[u32]| SpeculationSettings {
+            policy: policy.to_owned(),
             max_draft_tokens: 5,
             target_speedup: 1.5,
             skip_attention: vec![],
@@ -245,32 +238,21 @@ mod tests {
             confidence_threshold: 0.0,
             profile: None,
             max_plans: 8,
-            learn_bridges: true,
-            search_plans: false,
         };
-        let max_draft_tokens = Some(5);
-        let skip_set = |mlp: &[u32]| Some(SkipSet::new(&[], mlp, 8).unwrap());
-        for (mode, skip_mlp, expected) in [
-            (SpeculationMode::Off, &[3][..], Speculation::Off),
-            (SpeculationMode::Adaptive, &[], Speculation::adaptive(max_draft_tokens)),
-            (
-                SpeculationMode::Static,
-                &[],
-                Speculation::Static { skip_set: None, max_draft_tokens },
-            ),
-            (
-                SpeculationMode::Static,
-                &[4, 3],
-                Speculation::Static { skip_set: skip_set(&[3, 4]), max_draft_tokens },
-            ),
-        ] {
-            assert_eq!(
-                speculation_of(&settings(mode, skip_mlp), 8),
-                Ok(expected),
-                "{mode:?} {skip_mlp:?}"
-            );
-        }
-        assert!(speculation_of(&settings(SpeculationMode::Static, &[7]), 8).is_err());
+        let found = |policy: &str, skip_mlp: &[u32]| {
+            speculation_of(&settings(policy, skip_mlp), 8).map(|speculation| match speculation {
+                Speculation::Off => ("off", None, None),
+                Speculation::Draft(PolicyRequest {
+                    policy, skip_set, max_draft_tokens, ..
+                }) => (policy.name, skip_set, max_draft_tokens),
+            })
+        };
+        let skip_set = SkipSet::new(&[], &[3], 8).unwrap();
+        assert_eq!(found("off", &[3]), Ok(("off", None, None)));
+        assert_eq!(found("adaptive", &[3]), Ok(("adaptive", None, Some(5))));
+        assert_eq!(found("static", &[]), Ok(("static", None, Some(5))));
+        assert_eq!(found("static", &[3]), Ok(("static", Some(skip_set), Some(5))));
+        assert!(found("static", &[8]).is_err());
     }
 
     #[test]

@@ -7,9 +7,9 @@ use std::time::Instant;
 use anyhow::{Context, ensure};
 
 use super::backend;
+use super::bench::Variant;
 use super::load_progress::LoadProgress;
 use super::model_cache;
-use super::profile_keeping;
 use super::profile_source;
 use super::request::speculation_of;
 use crate::bench::Machine;
@@ -20,7 +20,7 @@ use crate::telemetry::{Readiness, Tracing};
 use skipstone_engine::adapt::Mechanisms;
 use skipstone_engine::drafting::{SkipSet, unified};
 use skipstone_engine::{
-    CostFile, Engine, EngineOptions, GenerationStream, Observer, Profiles, Submit, ValidRequest,
+    CostFile, Engine, EngineOptions, GenerationStream, Observer, Submit, ValidRequest,
 };
 use skipstone_gguf::GgufFile;
 use skipstone_kernels::{Isa, KvPrecision, PAGE_POSITIONS};
@@ -47,32 +47,11 @@ pub struct Runtime {
     pub context_length: usize,
     /// Whether the backend can draft.
     pub can_draft: bool,
-    /// Keeps what streams learn, if that was asked for. Dropped after the engine, whose last
-    /// lessons it writes.
-    pub profiles: Option<Arc<Profiles>>,
-}
-
-/// What happens to what streams learn.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Learning {
-    /// It ends with the process.
-    Forgotten,
-    /// It is kept as the settings say.
-    Kept,
 }
 
 /// Loads the model that the settings name and starts its engine. Takes seconds; blocks.
 pub fn load(settings: &Settings, progress: &dyn LoadProgress) -> anyhow::Result<Runtime> {
-    load_with(settings, Learning::Forgotten, progress)
-}
-
-/// The same for a service, which may keep what its streams learn.
-pub(super) fn load_with(
-    settings: &Settings,
-    learning: Learning,
-    progress: &dyn LoadProgress,
-) -> anyhow::Result<Runtime> {
-    backend::load(settings, learning, progress)
+    backend::load(settings, progress)
 }
 
 /// Serves on `listeners` until `shutdown` completes and the drain is over.
@@ -101,7 +80,6 @@ pub(super) async fn serve_grpc(
         reflection: settings.server.serves_reflection(),
         readiness,
         tracing,
-        profiles: runtime.profiles.clone(),
     };
     server::serve(listeners, model, Arc::clone(&runtime.engine), options, shutdown).await?;
     Ok(())
@@ -129,53 +107,44 @@ fn limits_of(server: &ServerSettings) -> Limits {
 pub(super) fn start_native(
     settings: &Settings,
     path: &Path,
-    learning: Learning,
     progress: &dyn LoadProgress,
 ) -> anyhow::Result<Runtime> {
     let name = model_cache::served_name(&settings.model, path);
     progress.stage(&format!("reading {}", path.display()));
-    start(settings, path, name, learning, progress)
-        .with_context(|| format!("can't load {}", path.display()))
+    start(settings, path, name, progress).with_context(|| format!("can't load {}", path.display()))
 }
 
-/// The native engine of the settings, and further ones over the same weights, each with other
-/// options: to measure what an option is worth.
+/// The native engine of the settings, and further ones over the same weights, each a variant: to
+/// measure what a mechanism is worth.
 pub(super) fn start_variants(
     settings: &Settings,
     path: &Path,
     progress: &dyn LoadProgress,
-    changes: &[Box<dyn Fn(&mut EngineOptions)>],
+    variants: &[Variant],
 ) -> anyhow::Result<(Runtime, Vec<Arc<dyn Submit>>)> {
     let name = model_cache::served_name(&settings.model, path);
     let prepared = prepare(settings, path, name, progress)?;
-    let variants = changes
+    let engines = variants
         .iter()
-        .map(|change| {
+        .map(|variant| {
             let mut options = prepared.options.clone();
-            change(&mut options);
+            variant.apply(&mut options);
             let (model, text) = (Arc::clone(&prepared.model), Arc::clone(&prepared.text));
             Ok(Arc::new(Engine::start(model, text, options)?) as Arc<dyn Submit>)
         })
         .collect::<anyhow::Result<Vec<_>>>()?;
-    Ok((prepared.start(None)?, variants))
+    Ok((prepared.start()?, engines))
 }
 
 fn start(
     settings: &Settings,
     path: &Path,
     name: String,
-    learning: Learning,
     progress: &dyn LoadProgress,
 ) -> anyhow::Result<Runtime> {
     let prepared = prepare(settings, path, name, progress)?;
-    let profiles = match learning {
-        Learning::Kept => {
-            Some(Arc::new(profile_keeping::start(settings, &prepared.info.fingerprint)?))
-        }
-        Learning::Forgotten => None,
-    };
     progress.stage("starting the engine");
-    prepared.start(profiles)
+    prepared.start()
 }
 
 /// A loaded model, and how its engine is set up.
@@ -209,14 +178,18 @@ fn prepare(
     options.frontier = profile_source::plans(profile, path, &fingerprint, &model, threads)?;
     options.frontier.truncate(settings.speculation.max_plans);
     let machine = Machine::this();
-    options.cost_file = model_cache::state_folder(settings.engine.state_folder.as_deref()).map(|folder| {
-        let isa = Isa::detect().name();
-        let (streams, precision) = (options.max_streams, options.kv_precision);
-        CostFile::new(
-            &folder,
-            format!("{fingerprint}, {machine}, {threads} threads, {streams} streams, {isa}, {precision:?}"),
-        )
-    });
+    options.cost_file =
+        model_cache::state_folder(settings.engine.state_folder.as_deref()).map(|folder| {
+            let isa = Isa::detect().name();
+            let (streams, precision) = (options.max_streams, options.kv_precision);
+            CostFile::new(
+                &folder,
+                format!(
+                    "{fingerprint}, {machine}, {threads} threads, {streams} streams, {isa}, \
+                {precision:?}"
+                ),
+            )
+        });
     let info = ServerInfo {
         model: name,
         fingerprint,
@@ -236,9 +209,8 @@ fn prepare(
 }
 
 impl Prepared {
-    fn start(self, profiles: Option<Arc<Profiles>>) -> anyhow::Result<Runtime> {
-        let Self { model, text, mut options, mut info } = self;
-        options.profiles = profiles.as_ref().map(|profiles| profiles.link());
+    fn start(self) -> anyhow::Result<Runtime> {
+        let Self { model, text, options, mut info } = self;
         let engine = Arc::new(Engine::start(model, Arc::clone(&text), options)?);
         info.started = Instant::now();
         Ok(Runtime {
@@ -251,7 +223,6 @@ impl Prepared {
             context_length: info.context_length,
             info: Arc::new(info),
             can_draft: true,
-            profiles,
         })
     }
 }
@@ -262,7 +233,8 @@ pub(super) fn context_length(settings: &Settings, trained: usize) -> anyhow::Res
     let context_length = settings.model.context_length(trained);
     ensure!(
         context_length <= trained,
-        "model.context_length is {context_length}, but the model was trained for {trained} tokens; set at most that"
+        "model.context_length is {context_length}, but the model was trained for {trained} \
+         tokens; set at most that"
     );
     Ok(context_length)
 }
@@ -294,12 +266,10 @@ fn engine_options(
         kv_cache_tokens: kv_cache_tokens(engine, context_length)?,
         kv_precision: kv_precision(engine),
         default_skip_set,
+        target_speedup: speculation.target_speedup as f32,
         frontier: Vec::new(),
-        learn_bridges: speculation.learn_bridges,
-        search_plans: speculation.search_plans,
         mechanisms: Mechanisms::default(),
         cost_file: None,
-        profiles: None,
         max_draft_tokens: speculation.max_draft_tokens,
         confidence_threshold: speculation.confidence_threshold as f32,
     })
@@ -321,7 +291,8 @@ fn kv_cache_tokens(engine: &EngineSettings, context_length: usize) -> anyhow::Re
     let tokens = engine.kv_cache_tokens(one_stream);
     ensure!(
         tokens >= one_stream,
-        "engine.kv_cache_tokens is {tokens}, but one stream of {context_length} tokens needs {one_stream}; \
+        "engine.kv_cache_tokens is {tokens}, but one stream of {context_length} tokens needs \
+         {one_stream}; \
          raise it, or lower model.context_length"
     );
     Ok(tokens)

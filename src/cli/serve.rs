@@ -14,7 +14,7 @@ use tokio::sync::{Notify, watch};
 
 use super::load_progress::LoadBar;
 use super::options::{ConfigOptions, ModelOptions, SpeculationOptions, flags};
-use super::runtime::{Learning, load_with, serve_grpc};
+use super::runtime::{load, serve_grpc};
 use crate::config::Settings;
 use crate::control::{self, Access, Control};
 use crate::server::Listeners;
@@ -24,8 +24,6 @@ use skipstone_engine::record::{self, BuildInfo};
 /// Threads for network traffic. The engine has threads of its own; serialising a few messages a
 /// step needs no more.
 const NETWORK_THREADS: usize = 2;
-/// How long the profile store may take to write what was learned last.
-const LAST_WRITE_BACK: Duration = Duration::from_secs(2);
 /// How long the admin port may take to close after the service has ended.
 const METRICS_CLOSE: Duration = Duration::from_secs(1);
 
@@ -116,8 +114,7 @@ async fn serve(settings: Arc<Settings>, admin: Admin) -> anyhow::Result<()> {
         None => Tracing::default(),
     };
     let for_load = Arc::clone(&settings);
-    let loading =
-        tokio::task::spawn_blocking(move || load_with(&for_load, Learning::Kept, &LoadBar::new()));
+    let loading = tokio::task::spawn_blocking(move || load(&for_load, &LoadBar::new()));
     let runtime = tokio::select! {
         loaded = loading => loaded.context("loading the model failed")??,
         () = signals.wait() => return Ok(()),
@@ -138,7 +135,6 @@ async fn serve(settings: Arc<Settings>, admin: Admin) -> anyhow::Result<()> {
         readiness: readiness.clone(),
         log_filter: admin.log_filter,
         drain: Arc::clone(&drain),
-        profiles: runtime.profiles.clone(),
     };
     let routes = if settings.serves_control() {
         control::routes(control, admin.access)?
@@ -179,15 +175,6 @@ async fn serve(settings: Arc<Settings>, admin: Admin) -> anyhow::Result<()> {
             .context("the service failed");
     // An error would be the task's own panic, which was reported.
     let _ = tokio::task::spawn_blocking(move || tracing.finish()).await;
-    if let Some(profiles) = &runtime.profiles {
-        match tokio::time::timeout(LAST_WRITE_BACK, profiles.flush()).await {
-            Ok(Ok(())) => {}
-            Ok(Err(error)) => tracing::warn!(%error, "what was learned last is lost"),
-            Err(_) => {
-                tracing::warn!("the profile store is slow: what was learned last may be lost")
-            }
-        }
-    }
     // The admin port goes last, so that the drain can be watched.
     let _ = stop.send(true);
     if let Some(metrics) = metrics {

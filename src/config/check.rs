@@ -7,7 +7,11 @@ use std::ops::RangeInclusive;
 use super::error::ConfigError;
 use super::settings::Settings;
 use crate::telemetry::parse_filter;
+use skipstone_engine::drafting::POLICIES;
 use skipstone_model::sampling::SamplingParams;
+
+/// The policy of a server that drafts nothing.
+const OFF: &str = "off";
 
 /// Collects what is out of range, under the name of the layer that set it.
 struct Checker<'a> {
@@ -22,7 +26,6 @@ pub(super) fn check(settings: &Settings, origin_of: &dyn Fn(&str) -> String) -> 
         model,
         engine,
         speculation,
-        profiles,
         server,
         openai,
         metrics,
@@ -48,11 +51,12 @@ pub(super) fn check(settings: &Settings, origin_of: &dyn Fn(&str) -> String) -> 
     checker.range("engine.event_buffer", engine.event_buffer, 1..=4096);
 
     checker.range("speculation.max_draft_tokens", speculation.max_draft_tokens, 1..=16);
+    let known = [OFF].into_iter().chain(POLICIES.iter().map(|entry| entry.name));
     checker.that(
-        speculation.learn_bridges || !speculation.search_plans,
-        "speculation.search_plans",
-        speculation.search_plans,
-        "false, or true with speculation.learn_bridges = true",
+        known.clone().any(|name| name == speculation.policy),
+        "speculation.policy",
+        &speculation.policy,
+        &format!("one of {}", known.collect::<Vec<_>>().join(", ")),
     );
     checker.range("speculation.max_plans", speculation.max_plans, 1..=16);
     checker.range("speculation.target_speedup", speculation.target_speedup, 1.0..=4.0);
@@ -61,19 +65,6 @@ pub(super) fn check(settings: &Settings, origin_of: &dyn Fn(&str) -> String) -> 
         "speculation.confidence_threshold",
         speculation.confidence_threshold,
         "at least 0 and below 1",
-    );
-
-    checker.range("profiles.max_records", profiles.max_records, 1..=10_000_000);
-    // A century; longer ones would overflow times.
-    checker.range("profiles.half_life_hours", profiles.half_life_hours, 1..=876_000);
-    checker.range("profiles.write_back_seconds", profiles.write_back_seconds, 1..=3600);
-    // `config print` shows the address, and errors name it.
-    checker.that(
-        profiles.url.starts_with("redis://") && !profiles.url.contains('@'),
-        "profiles.url",
-        // Whoever puts a password here should not find it in a log.
-        profiles.url.rsplit('@').next().unwrap_or_default(),
-        "redis://host:port, without a password: that belongs into the file of profiles.password_file",
     );
 
     checker.range("server.max_new_tokens_default", server.max_new_tokens_default, 1..=1 << 20);

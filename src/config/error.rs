@@ -35,7 +35,8 @@ pub enum ConfigError {
     },
     /// A variable that looks like a setting but is not read.
     #[error(
-        "the environment variable {name} is not read; name it {correct} (two underscores after the section)"
+        "the environment variable {name} is not read; name it {correct} (two underscores after \
+         the section)"
     )]
     MisspeltVariable {
         /// As found.

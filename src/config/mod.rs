@@ -22,8 +22,8 @@ pub use error::{ConfigError, ConfigErrors};
 pub use layers::{Flag, Layers};
 pub use ports::{ControlSettings, MetricsSettings, ServerSettings, Switch};
 pub use settings::{
-    EngineSettings, KvCachePrecision, LogSettings, ModelSettings, ProfileSettings,
-    ProfileStoreKind, SamplingDefaults, Settings, SpeculationMode, SpeculationSettings,
+    EngineSettings, KvCachePrecision, LogSettings, ModelSettings, SamplingDefaults, Settings,
+    SpeculationSettings,
 };
 pub use source::ModelSource;
 

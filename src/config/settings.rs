@@ -22,8 +22,6 @@ pub struct Settings {
     pub engine: EngineSettings,
     /// `[speculation]`
     pub speculation: SpeculationSettings,
-    /// `[profiles]`
-    pub profiles: ProfileSettings,
     /// `[server]`
     pub server: ServerSettings,
     /// `[openai]`
@@ -99,8 +97,8 @@ pub enum KvCachePrecision {
 /// How the server drafts unless a request says otherwise.
 #[derive(Clone, PartialEq, Debug, Deserialize)]
 pub struct SpeculationSettings {
-    /// Whether and how to draft.
-    pub mode: SpeculationMode,
+    /// Who decides what is drafted; `off` for nobody.
+    pub policy: String,
     /// Cap on the draft length.
     pub max_draft_tokens: usize,
     /// What the evenly spaced plan aims at: plain step / draft step.
@@ -117,52 +115,6 @@ pub struct SpeculationSettings {
     pub profile: Option<PathBuf>,
     /// Plans of the profile that adaptive streams bet on, at most.
     pub max_plans: usize,
-    /// Whether bridges are learned from the streams that are served.
-    pub learn_bridges: bool,
-    /// Whether skip sets next to those of the plans are tried; needs `learn_bridges`.
-    pub search_plans: bool,
-}
-
-/// Whether and how to draft.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum SpeculationMode {
-    /// Plain decoding.
-    Off,
-    /// One plan for the whole stream.
-    Static,
-    /// Chosen and learned per stream.
-    Adaptive,
-}
-
-/// Where what streams learn is kept.
-#[derive(Clone, PartialEq, Debug, Deserialize)]
-pub struct ProfileSettings {
-    /// The kind of store.
-    pub store: ProfileStoreKind,
-    /// The server of the shared store.
-    pub url: String,
-    /// The file with its password.
-    #[serde(deserialize_with = "empty_is_unset")]
-    pub password_file: Option<PathBuf>,
-    /// Records of the stores of this machine.
-    pub max_records: usize,
-    /// After so many hours what was learned counts half.
-    pub half_life_hours: u64,
-    /// How long what was learned may stay out of the store.
-    pub write_back_seconds: u64,
-}
-
-/// A kind of profile store.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum ProfileStoreKind {
-    /// Ends with the process.
-    Memory,
-    /// A file in the state folder.
-    Redb,
-    /// A server that replicas share.
-    Redis,
 }
 
 /// The spans of requests.
@@ -234,20 +186,6 @@ impl EngineSettings {
     /// Positions of the key-value cache for streams of `one_stream` positions each.
     pub fn kv_cache_tokens(&self, one_stream: usize) -> usize {
         self.kv_cache_tokens.map_or(self.max_streams.saturating_mul(one_stream), NonZeroUsize::get)
-    }
-}
-
-// === impl ProfileSettings ===
-
-impl ProfileSettings {
-    /// After this time what was learned counts half.
-    pub fn half_life(&self) -> Duration {
-        Duration::from_secs(3600 * self.half_life_hours)
-    }
-
-    /// How long what was learned may stay out of the store.
-    pub fn write_back(&self) -> Duration {
-        Duration::from_secs(self.write_back_seconds)
     }
 }
 

@@ -30,7 +30,8 @@ pub enum AccessError {
         source: io::Error,
     },
     /// It is short, or empty.
-    #[error("the token in {} has {length} bytes; use at least {LEAST_TOKEN_BYTES}, as from `openssl rand -hex 32`", path.display())]
+    #[error("the token in {} has {length} bytes; use at least {LEAST_TOKEN_BYTES}, as from \
+        `openssl rand -hex 32`", path.display())]
     Short {
         /// The file.
         path: PathBuf,

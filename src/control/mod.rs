@@ -8,7 +8,6 @@
 
 mod access;
 mod page;
-mod profiles;
 mod reply;
 mod routes;
 mod service;

@@ -58,7 +58,7 @@ fn stream(stream: &StreamActivity) -> wire::StreamActivity {
     wire::StreamActivity {
         request_id: stream.request_id.clone(),
         state: state.into(),
-        mode: mode(&stream.speculation).into(),
+        policy: policy(&stream.speculation).to_owned(),
         prompt_tokens: count(stream.prompt_tokens),
         prefilled_tokens: count(stream.prefilled_tokens),
         committed_tokens: count(stream.committed_tokens),
@@ -74,13 +74,10 @@ fn stream(stream: &StreamActivity) -> wire::StreamActivity {
     }
 }
 
-/// SWIFT's search is for benchmarks and has no mode on the wire.
-fn mode(speculation: &Speculation) -> wire::SpeculationMode {
+fn policy(speculation: &Speculation) -> &'static str {
     match speculation {
-        Speculation::Off => wire::SpeculationMode::Off,
-        Speculation::Static { .. } => wire::SpeculationMode::Static,
-        Speculation::Adaptive { .. } => wire::SpeculationMode::Adaptive,
-        Speculation::Swift => wire::SpeculationMode::Unspecified,
+        Speculation::Off => "off",
+        Speculation::Draft(request) => request.policy.name,
     }
 }
 

@@ -6,12 +6,11 @@ use std::time::Instant;
 use tokio::sync::Notify;
 use tonic::{Request, Response, Status};
 
-use super::profiles::ProfileControl;
 use super::reply;
 use crate::server::wire;
 use crate::server::wire::control_service_server::ControlService;
 use crate::telemetry::{LogFilter, Readiness};
-use skipstone_engine::{Observer, Profiles, Submit};
+use skipstone_engine::{Observer, Submit};
 
 /// What is served, and by what: all that does not change while the replica runs.
 #[derive(Clone, Debug)]
@@ -59,8 +58,6 @@ pub struct Control {
     pub log_filter: LogFilter,
     /// Told when somebody asks for the shutdown.
     pub drain: Arc<Notify>,
-    /// Keeps what streams learn, if that is kept.
-    pub profiles: Option<Arc<Profiles>>,
 }
 
 // === impl Control ===
@@ -74,10 +71,6 @@ impl Control {
     /// What the replica is doing.
     pub(super) async fn activity(&self) -> wire::GetActivityResponse {
         reply::activity(&*self.observer.look().await)
-    }
-
-    fn profiles(&self) -> ProfileControl {
-        ProfileControl(self.profiles.clone())
     }
 }
 
@@ -125,41 +118,5 @@ impl ControlService for Control {
             .map_err(|error| Status::invalid_argument(error.to_string()))?;
         tracing::info!(filter, previous, "what is logged was changed");
         Ok(Response::new(wire::SetLogLevelResponse { previous }))
-    }
-
-    async fn list_profiles(
-        &self,
-        _: Request<wire::ListProfilesRequest>,
-    ) -> Result<Response<wire::ListProfilesResponse>, Status> {
-        self.profiles().list().await.map(Response::new)
-    }
-
-    async fn get_profile(
-        &self,
-        request: Request<wire::GetProfileRequest>,
-    ) -> Result<Response<wire::GetProfileResponse>, Status> {
-        self.profiles().get(&request.into_inner().key_hash).await.map(Response::new)
-    }
-
-    async fn put_profile(
-        &self,
-        request: Request<wire::PutProfileRequest>,
-    ) -> Result<Response<wire::PutProfileResponse>, Status> {
-        let wire::PutProfileRequest { key_hash, record } = request.into_inner();
-        self.profiles().put(&key_hash, &record).await.map(Response::new)
-    }
-
-    async fn delete_profile(
-        &self,
-        request: Request<wire::DeleteProfileRequest>,
-    ) -> Result<Response<wire::DeleteProfileResponse>, Status> {
-        self.profiles().delete(&request.into_inner().key_hash).await.map(Response::new)
-    }
-
-    async fn export_profile(
-        &self,
-        request: Request<wire::ExportProfileRequest>,
-    ) -> Result<Response<wire::ExportProfileResponse>, Status> {
-        self.profiles().export(&request.into_inner().key_hash).await.map(Response::new)
     }
 }

@@ -31,7 +31,8 @@ pub enum FactsError {
     Metadata(#[from] MetadataError),
     /// Positions are scaled in a way that mistral.rs leaves out.
     #[error(
-        "the file scales positions ({0}), which mistral.rs ignores in GGUF files: the text would be wrong; name a folder with safetensors"
+        "the file scales positions ({0}), which mistral.rs ignores in GGUF files: the text would \
+         be wrong; name a folder with safetensors"
     )]
     Scaled(String),
     /// The tokenizer can't be used.

@@ -55,7 +55,8 @@ pub struct Loaded {
 pub enum LoadError {
     /// The binary has no code for the device.
     #[error(
-        "engine.device is {device}, but this binary was built without it; build with --features {feature}, or set it to cpu"
+        "engine.device is {device}, but this binary was built without it; build with --features \
+         {feature}, or set it to cpu"
     )]
     DeviceNotBuilt {
         /// The device.
@@ -73,7 +74,8 @@ pub enum LoadError {
     },
     /// The hub did not give the model.
     #[error(
-        "mistral.rs can't get {source_name}: {reason}; check the name and the network, or download the repository and name its folder with --model"
+        "mistral.rs can't get {source_name}: {reason}; check the name and the network, or \
+         download the repository and name its folder with --model"
     )]
     Hub {
         /// The repository.
@@ -83,7 +85,8 @@ pub enum LoadError {
     },
     /// The files are not to mistral.rs's liking.
     #[error(
-        "mistral.rs can't load {source_name}: {reason}; docs/backends.md names the architectures it runs"
+        "mistral.rs can't load {source_name}: {reason}; docs/backends.md names the architectures \
+         it runs"
     )]
     Model {
         /// The file or folder.

@@ -75,7 +75,8 @@ impl Stream for Incoming {
             match ready!(self.listener.poll_accept(context)) {
                 Ok((stream, _)) => return Poll::Ready(Some(Ok(self.connection(stream)))),
                 Err(error) => {
-                    tracing::warn!(%error, "a connection can't be accepted; raise the limit of open files if it recurs");
+                    tracing::warn!(%error, "a connection can't be accepted; raise the limit of \
+                        open files if it recurs");
                     self.pause = Some(Box::pin(tokio::time::sleep(ACCEPT_PAUSE)));
                 }
             }

@@ -4,8 +4,9 @@ use super::limits::Limits;
 use super::serve::{ServedModel, ServerOptions};
 use super::violation::Violations;
 use super::wire;
-use skipstone_engine::adapt::store::ProfileKey;
-use skipstone_engine::drafting::{SkipSet, SkipSetError};
+use skipstone_engine::drafting::{
+    POLICIES, PolicyEntry, PolicyRequest, SkipSet, SkipSetError, policy,
+};
 use skipstone_engine::{OutputOptions, Speculation, StopCriteria};
 use skipstone_model::TokenId;
 use skipstone_model::sampling::{SamplingParams, SamplingSettings};
@@ -160,66 +161,73 @@ pub(super) fn speculation(
         );
         return Speculation::Off;
     };
-    if sent.skip_set.is_some() && mode != wire::SpeculationMode::Static {
+    let named = named_policy(mode, &sent.policy, violations);
+    let default = &options.default_speculation;
+    let by_default = match default {
+        Speculation::Draft(request) => Some(request.policy),
+        Speculation::Off => None,
+    };
+    let policy = match mode {
+        wire::SpeculationMode::Off => None,
+        _ => named.or(by_default),
+    };
+    if sent.skip_set.is_some() && !named.is_some_and(|policy| policy.takes_skip_set) {
         violations.add(
             "spec.speculation.skip_set",
             format!("a skip set needs SPECULATION_MODE_STATIC, the mode is {}", mode.as_str_name()),
         );
     }
     if !model.can_draft {
-        if mode == wire::SpeculationMode::Static {
+        // Adaptive drafting may come to nothing; whoever names another policy wants that one.
+        if let Some(policy) = named.filter(|_| mode != wire::SpeculationMode::Adaptive) {
             violations.add(
-                "spec.speculation.mode",
-                "the mode is SPECULATION_MODE_STATIC, but this replica's backend can't draft; use SPECULATION_MODE_OFF or _ADAPTIVE, leave it unset, or ask a replica with the native backend",
+                if sent.policy.is_empty() { "spec.speculation.mode" } else { "spec.speculation.policy" },
+                format!("the policy {} is asked for ({}), but this replica's backend can't draft; use SPECULATION_MODE_OFF or _ADAPTIVE, leave it unset, or ask a replica with the native backend", policy.name, mode.as_str_name()),
             );
         }
         return Speculation::Off;
     }
     let skip_set = sent.skip_set.and_then(|sent| skip_set(&sent, model.layer_count, violations));
-    match (mode, options.default_speculation.clone()) {
-        (wire::SpeculationMode::Off, _) => Speculation::Off,
-        (wire::SpeculationMode::Unspecified, default @ (Speculation::Off | Speculation::Swift)) => {
-            default
-        }
-        (
-            wire::SpeculationMode::Unspecified,
-            Speculation::Static { skip_set, max_draft_tokens },
-        ) => Speculation::Static { skip_set, max_draft_tokens: cap.or(max_draft_tokens) },
-        (
-            wire::SpeculationMode::Static,
-            Speculation::Static { skip_set: default, max_draft_tokens },
-        ) => Speculation::Static {
-            skip_set: skip_set.or(default),
-            max_draft_tokens: cap.or(max_draft_tokens),
-        },
-        (wire::SpeculationMode::Static, _) => {
-            Speculation::Static { skip_set, max_draft_tokens: cap }
-        }
-        (_, Speculation::Adaptive { max_draft_tokens, allowed }) => {
-            Speculation::Adaptive { max_draft_tokens: cap.or(max_draft_tokens), allowed }
-        }
-        (wire::SpeculationMode::Adaptive, _) => Speculation::adaptive(cap),
-    }
+    let Some(policy) = policy else { return Speculation::Off };
+    let mut request = match default {
+        Speculation::Draft(default) if default.policy == policy => default.clone(),
+        _ => PolicyRequest::new(policy),
+    };
+    request.max_draft_tokens = cap.or(request.max_draft_tokens);
+    request.skip_set = skip_set.or(request.skip_set);
+    Speculation::Draft(request)
 }
 
-/// The hash of the profile key, which itself goes no further than here.
-pub(super) fn profile_key(
-    sent: Option<&wire::SpeculationParams>,
-    limits: &Limits,
+/// The policy that a request names, by its mode or by its name.
+fn named_policy(
+    mode: wire::SpeculationMode,
+    name: &str,
     violations: &mut Violations,
-) -> ProfileKey {
-    let key = sent.map_or("", |sent| sent.profile_key.as_str());
-    let (bytes, most) = (key.len(), limits.max_profile_key_bytes);
-    if bytes > most {
-        violations.add(
-            "spec.speculation.profile_key",
-            format!(
-                "the profile key has {bytes} bytes, at most {most} are allowed; send a shorter name or a hash"
-            ),
-        );
-        return ProfileKey::pool();
+) -> Option<&'static PolicyEntry> {
+    let by_mode = match mode {
+        wire::SpeculationMode::Unspecified | wire::SpeculationMode::Off => "",
+        wire::SpeculationMode::Static => "static",
+        wire::SpeculationMode::Adaptive => "adaptive",
+    };
+    if name.is_empty() {
+        return policy(by_mode);
     }
-    ProfileKey::of(key)
+    if mode != wire::SpeculationMode::Unspecified {
+        violations.add(
+            "spec.speculation.policy",
+            format!("the policy is {name:?} and the mode {}; set one of them", mode.as_str_name()),
+        );
+    }
+    let found = policy(name);
+    if found.is_none() {
+        let known = POLICIES.iter().map(|entry| entry.name).collect::<Vec<_>>().join(", ");
+        let shown: String = name.chars().take(64).collect();
+        violations.add(
+            "spec.speculation.policy",
+            format!("there is no policy {shown:?}; use one of {known}, or leave it empty"),
+        );
+    }
+    found
 }
 
 fn skip_set(
@@ -238,7 +246,7 @@ fn skip_set(
         Ok(set) => Some(set),
         Err(error) => {
             let (SkipSetError::OutOfRange { kind, .. }
-            | SkipSetError::EdgeLayer { kind, .. }
+            | SkipSetError::FirstLayer { kind, .. }
             | SkipSetError::Duplicate { kind, .. }) = &error;
             violations.add(format!("spec.speculation.skip_set.{kind}_layers"), error.to_string());
             None

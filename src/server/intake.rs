@@ -100,7 +100,7 @@ impl Intake {
         call.expect_by(deadline);
         let (model, options) = (Arc::clone(&self.model), Arc::clone(&self.options));
         let operation = operation(spec.as_ref());
-        let mut request = self
+        let request = self
             .off_thread(move || {
                 parse_generation(
                     spec,
@@ -108,11 +108,6 @@ impl Intake {
                 )
             })
             .await?;
-        if let (Speculation::Adaptive { .. }, Some(profiles)) =
-            (&request.speculation, &self.options.profiles)
-        {
-            request.traffic = profiles.traffic(request.traffic.key).await;
-        }
         let accepted = Accepted::of(&request);
         call.span().queued(&self.model.name, operation, &request);
         Ok((self.engine.submit(request)?, accepted))

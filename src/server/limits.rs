@@ -21,8 +21,6 @@ pub struct Limits {
     pub max_top_logprobs: usize,
     /// Cap on a request's draft length.
     pub max_draft_tokens: usize,
-    /// Bytes of a profile key.
-    pub max_profile_key_bytes: usize,
     /// Deadline of requests that name none; `None` gives them none.
     pub default_deadline: Option<Duration>,
     /// Longest deadline; longer ones, and none, are cut to it. `None` does not cut.
@@ -68,7 +66,6 @@ impl Default for Limits {
             max_stop_token_ids: 64,
             max_top_logprobs: 20,
             max_draft_tokens: 16,
-            max_profile_key_bytes: 256,
             default_deadline: None,
             max_deadline: None,
             retry_after: Duration::from_secs(1),

@@ -45,7 +45,8 @@ pub fn deadline(
             Violation::new(
                 format!("metadata.{TIMEOUT}"),
                 format!(
-                    "the timeout {value:?} can't be read; send 1 to 8 digits and a unit of H, M, S, m, u, n"
+                    "the timeout {value:?} can't be read; send 1 to 8 digits and a unit of H, M, \
+                     S, m, u, n"
                 ),
             )
         })?),

@@ -73,7 +73,8 @@ impl Input {
         let vocabulary = model.vocabulary;
         if let Some(token) = tokens.iter().find(|token| token.index() >= vocabulary) {
             let message = format!(
-                "the tokenizer turns it into the token {token}, which the model does not have: its vocabulary ends at {vocabulary}. The operator \
+                "the tokenizer turns it into the token {token}, which the model does not have: \
+                 its vocabulary ends at {vocabulary}. The operator \
                  should serve the model with its own tokenizer; other inputs may do"
             );
             return Err(Violation::new(field, message).into());
@@ -158,7 +159,8 @@ pub(super) fn too_long(field: &str, tokens: usize, model: &ServedModel) -> Reque
     RequestError::TooLong(Violation::new(
         field,
         format!(
-            "the prompt has {tokens} tokens, the context holds {context} for prompt and new tokens together; \
+            "the prompt has {tokens} tokens, the context holds {context} for prompt and new \
+             tokens together; \
              send at most {}",
             context.saturating_sub(1)
         ),

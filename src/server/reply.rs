@@ -145,7 +145,7 @@ impl Reply {
                 .map(|arm| wire::DraftArm { name: arm.name, cycles: count(arm.cycles) })
                 .collect(),
             off_times: stats.off.into_iter().map(|(reason, time)| off_time(reason, time)).collect(),
-            explored_steps: stats.explored_steps,
+            policy: stats.policy.to_owned(),
         }
     }
 }

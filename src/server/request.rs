@@ -7,7 +7,7 @@ use super::prompt::{Input, too_long};
 use super::serve::{ServedModel, ServerOptions};
 use super::violation::{RequestError, Violation, Violations};
 use super::{fields, wire};
-use skipstone_engine::{StopCriteria, Traffic, ValidRequest};
+use skipstone_engine::{StopCriteria, ValidRequest};
 use skipstone_model::text::EncodeOptions;
 
 /// What a request is checked against, beside its own fields.
@@ -43,8 +43,6 @@ pub fn parse_generation(
         fields::sampling(spec.sampling, options, model.vocabulary, seed, &mut violations);
     let stop = fields::stop(spec.stop, &options.limits, model.vocabulary, &mut violations);
     let output = fields::output(spec.output, &options.limits, &mut violations);
-    let profile_key =
-        fields::profile_key(spec.speculation.as_ref(), &options.limits, &mut violations);
     let speculation = fields::speculation(spec.speculation, options, model, &mut violations);
     let input = spec.input.map(generation_input);
     if input.is_none() {
@@ -59,16 +57,13 @@ pub fn parse_generation(
     let field = input.field();
     let prompt = input.into_tokens(model, &options.limits)?;
     let stop = fit(stop, prompt.len(), field, call)?;
-    let (id, traffic) = (id.as_str().to_owned(), Traffic { key: profile_key, learned: None });
     Ok(ValidRequest {
-        id,
+        id: id.as_str().to_owned(),
         prompt,
         sampling,
         stop,
         output,
         speculation,
-        traffic,
-        teaches: true,
         deadline,
     })
 }
@@ -127,7 +122,8 @@ fn fit(
         return Err(RequestError::TooLong(Violation::new(
             "spec.stop.max_new_tokens",
             format!(
-                "the prompt has {prompt} tokens and max_new_tokens is {asked}, together {}; the context holds \
+                "the prompt has {prompt} tokens and max_new_tokens is {asked}, together {}; the \
+                 context holds \
                  {context}: ask for at most {room}, or shorten the prompt",
                 prompt + asked
             ),
@@ -140,7 +136,8 @@ fn fit(
             return Err(RequestError::TooLong(Violation::new(
                 "spec.stop.min_new_tokens",
                 format!(
-                    "the prompt has {prompt} tokens, which leaves {max} of the context of {context}, and \
+                    "the prompt has {prompt} tokens, which leaves {max} of the context of \
+                     {context}, and \
                      min_new_tokens is {min}; lower it, or shorten the prompt"
                 ),
             )));

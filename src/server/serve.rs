@@ -28,7 +28,7 @@ use super::unread;
 use super::wire;
 use super::wire::generation_service_server::GenerationServiceServer;
 use crate::telemetry::{Readiness, Tracing};
-use skipstone_engine::{Profiles, Speculation, Submit};
+use skipstone_engine::{Speculation, Submit};
 use skipstone_model::sampling::SamplingSettings;
 use skipstone_model::text::TextModel;
 
@@ -80,8 +80,6 @@ pub struct ServerOptions {
     pub readiness: Readiness,
     /// Where the spans of requests go.
     pub tracing: Tracing,
-    /// What is known of the traffic that requests belong to, if that is kept.
-    pub profiles: Option<Arc<Profiles>>,
 }
 
 /// Why serving ended by itself.

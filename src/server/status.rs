@@ -42,7 +42,8 @@ pub(super) enum CallError {
     Generation(#[from] GenerationError),
     /// The engine let go of the stream.
     #[error(
-        "the engine ended the stream without a result; retry, and report it with the request id if it recurs"
+        "the engine ended the stream without a result; retry, and report it with the request id \
+         if it recurs"
     )]
     Unfinished,
 }

@@ -26,7 +26,8 @@ const METHODS: [(&str, &str); 3] = [
 pub(super) enum UnreadMessage {
     /// It is too long, as it came or once it was unpacked.
     #[error(
-        "the message is too long ({said}); send a shorter one, or have server.max_message_bytes raised"
+        "the message is too long ({said}); send a shorter one, or have server.max_message_bytes \
+         raised"
     )]
     TooLong {
         /// With the limit.

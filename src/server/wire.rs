@@ -14,7 +14,3 @@ pub const FILE_DESCRIPTOR_SET: &[u8] =
 fn state_name<S: serde::Serializer>(number: &i32, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.serialize_str(StreamState::try_from(*number).unwrap_or_default().as_str_name())
 }
-
-fn mode_name<S: serde::Serializer>(number: &i32, serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.serialize_str(SpeculationMode::try_from(*number).unwrap_or_default().as_str_name())
-}

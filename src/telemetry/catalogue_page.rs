@@ -2,8 +2,9 @@
 
 use std::fmt::Write;
 
+use skipstone_engine::drafting::POLICIES;
 use skipstone_engine::record::catalogue::{ALL, Kind, Metric};
-use skipstone_engine::record::labels::{self, Values};
+use skipstone_engine::record::labels::{self, OTHER_POLICY, Values};
 
 const HEAD: &str = "\
 # Metrics
@@ -83,6 +84,11 @@ fn describe(values: Values) -> String {
         }
         Values::Below(end, meaning) => format!("0 to {}: {meaning}", end - 1),
         Values::Fixed(meaning) => format!("one a process: {meaning}"),
+        Values::Policies => {
+            let known = POLICIES.iter().map(|entry| format!("`{}`", entry.name));
+            let other = format!("`{OTHER_POLICY}` (one that is not built in)");
+            known.chain([other]).collect::<Vec<_>>().join(", ")
+        }
     }
 }
 

@@ -25,7 +25,8 @@ pub enum LogFormat {
 pub enum LoggingError {
     /// The filter can't be read.
     #[error(
-        "the log filter {filter:?} is not valid: {source}; use a level such as \"info\", or \"info,skipstone=debug\""
+        "the log filter {filter:?} is not valid: {source}; use a level such as \"info\", or \
+         \"info,skipstone=debug\""
     )]
     Filter {
         /// The filter.
@@ -36,7 +37,8 @@ pub enum LoggingError {
     /// Part of it is one word, and no level. The filter's own syntax would take it for a module,
     /// and log nothing else.
     #[error(
-        "the log filter {filter:?} is not valid: {word:?} is no level; use error, warn, info, debug, trace or off, \
+        "the log filter {filter:?} is not valid: {word:?} is no level; use error, warn, info, \
+         debug, trace or off, \
          and MODULE=LEVEL for a module"
     )]
     Word {

@@ -102,7 +102,8 @@ impl SpanExporter for Exporter {
         if let Err(error) = &result {
             let mut complaint = self.complaint.lock().unwrap_or_else(PoisonError::into_inner);
             if let Some(lost) = complaint.about(spans, Instant::now()) {
-                tracing::warn!(%error, lost, "spans were lost: is the collector at tracing.otlp_endpoint up?");
+                tracing::warn!(%error, lost, "spans were lost: is the collector at \
+                    tracing.otlp_endpoint up?");
             }
         }
         result

@@ -13,8 +13,8 @@ from traffic import Load, metadata
 GRACE_SECONDS = float(REPLICA_SETTINGS["SKIPSTONE_SERVER__WITHDRAWAL_GRACE_SECONDS"])
 STREAMS = 3
 TRIAL_TOKENS = 32
-# What one of the streams would take alone: past the grace, so that they run on while the replica refuses new requests. The
-# others, and the load beside them, only make it longer.
+# What one of the streams would take alone: past the grace, so that they run on while the replica
+# refuses new requests. The others, and the load beside them, only make it longer.
 STREAM_SECONDS = GRACE_SECONDS + 1.0
 PROMPT = "A list of animals, and what each of them eats:\n1."
 

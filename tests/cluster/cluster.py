@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
 
-from processes import Envoy, Prometheus, Redis, Replica
+from processes import Envoy, Prometheus, Replica
 from report import Report, expect, expect_within
 from traffic import SESSIONS, Client, Outcome
 
@@ -26,7 +26,6 @@ class Cluster:
     """The running cluster."""
 
     replicas: list[Replica]
-    redis: Redis
     envoy: Envoy
     prometheus: Prometheus
     # Tries nothing twice.

@@ -8,7 +8,7 @@ import time
 import urllib.parse
 import urllib.request
 from pathlib import Path
-from typing import Any, Callable, Mapping
+from typing import Any, Callable
 
 import yaml
 
@@ -88,11 +88,9 @@ class Process:
 class Replica:
     """A replica of the service, which can end and come back at the same address."""
 
-    def __init__(self, name: str, binary: str, model: str, folder: Path, settings: Mapping[str, str]) -> None:
-        """`settings` come on top of REPLICA_SETTINGS."""
+    def __init__(self, name: str, binary: str, model: str, folder: Path) -> None:
         self.name = name
         self.binary, self.model, self._folder = binary, model, folder
-        self._settings = {**REPLICA_SETTINGS, **settings}
         self._starts = 0
         self.service = self._start("127.0.0.1:0", "127.0.0.1:0")
         self.address, self.metrics_address = self.service.address, self.service.metrics_address
@@ -100,7 +98,7 @@ class Replica:
     def _start(self, listen: str, metrics_listen: str) -> Service:
         self._starts += 1
         log = self._folder / f"{self.name}.{self._starts}.log"
-        return Service(self.binary, self.model, log, listen, metrics_listen, self._settings)
+        return Service(self.binary, self.model, log, listen, metrics_listen, REPLICA_SETTINGS)
 
     def come_back(self) -> None:
         """Starts it again where it was."""
@@ -132,7 +130,8 @@ class Envoy(Process):
             move(endpoint["endpoint"], addresses[key])
         rendered = folder / "envoy.yaml"
         rendered.write_text(yaml.safe_dump(config))
-        # The access log is read while Envoy runs, so it may not be held back for ten seconds, as is usual.
+        # The access log is read while Envoy runs, so it may not be held back for ten seconds, as is
+        # usual.
         command = [binary, "--config-path", str(rendered), "--disable-hot-restart", "--concurrency", "1",
                    "--log-level", "warn", "--file-flush-interval-msec", "50"]
         super().__init__("envoy", command, folder)
@@ -183,39 +182,6 @@ class Prometheus(Process):
         """The value of the expression at this moment, by instance."""
         page = fetch(f"http://{self.address}/api/v1/query?{urllib.parse.urlencode({'query': expression})}")
         return {sample["metric"]["instance"]: float(sample["value"][1]) for sample in json.loads(page)["data"]["result"]}
-
-
-class Redis(Process):
-    """The store that replicas share, in Valkey's place: both speak the same protocol."""
-
-    def __init__(self, folder: Path) -> None:
-        binary = shutil.which("valkey-server") or shutil.which("redis-server")
-        if binary is None:
-            raise Unmet("neither valkey-server nor redis-server is installed (Debian: apt-get install redis-server)")
-        self.port = free_port()
-        self._command = [binary, "--bind", "127.0.0.1", "--port", str(self.port), "--save", "", "--appendonly", "no",
-                         "--maxmemory", "64mb", "--maxmemory-policy", "allkeys-lru"]
-        self._folder = folder
-        self.come_back()
-
-    def come_back(self) -> None:
-        """Starts it, empty, where it was."""
-        super().__init__("redis", self._command, self._folder)
-        self.await_ready(self._answers_ping)
-
-    def settings(self) -> dict[str, str]:
-        """Of a replica that shares it."""
-        # Five times as often as usual, so that the checks wait less.
-        return {
-            "SKIPSTONE_PROFILES__STORE": "redis",
-            "SKIPSTONE_PROFILES__URL": f"redis://127.0.0.1:{self.port}",
-            "SKIPSTONE_PROFILES__WRITE_BACK_SECONDS": "1",
-        }
-
-    def _answers_ping(self) -> bool:
-        with socket.create_connection(("127.0.0.1", self.port), timeout=1) as connection:
-            connection.sendall(b"PING\r\n")
-            return connection.recv(64).startswith(b"+PONG")
 
 
 def move(holder: dict[str, Any], address: str) -> None:

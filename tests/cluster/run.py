@@ -16,15 +16,14 @@ import check_dashboards
 import check_drain
 import check_failover
 import check_metrics
-import check_profiles
 import check_routing
 from cluster import Cluster
-from processes import ROOT, Envoy, Prometheus, Redis, Replica
+from processes import ROOT, Envoy, Prometheus, Replica
 from report import Report, Unmet
 from traffic import Client
 
 # In this order: the later ones rely on what the first finds out.
-CHECKS = (check_routing, check_calls, check_metrics, check_profiles, check_dashboards, check_failover, check_drain)
+CHECKS = (check_routing, check_calls, check_metrics, check_dashboards, check_failover, check_drain)
 LOG_LINES = 8
 
 
@@ -61,12 +60,9 @@ def main() -> int:
 
 def start(arguments: argparse.Namespace, folder: Path, report: Report, running: contextlib.ExitStack) -> Cluster:
     """Starts everything. What has been started is ended by `running`, whatever happens."""
-    redis = Redis(folder)
-    running.callback(redis.stop)
-    report.note(f"{redis.name} on 127.0.0.1:{redis.port}")
     replicas = []
     for name in ("skipstone-1", "skipstone-2"):
-        replica = Replica(name, arguments.binary, arguments.model, folder, redis.settings())
+        replica = Replica(name, arguments.binary, arguments.model, folder)
         running.callback(replica.stop)
         replicas.append(replica)
         report.note(f"{name} on {replica.address}, metrics on {replica.metrics_address}")
@@ -80,7 +76,7 @@ def start(arguments: argparse.Namespace, folder: Path, report: Report, running: 
     clients = Client(envoy.address), Client(envoy.address, service_config)
     for client in clients:
         running.callback(client.close)
-    return Cluster(replicas, redis, envoy, prometheus, *clients, report, service_config, folder)
+    return Cluster(replicas, envoy, prometheus, *clients, report, service_config, folder)
 
 
 def show_logs(folder: Path) -> None:

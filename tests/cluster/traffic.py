@@ -14,7 +14,8 @@ from skipstone.v1 import generation_pb2_grpc as rpc
 
 from client import CALL_SECONDS, text_spec
 
-# Enough for every replica to be home to several; an odd number, so that taking turns does not look like sticking.
+# Enough for every replica to be home to several; an odd number, so that taking turns does not look
+# like sticking.
 SESSIONS = tuple(f"session-{number}" for number in range(13))
 SHORT_TOKENS = 8
 

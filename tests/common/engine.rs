@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use skipstone::drafting::SkipSet;
 use skipstone::engine::{
     Delta, Engine, EngineOptions, Event, FinishReason, Finished, GenerationError, GenerationStream,
-    OutputOptions, Speculation, StopCriteria, Submit, Traffic, ValidRequest,
+    OutputOptions, Speculation, StopCriteria, Submit, ValidRequest,
 };
 use skipstone::kernels::KvPrecision;
 use skipstone::model::TokenId;
@@ -35,12 +35,10 @@ pub fn options(loaded: &Loaded) -> EngineOptions {
         kv_cache_tokens: 4096,
         kv_precision: KvPrecision::F16,
         default_skip_set: SkipSet::empty(loaded.model.config().layers),
+        target_speedup: 1.25,
         frontier: Vec::new(),
-        learn_bridges: true,
-        search_plans: true,
         mechanisms: Default::default(),
         cost_file: None,
-        profiles: None,
         max_draft_tokens: 4,
         confidence_threshold: 0.0,
     }
@@ -70,18 +68,13 @@ pub fn request(
         },
         output: OutputOptions::default(),
         speculation,
-        traffic: Traffic::default(),
-        teaches: true,
         deadline: None,
     }
 }
 
 /// Drafts that skip `skip_set`, up to `max_draft_tokens`.
 pub fn fixed(skip_set: &SkipSet, max_draft_tokens: usize) -> Speculation {
-    Speculation::Static {
-        skip_set: Some(skip_set.clone()),
-        max_draft_tokens: Some(max_draft_tokens),
-    }
+    Speculation::fixed(Some(skip_set.clone()), Some(max_draft_tokens))
 }
 
 /// A prompt of `length` random tokens, ordinary ones only.
@@ -92,7 +85,7 @@ pub fn prompt(length: usize, vocabulary: usize, random: &mut Random) -> Vec<Toke
 /// A skip set that has each inner sublayer with the chance `share`.
 pub fn random_skip_set(layers: usize, share: f32, random: &mut Random) -> SkipSet {
     let mut choose = || -> Vec<u32> {
-        (1..layers as u32 - 1).filter(|_| random.signed() < 2.0 * share - 1.0).collect()
+        (1..layers as u32).filter(|_| random.signed() < 2.0 * share - 1.0).collect()
     };
     let (attention, mlp) = (choose(), choose());
     SkipSet::new(&attention, &mlp, layers).unwrap()

@@ -10,7 +10,6 @@ pub mod passes;
 pub mod predictor;
 pub mod processed;
 pub mod real_model;
-pub mod redis_server;
 pub mod tiny_folder;
 pub mod tiny_model;
 pub mod weights;

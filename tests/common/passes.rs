@@ -29,15 +29,7 @@ pub fn runner(
 
 /// A group of rows of one stream.
 pub fn group<'a>(lease: &'a PageLease, position: usize, rows: &'a [RowInput<'a>]) -> RowGroup<'a> {
-    RowGroup {
-        pages: lease.pages(),
-        position,
-        rows,
-        skip: None,
-        bridges: &[],
-        save_before: &[],
-        logits: LogitsWanted::All,
-    }
+    RowGroup { logits: LogitsWanted::All, ..RowGroup::new(lease.pages(), position, rows) }
 }
 
 /// The same rows through a draft plan that skips `mask`, their states kept for a late entry.

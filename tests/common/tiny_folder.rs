@@ -27,7 +27,8 @@ pub fn write(folder: &Path) {
         "num_attention_heads": 4, "num_key_value_heads": 2, "vocab_size": VOCABULARY, "rms_norm_eps": 1e-5,
         "rope_theta": 10000.0, "max_position_embeddings": 512, "tie_word_embeddings": false,
     });
-    let template = "{% for m in messages %}<start>{{ m.role }}\n{{ m.content }}<end>\n{% endfor %}<start>assistant\n";
+    let template = "{% for m in messages %}<start>{{ m.role }}\n{{ m.content }}<end>\n{% endfor \
+        %}<start>assistant\n";
     let tokenizer_config =
         json!({"bos_token": "<start>", "eos_token": "<end>", "chat_template": template});
     for (name, content) in [

@@ -41,7 +41,8 @@ def run(context: Context) -> None:
 
 
 def reflection(context: Context, version: str) -> None:
-    # The two versions differ in nothing but the name of the service, so one set of messages does for both.
+    # The two versions differ in nothing but the name of the service, so one set of messages does
+    # for both.
     call = context.channel.stream_stream(
         f"/grpc.reflection.{version}.ServerReflection/ServerReflectionInfo",
         request_serializer=reflection_pb2.ServerReflectionRequest.SerializeToString,

@@ -112,8 +112,6 @@ def static_refusals() -> list:
                  mode=STATIC, skip_set=skip(mlp_layers=[3, 2**32 - 1])),
         drafting("the first layer skipped", ".skip_set.mlp_layers", ("layer 0", "first"),
                  mode=STATIC, skip_set=skip(mlp_layers=[0])),
-        drafting("the last layer skipped", ".skip_set.attention_layers", (f"layer {LAYERS - 1}", "last"),
-                 mode=STATIC, skip_set=skip(attention_layers=[LAYERS - 1])),
         drafting("a layer skipped twice", ".skip_set.mlp_layers", ("layer 4", "twice"),
                  mode=STATIC, skip_set=skip(mlp_layers=[4, 4])),
         drafting("an empty skip set", ".skip_set", ("no layer",), mode=STATIC, skip_set=skip()),

@@ -16,11 +16,13 @@ OFF = wire.SPECULATION_MODE_OFF
 STATIC = wire.SPECULATION_MODE_STATIC
 ADAPTIVE = wire.SPECULATION_MODE_ADAPTIVE
 
-# What runs the model. mistral.rs runs one stream at a time, never drafts, and refuses static plans: that is checked instead of what needs them.
+# What runs the model. mistral.rs runs one stream at a time, never drafts, and refuses static plans:
+# that is checked instead of what needs them.
 BACKEND = os.environ.get("CONFORMANCE_BACKEND", "native")
 IS_NATIVE = BACKEND == "native"
 
-# Long enough for a slow machine that does other things as well; a call that hangs must fail its check, not the run.
+# Long enough for a slow machine that does other things as well; a call that hangs must fail its
+# check, not the run.
 CALL_SECONDS = 180
 SERVICE_NAME = "skipstone.v1.GenerationService"
 
@@ -153,7 +155,8 @@ def stream(context: Context, spec: wire.GenerationSpec) -> Collected:
 class Neighbours:
     """Streams that run beside whatever a check does, and whose results must not change by it."""
 
-    # They must outlast what a check does beside them, on a fast machine too, and not take minutes on a slow one.
+    # They must outlast what a check does beside them, on a fast machine too, and not take minutes
+    # on a slow one.
     SECONDS_ALONE = 2.0
     FEWEST_TOKENS, MOST_TOKENS = (96, 2000) if IS_NATIVE else (24, 48)
     PROMPTS = (

@@ -10,8 +10,8 @@ ROOT = Path(__file__).resolve().parents[2]
 SOURCE = ROOT / "crates/engine/src/record/catalogue.rs"
 RULES = sorted((ROOT / "deploy/prometheus/rules").glob("*.yaml"))
 
-# Metrics that dashboards and rules use already and that the catalogue does not list yet: kind and labels. A metric that has
-# arrived in the catalogue must leave this list.
+# Metrics that dashboards and rules use already and that the catalogue does not list yet: kind and
+# labels. A metric that has arrived in the catalogue must leave this list.
 ANNOUNCED: dict[str, tuple[str, tuple[str, ...]]] = {}
 
 # What Prometheus adds to every series it scrapes.
@@ -54,7 +54,8 @@ def known_series() -> dict[str, Series]:
     for name, (kind, labels) in {**ANNOUNCED, **catalogue()}.items():
         known.update(series_of(name, kind, labels))
     for rule in (rule for rules in RULES for rule in rules_of(rules) if "record" in rule):
-        # The labels before the first colon are the ones that the rule keeps, by the convention for such names.
+        # The labels before the first colon are the ones that the rule keeps, by the convention for
+        # such names.
         kept = rule["record"].split(":")[0].split("_")
         known[rule["record"]] = Series(TARGET_LABELS | set(kept), rises=False)
     return known

@@ -9,7 +9,8 @@ from typing import Any
 
 HERE = Path(__file__).resolve().parent
 WIDTH = 1500
-# Of one unit of the dashboards' grid, and of what is above it; page/style.css knows the same numbers.
+# Of one unit of the dashboards' grid, and of what is above it; page/style.css knows the same
+# numbers.
 UNIT, HEAD, MARGIN = 33, 92, 12
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 BROWSER_SECONDS = 60
@@ -52,7 +53,8 @@ def photograph(html: Path, picture: Path, rows: int) -> None:
                f"--user-data-dir={html.parent / 'browser'}", f"--window-size={WIDTH},{HEAD + rows * UNIT + MARGIN}",
                f"--screenshot={picture}", html.as_uri()]
     if os.geteuid() == 0:
-        # Chromium's sandbox refuses to run for root, as whom containers often run. The page is our own.
+        # Chromium's sandbox refuses to run for root, as whom containers often run. The page is our
+        # own.
         command.insert(1, "--no-sandbox")
     done = subprocess.run(command, capture_output=True, text=True, timeout=BROWSER_SECONDS, check=False)
     # Charts are drawn after the page's own script has ended, so an error may follow its last words.

@@ -13,7 +13,8 @@ from catalogue import ANNOUNCED
 from grafana import Panel
 from report import Unmet
 
-# Of four scrapes at least, as Grafana chooses it; more, because a short load has few requests in a second.
+# Of four scrapes at least, as Grafana chooses it; more, because a short load has few requests in a
+# second.
 RATE_SECONDS = 10
 STEP_SECONDS = 1
 QUERY_SECONDS = 30
@@ -31,7 +32,8 @@ class Window:
 
     def fill_in(self, expression: str) -> str:
         """The expression with the values of Grafana's variables."""
-        # Grafana escapes what it puts into a regular expression, and the backslash once more for the string.
+        # Grafana escapes what it puts into a regular expression, and the backslash once more for
+        # the string.
         instances = "|".join(re.escape(instance).replace("\\", "\\\\") for instance in self.instances)
         values = {"$__rate_interval": f"{RATE_SECONDS}s", "$__range": f"{math.ceil(self.ended - self.began)}s",
                   "$job": self.job, "$instance": f"({instances})"}

@@ -13,7 +13,8 @@ RULES = Path("deploy/prometheus/rules")
 DASHBOARDS = Path("dashboards")
 # By this label Grafana's sidecar finds dashboards.
 LABEL = ("grafana_dashboard", "1")
-# `kubectl apply` keeps what it applied as JSON in an annotation; all annotations of a resource together have this many bytes.
+# `kubectl apply` keeps what it applied as JSON in an annotation; all annotations of a resource
+# together have this many bytes.
 ANNOTATION_BYTES = 256 * 1024
 
 

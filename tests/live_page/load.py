@@ -11,14 +11,16 @@ from skipstone.v1 import generation_pb2_grpc as rpc
 
 PROMPTS = Path(__file__).resolve().parents[2] / "benches/data/prompts.jsonl"
 CALL_SECONDS = 120
-# A stream for each, one request after the other: its name, what it drafts by, the kind of text, its length, and a pause.
+# A stream for each, one request after the other: its name, what it drafts by, the kind of text, its
+# length, and a pause.
 WORKERS = (
     ("translator", wire.SPECULATION_MODE_ADAPTIVE, "translation", 256, 0.2),
     ("digest", wire.SPECULATION_MODE_ADAPTIVE, "summarisation", 192, 0.4),
     ("layers", wire.SPECULATION_MODE_STATIC, "code", 48, 2.5),
     ("plain", wire.SPECULATION_MODE_OFF, "maths", 64, 3.0),
 )
-# What the static stream skips: layers whose attention SmolLM2 misses little, so that some drafts are right.
+# What the static stream skips: layers whose attention SmolLM2 misses little, so that some drafts
+# are right.
 SKIPPED = wire.SkipSet(attention_layers=(9, 10, 12, 15, 17, 20), mlp_layers=(10, 11, 15))
 
 

@@ -100,7 +100,8 @@ def stops(context: Context) -> None:
 
 def seeds(context: Context) -> None:
     def said(seed: int) -> str:
-        # Which tokens an adaptive stream drafts depends on timing, and with it the sample, though not its distribution.
+        # Which tokens an adaptive stream drafts depends on timing, and with it the sample, though
+        # not its distribution.
         return context.chat(temperature=1.5, seed=seed, extra_body=OFF).choices[0].message.content
 
     first = said(7)

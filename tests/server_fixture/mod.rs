@@ -75,7 +75,6 @@ pub fn options() -> ServerOptions {
         reflection: true,
         readiness: Readiness::default(),
         tracing: Tracing::default(),
-        profiles: None,
     }
 }
 

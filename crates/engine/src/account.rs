@@ -2,12 +2,10 @@
 
 use std::time::{Duration, Instant};
 
-use super::bets::{Bets, Betting};
+use super::betting::Betting;
 use super::drafter::Drafter;
-use super::event::{
-    ArmUse, Event, FinishReason, Finished, PhaseTime, SpeculationStats, Timing, Usage,
-};
-use super::work::Work;
+use super::event::{Event, FinishReason, Finished, PhaseTime, SpeculationStats, Timing, Usage};
+use super::step::StepKind;
 use crate::drafting::DraftPlan;
 use crate::record;
 
@@ -17,6 +15,8 @@ pub(super) struct Account {
     started: Instant,
     first_token: Option<Instant>,
     last_token: Option<Instant>,
+    /// Tokens chosen from the full model's answers, and what choosing took.
+    chosen: PhaseTime,
     stats: SpeculationStats,
 }
 
@@ -71,6 +71,7 @@ impl Account {
             started: Instant::now(),
             first_token: None,
             last_token: None,
+            chosen: PhaseTime::default(),
             stats: SpeculationStats::default(),
         }
     }
@@ -85,15 +86,24 @@ impl Account {
         self.stats.spent_seconds += seconds;
     }
 
+    /// Books what choosing `tokens` tokens from the full model's answer took; returns how much more
+    /// that was than plain decoding takes for as many.
+    pub(super) fn choose(&mut self, tokens: usize, seconds: f64) -> f64 {
+        self.spend(seconds);
+        self.chosen.steps += tokens;
+        self.chosen.seconds += seconds;
+        seconds - tokens as f64 * self.chosen.mean()
+    }
+
     /// Books what a step's time went to.
-    pub(super) fn count_work(&mut self, work: Work, seconds: f64) {
-        record::phase_seconds(work.phase(), seconds);
+    pub(super) fn count_step(&mut self, kind: StepKind, seconds: f64) {
+        record::phase_seconds(kind.phase(), seconds);
         let phases = &mut self.stats.phases;
-        match work {
-            Work::Prefill { .. } => phases.prefill.add(seconds),
-            Work::Draft => phases.draft.add(seconds),
-            Work::Verify => phases.verify.add(seconds),
-            Work::Plain(reason) => {
+        match kind {
+            StepKind::Prefill => phases.prefill.add(seconds),
+            StepKind::Draft => phases.draft.add(seconds),
+            StepKind::Verify => phases.verify.add(seconds),
+            StepKind::Plain(reason) => {
                 phases.plain.add(seconds);
                 self.stats.off.entry(reason).or_default().add(seconds);
                 record::off_seconds(reason, seconds);
@@ -103,7 +113,8 @@ impl Account {
 
     /// Books the tokens that a cycle of this time has added to the output.
     pub(super) fn earn(&mut self, tokens: usize, cycle: StepTime) {
-        self.stats.plain_seconds += cycle.plain_seconds(tokens);
+        let choosing = tokens as f64 * self.chosen.mean();
+        self.stats.plain_seconds += cycle.plain_seconds(tokens) + choosing;
     }
 
     /// Books a draft step that left out what `plan` skips.
@@ -169,10 +180,11 @@ impl Account {
             record::time_per_output_token(timing.decode.as_secs_f64() / tokens);
         }
         if speculation.draft_tokens > 0 {
-            record::request_acceptance(
-                speculation.accepted_tokens as f64 / speculation.draft_tokens as f64,
-            );
-            speculation.estimated_speedup.into_iter().for_each(record::request_speedup);
+            let (policy, drafted) = (speculation.policy, speculation.draft_tokens as f64);
+            record::request_acceptance(policy, speculation.accepted_tokens as f64 / drafted);
+            if let Some(ratio) = speculation.estimated_speedup {
+                record::request_speedup(policy, ratio);
+            }
         }
         tracing::info!(
             request_id,
@@ -195,30 +207,16 @@ impl Account {
         self.stats.clone()
     }
 
-    /// The counts, with the speedup estimated, the plan at the end, and what an adaptive stream bet
-    /// on.
+    /// The counts, with the speedup estimated, the plan at the end, and what drafted.
     pub(super) fn stats(&self, drafter: &Drafter, betting: &Betting) -> SpeculationStats {
         let final_plan = drafter.summary();
-        let bets = drafter.bets();
-        let mut arms = Vec::new();
-        if let Some(bets) = bets {
-            let plans = betting
-                .plans()
-                .iter()
-                .map(|plan| plan.name.clone())
-                .zip(bets.placed().iter().copied());
-            let all = plans.chain([("ngram".to_owned(), bets.ngram_cycles())]);
-            arms.extend(
-                all.filter(|(_, cycles)| *cycles > 0).map(|(name, cycles)| ArmUse { name, cycles }),
-            );
-        }
         let ratio = self.stats.plain_seconds / self.stats.spent_seconds;
         let has_bet = final_plan.is_some() && self.stats.plain_seconds > 0.0;
         SpeculationStats {
+            policy: drafter.name(),
             estimated_speedup: (has_bet && ratio.is_finite()).then_some(ratio),
             final_plan,
-            arms,
-            explored_steps: bets.map_or(0.0, Bets::explored),
+            arms: drafter.arms(betting),
             ..self.stats.clone()
         }
     }
@@ -230,5 +228,10 @@ impl PhaseTime {
     fn add(&mut self, seconds: f64) {
         self.steps += 1;
         self.seconds += seconds;
+    }
+
+    /// Seconds of a step; 0 without any.
+    fn mean(self) -> f64 {
+        self.seconds / self.steps.max(1) as f64
     }
 }

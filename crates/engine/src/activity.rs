@@ -63,8 +63,7 @@ pub struct Ending {
 /// How drafts are made now.
 #[derive(Clone, PartialEq, Debug)]
 pub struct PlanActivity {
-    /// Its name in the profile, `default`, `request`, or `replaced` if a better one took its place
-    /// meanwhile.
+    /// Its name in the profile, `default`, or what the policy calls it.
     pub name: String,
     /// The sublayers skipped.
     pub skip_set: SkipSet,
@@ -180,7 +179,6 @@ impl SpeculationStats {
                 None => self.arms.push(ArmUse { name: arm.name.clone(), cycles: arm.cycles }),
             }
         }
-        self.explored_steps += other.explored_steps;
         self.plain_seconds += other.plain_seconds;
         self.spent_seconds += other.spent_seconds;
         self.final_plan = None;

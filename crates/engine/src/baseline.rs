@@ -336,15 +336,8 @@ fn seconds(runner: &mut Runner, lease: &PageLease, position: usize, rows: usize)
 /// Seconds of one such pass.
 fn pass(runner: &mut Runner, lease: &PageLease, position: usize, rows: usize) -> f64 {
     let rows = vec![RowInput::Token(TokenId(0)); rows.min(lease.positions())];
-    let group = RowGroup {
-        pages: lease.pages(),
-        position,
-        rows: &rows,
-        skip: None,
-        bridges: &[],
-        save_before: &[],
-        logits: LogitsWanted::All,
-    };
+    let group =
+        RowGroup { logits: LogitsWanted::All, ..RowGroup::new(lease.pages(), position, &rows) };
     runner.run(std::slice::from_ref(&group)).seconds
 }
 

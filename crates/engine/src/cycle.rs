@@ -1,11 +1,11 @@
 //! A draft/verify cycle: the drafted chain, and the rule that turns it into committed tokens.
 
-use crate::record::DraftSource;
+use crate::drafting::{self, Origin};
+use skipstone_model::TokenId;
 use skipstone_model::sampling::{
     Distribution, Proposal, ProposalDistribution, RandomStream, Sampler, SamplingError,
     TokenHistory, Verdict,
 };
-use skipstone_model::{RowInput, TokenId};
 
 /// The chain drafted so far, after the last committed token.
 #[derive(Default)]
@@ -29,23 +29,6 @@ struct Drafted {
     origin: Origin,
 }
 
-/// Where a drafted token comes from, and what was known about it before it was judged.
-#[derive(Clone, Copy, PartialEq, Debug)]
-pub(super) enum Origin {
-    /// A draft step of the stream's plan.
-    Plan {
-        /// The highest probability of the step.
-        confidence: f32,
-    },
-    /// An n-gram match.
-    Ngram {
-        /// Length of the match.
-        matched: usize,
-        /// Tokens of the match before this one.
-        place: usize,
-    },
-}
-
 /// What a verify pass confirmed.
 #[derive(Clone, PartialEq, Debug)]
 pub(super) struct Confirmed {
@@ -56,6 +39,9 @@ pub(super) struct Confirmed {
     pub(super) accepted: usize,
     /// Where the chain's tokens came from, rejected and unjudged ones included.
     pub(super) origins: Vec<Origin>,
+    /// Why judging ended after these tokens, if it failed there. Plain decoding would have said
+    /// them, and would fail at the same place unless they end the stream.
+    pub(super) failed: Option<SamplingError>,
 }
 
 /// What choosing tokens needs of a stream.
@@ -63,18 +49,6 @@ pub(super) struct Chooser<'a> {
     pub(super) sampler: &'a mut Sampler,
     /// Prompt and committed tokens; extended while a chain is judged, and restored.
     pub(super) history: &'a mut TokenHistory,
-}
-
-// === impl Origin ===
-
-impl Origin {
-    /// Who drafted it.
-    pub(super) fn source(self) -> DraftSource {
-        match self {
-            Self::Plan { .. } => DraftSource::LayerSkip,
-            Self::Ngram { .. } => DraftSource::Ngram,
-        }
-    }
 }
 
 // === impl Cycle ===
@@ -105,20 +79,15 @@ impl Cycle {
         self.closed = true;
     }
 
-    /// Appends the tokens of an n-gram match of `matched` tokens, and ends drafting: no draft step
-    /// has seen them.
-    pub(super) fn append_match(&mut self, tokens: &[TokenId], matched: usize) {
-        self.drafted.extend(tokens.iter().enumerate().map(|(place, &token)| Drafted {
+    /// Appends the tokens of an n-gram match, and ends drafting: no draft step has seen them.
+    pub(super) fn append(&mut self, found: drafting::Proposal) {
+        let drafting::Proposal { tokens, matched } = found;
+        self.drafted.extend(tokens.into_iter().enumerate().map(|(place, token)| Drafted {
             token,
             distribution: None,
             origin: Origin::Ngram { matched, place },
         }));
         self.closed = true;
-    }
-
-    /// The token that the next draft step feeds.
-    pub(super) fn next_input(&self, committed: TokenId) -> TokenId {
-        self.drafted.last().map_or(committed, |drafted| drafted.token)
     }
 
     /// Takes in the hidden state that a draft step saved.
@@ -154,18 +123,14 @@ impl Cycle {
         self.drafted.push(Drafted { token, distribution, origin: Origin::Plan { confidence } });
     }
 
-    /// The rows of the verify pass: the `committed` token and the drafted ones. Those that the
-    /// draft fed enter late.
-    pub(super) fn verify_rows(
-        &self,
-        committed: TokenId,
-        entry: usize,
-        hidden: usize,
-    ) -> Vec<RowInput<'_>> {
-        let fed =
-            self.states.chunks_exact(hidden).map(|state| RowInput::Hidden { first: entry, state });
-        let tokens = std::iter::once(committed).chain(self.tokens()).map(RowInput::Token);
-        fed.chain(tokens.skip(self.fed)).collect()
+    /// The state that the `index`-th draft step left before the first sublayer that it skipped.
+    pub(super) fn state(&self, index: usize, hidden: usize) -> &[f32] {
+        &self.states[index * hidden..][..hidden]
+    }
+
+    /// The drafted token with this index.
+    pub(super) fn token(&self, index: usize) -> TokenId {
+        self.drafted[index].token
     }
 
     /// Draft steps run.
@@ -173,7 +138,8 @@ impl Cycle {
         self.fed
     }
 
-    /// Judges the chain by the full model's logits and starts afresh. `logits(i)` is the row after
+    /// Judges the chain by the full model's logits and starts afresh. Fails only where not even one
+    /// token is confirmed. `logits(i)` is the row after
     /// `i` drafted tokens, `position` the number of tokens before the chain.
     pub(super) fn judge<'l>(
         &mut self,
@@ -187,6 +153,7 @@ impl Cycle {
             tokens: Vec::with_capacity(self.drafted.len() + 1),
             accepted: 0,
             origins: self.drafted.iter().map(|drafted| drafted.origin).collect(),
+            failed: None,
         };
         let mut judge = || -> Result<(), SamplingError> {
             for (index, drafted) in self.drafted.iter().enumerate() {
@@ -220,7 +187,13 @@ impl Cycle {
         let outcome = judge();
         history.truncate(before);
         self.reset();
-        outcome.map(|()| confirmed)
+        match outcome {
+            Err(error) if confirmed.tokens.is_empty() => Err(error),
+            outcome => {
+                confirmed.failed = outcome.err();
+                Ok(confirmed)
+            }
+        }
     }
 
     /// Forgets the chain.
@@ -229,10 +202,5 @@ impl Cycle {
         self.states.clear();
         self.fed = 0;
         self.closed = false;
-    }
-
-    /// Position of the next row to feed, after `computed` positions that are final.
-    pub(super) fn next_position(&self, computed: usize) -> usize {
-        computed + self.fed
     }
 }

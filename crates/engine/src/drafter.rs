@@ -1,29 +1,37 @@
-//! How one stream drafts: its plan, its bets and the cycle under way.
+//! How one stream drafts: its policy, the plan that drafts now, and the cycle under way.
 
 use std::sync::Arc;
 
+use rand_chacha::ChaCha8Rng;
+use rand_chacha::rand_core::SeedableRng;
+
 use super::account::StepTime;
 use super::activity::PlanActivity;
-use super::bets::{Bets, Betting};
-use super::cycle::{Chooser, Confirmed, Cycle, Origin};
-use super::event::{DraftedBy, PlanSummary};
+use super::betting::Betting;
+use super::cycle::{Chooser, Confirmed, Cycle};
+use super::event::{ArmUse, DraftedBy, PlanSummary};
 use super::options::EngineOptions;
-use super::parts::{Outline, attention_share};
 use super::request::{Speculation, ValidRequest};
-use super::work::Work;
-use crate::adapt::{Bet, Costs, OffReason};
-use crate::drafting::DraftPlan;
-use crate::record::{self, DraftCycle, DraftSource, PlanChange};
+use super::step::{Step, StepKind};
+use crate::adapt::{Costs, OffReason};
+use crate::drafting::{
+    Begin, Context, DraftPlan, DraftPolicy, DraftStep, FinishedCycle, Next, Origin, Setup,
+    SharedStates,
+};
+use crate::lab::Lab;
+use crate::record::{self, DraftCycle, DraftSource};
 use skipstone_model::sampling::top_probability;
 use skipstone_model::{DraftHead, Model, TokenId};
 
 /// Tiles of the head that a draft step reads beside the draft vocabulary, at most.
 const MAX_EXTRA_TILES: usize = 96;
 
-/// What a stream drafts with. A stream that never drafts has no plan and no bets.
+/// What a stream drafts with. A stream that never drafts has no policy.
 pub(super) struct Drafter {
+    policy: Option<Box<dyn DraftPolicy>>,
+    /// Of the policy.
+    name: &'static str,
     plan: Option<CurrentPlan>,
-    policy: Policy,
     cycle: Cycle,
     /// Spent on the current cycle.
     cycle_time: StepTime,
@@ -33,26 +41,29 @@ pub(super) struct Drafter {
     extra_tiles: Vec<u32>,
     /// A draft's logits over the whole vocabulary, for a draw.
     logits: Vec<f32>,
+    random: ChaCha8Rng,
 }
 
-/// Who decides what a cycle drafts.
-enum Policy {
-    /// One plan, stopped before a token that is unsure.
-    Static,
-    /// The controller.
-    Adaptive(Box<Bets>),
-    /// The plan that SWIFT's search stands at, stopped after a token that is unsure.
-    Swift,
-}
-
-/// The plan of a stream, and its number among those the stream had.
+/// The plan of a stream.
 struct CurrentPlan {
     plan: Arc<DraftPlan>,
-    /// Drafts in its place for one cycle, to be tried.
-    tried: Option<Arc<DraftPlan>>,
-    /// Its place in the frontier.
-    index: usize,
+    /// Its number among the policy's.
+    arm: usize,
+    /// Rises by one at each change.
     revision: u64,
+}
+
+/// What a stream is at, as a decision needs it.
+pub(super) struct Moment<'a> {
+    pub(super) betting: &'a mut Betting,
+    /// What rows cost now.
+    pub(super) costs: &'a Costs,
+    /// Prompt and committed tokens.
+    pub(super) tokens: &'a [TokenId],
+    /// Of those, the prompt's.
+    pub(super) prompt: usize,
+    /// Tokens still to be generated.
+    pub(super) left: usize,
 }
 
 /// A draft step's answer, and what it cost.
@@ -63,79 +74,83 @@ pub(super) struct Drafted<'a> {
     pub(super) logits: &'a [f32],
     /// Tokens of the model.
     pub(super) vocabulary: usize,
-    /// The time of the step over that of a plain one, if it had the pass to itself: with others,
-    /// what falls to it is an estimate.
+    /// The time of the step over that of a plain one, if it had the pass to itself.
     pub(super) cost: Option<f64>,
-    /// What rows cost now.
-    pub(super) costs: &'a Costs,
 }
 
 // === impl Drafter ===
 
 impl Drafter {
-    pub(super) fn new(request: &ValidRequest, options: &EngineOptions, betting: &Betting) -> Self {
-        let (plan, policy, cap) = match &request.speculation {
-            Speculation::Off => (None, Policy::Static, Some(0)),
-            Speculation::Static { skip_set, max_draft_tokens } => {
-                let skip_set = skip_set.as_ref().unwrap_or(&options.default_skip_set).clone();
-                let plan = Arc::new(DraftPlan::new(skip_set, options.confidence_threshold));
-                (Some(plan), Policy::Static, *max_draft_tokens)
-            }
-            Speculation::Adaptive { allowed, max_draft_tokens } => {
-                let plan = betting.plans().first().map(|frontier| Arc::clone(&frontier.plan));
-                let bets = Bets::new(betting, *allowed, request);
-                (plan, Policy::Adaptive(Box::new(bets)), *max_draft_tokens)
-            }
-            Speculation::Swift => {
-                let plan = Arc::clone(betting.swift.plan());
-                (Some(plan), Policy::Swift, Some(betting.swift.max_draft_tokens()))
-            }
-        };
+    pub(super) fn new(
+        request: &ValidRequest,
+        options: &EngineOptions,
+        betting: &mut Betting,
+        (shared, model): (&mut SharedStates, &Model),
+    ) -> Self {
         let mut drafter = Self {
-            plan: plan.map(|plan| CurrentPlan { plan, tried: None, index: 0, revision: 1 }),
-            policy,
+            policy: None,
+            name: "off",
+            plan: None,
             cycle: Cycle::default(),
             cycle_time: StepTime::default(),
-            cap: cap.unwrap_or(options.max_draft_tokens),
+            cap: 0,
             extra_tiles: Vec::new(),
             logits: Vec::new(),
+            random: ChaCha8Rng::seed_from_u64(request.sampling.settings().seed),
         };
+        let Speculation::Draft(wanted) = &request.speculation else { return drafter };
+        let policy = (wanted.policy.start)(&mut Setup {
+            betting,
+            shared,
+            request: wanted,
+            model,
+            default_skip_set: &options.default_skip_set,
+            target_speedup: options.target_speedup,
+            confidence_threshold: options.confidence_threshold,
+        });
+        let plan = policy.plan(betting);
+        drafter.plan = plan.map(|plan| CurrentPlan { plan, arm: 0, revision: 1 });
+        let own = policy.max_draft_tokens();
+        drafter.cap = own.or(wanted.max_draft_tokens).unwrap_or(options.max_draft_tokens);
+        drafter.name = wanted.policy.name;
+        drafter.policy = Some(policy);
         request.prompt.iter().for_each(|&token| drafter.add_extra_tile(token));
         drafter
     }
 
-    /// What to do next, if `left` tokens are still to be generated. An adaptive stream places the
-    /// bet of its next cycle here.
-    pub(super) fn next_work(&mut self, left: usize, betting: &mut Betting, costs: &Costs) -> Work {
-        if self.cap == 0 {
-            return Work::Plain(OffReason::Request);
-        }
-        let limit = self.limit(left);
+    /// Name of the policy; `off` without one.
+    pub(super) fn name(&self) -> &'static str {
+        self.name
+    }
+
+    /// What a stream does next whose first `computed` positions are final. At the start of a cycle
+    /// the policy chooses.
+    pub(super) fn next_step(&mut self, moment: Moment<'_>, computed: usize) -> Step {
+        let limit = self.limit(moment.left);
+        let plain = |reason| Step::whole(StepKind::Plain(reason), computed, 1);
+        let Some(policy) = self.policy.as_mut().filter(|_| self.cap > 0) else {
+            return plain(OffReason::Request);
+        };
         if limit == 0 {
-            return Work::Plain(OffReason::Length);
+            return plain(OffReason::Length);
         }
         if self.cycle.is_idle() {
-            match &mut self.policy {
-                Policy::Static => {}
-                Policy::Swift => {
-                    let (plan, changes) =
-                        (Arc::clone(betting.swift.plan()), betting.swift.changes());
-                    self.take_plan(plan, changes, false);
-                }
-                Policy::Adaptive(bets) => {
-                    match bets.begin(betting, costs, limit, &mut self.cycle) {
-                        Bet::Plain(reason) => return Work::Plain(reason),
-                        Bet::Ngram(_) => return Work::Verify,
-                        Bet::Plan(index) => {
-                            let (plan, tries) =
-                                (Arc::clone(&betting.plans()[index].plan), bets.is_exploring());
-                            self.take_plan(plan, index, tries);
-                        }
-                    }
-                }
+            let begin = policy.begin(&mut moment.context(limit, &mut self.random));
+            match begin {
+                Begin::Plain(reason) => return plain(reason),
+                Begin::Verify(proposal) => self.cycle.append(proposal),
+                Begin::Draft { plan, arm } => self.take_plan(plan, arm),
             }
         }
-        if self.cycle.wants_verify(limit) { Work::Verify } else { Work::Draft }
+        if self.cycle.wants_verify(limit) {
+            let rows = self.cycle.len() + 1;
+            let entry = self.plan().map_or(0, |plan| plan.exact_until());
+            let entered = self.cycle.fed();
+            let whole = Step::whole(StepKind::Verify, computed, rows);
+            return Step { entered, entry, logits: rows, ..whole };
+        }
+        let position = computed + self.cycle.fed();
+        Step { plan: self.plan().cloned(), ..Step::whole(StepKind::Draft, position, 1) }
     }
 
     /// Tokens that a cycle may draft now: the verify commits one token more than it accepts.
@@ -143,24 +158,20 @@ impl Drafter {
         self.cap.min(left.saturating_sub(1))
     }
 
-    /// Drafts by `plan` from now on, or only `tries` it for a cycle. Plans of one frontier share
-    /// their draft vocabulary, so the stream's extra tiles stay right.
-    fn take_plan(&mut self, plan: Arc<DraftPlan>, index: usize, tries: bool) {
-        let Some(current) = &mut self.plan else { return };
-        current.tried = None;
+    /// Drafts by `plan` from now on. Plans of one stream share their draft vocabulary, so its extra
+    /// tiles stay right.
+    fn take_plan(&mut self, plan: Arc<DraftPlan>, arm: usize) {
+        let current = self.plan.get_or_insert_with(|| CurrentPlan {
+            plan: Arc::clone(&plan),
+            arm,
+            revision: 1,
+        });
         if Arc::ptr_eq(&plan, &current.plan) {
             return;
         }
-        if tries {
-            current.tried = Some(plan);
-            return;
-        }
-        // Another plan in the same seat was counted when it got there.
-        if index != current.index {
-            record::plan_changed(PlanChange::Bet);
-        }
+        record::plan_changed();
         current.revision += 1;
-        (current.plan, current.index) = (plan, index);
+        (current.plan, current.arm) = (plan, arm);
     }
 
     /// Makes sure that drafts can say `token`.
@@ -183,8 +194,8 @@ impl Drafter {
     }
 
     /// The plan that drafts now.
-    pub(super) fn plan(&self) -> Option<&DraftPlan> {
-        self.plan.as_ref().map(|current| &**current.tried.as_ref().unwrap_or(&current.plan))
+    pub(super) fn plan(&self) -> Option<&Arc<DraftPlan>> {
+        self.plan.as_ref().map(|current| &current.plan)
     }
 
     /// The cycle under way.
@@ -203,38 +214,32 @@ impl Drafter {
         self.cycle_time.add(time);
     }
 
-    /// Takes in a draft step, if `left` tokens are still to be generated.
-    pub(super) fn draft(
-        &mut self,
-        step: &Drafted<'_>,
-        left: usize,
-        chooser: Chooser<'_>,
-        betting: &mut Betting,
-    ) {
-        let limit = self.limit(left);
+    /// Takes in a draft step.
+    pub(super) fn draft(&mut self, step: &Drafted<'_>, moment: Moment<'_>, chooser: Chooser<'_>) {
+        let limit = self.limit(moment.left);
         let Some(plan) = self.plan() else { return };
         record::sublayers_skipped(plan.skip_set(), 1);
-        let threshold = plan.confidence_threshold;
+        let Some(mut policy) = self.policy.take() else { return };
         self.cycle.feed(step.entered);
-        // Judged before the draw, and by the most likely token whichever is drawn: to drop a token
-        // because it itself turned out unlikely would favour the likely ones.
+        // Judged before the draw, and by the most likely token whichever is drawn.
         let (place, confidence) = top_probability(step.logits);
-        let is_sure = confidence >= threshold;
-        let keeps = match &mut self.policy {
-            Policy::Static => is_sure,
-            Policy::Swift => true,
-            Policy::Adaptive(bets) => bets.keeps(betting, step, confidence),
-        };
-        if keeps {
+        let mut random = self.random.clone();
+        let mut context = moment.context(limit, &mut random);
+        if policy.keeps(&mut context, &DraftStep { confidence, cost: step.cost }) {
             self.draw(step, place.index(), confidence, chooser);
-        }
-        match &mut self.policy {
-            Policy::Adaptive(bets) if keeps => {
-                bets.go_on(betting, step.costs, limit, &mut self.cycle)
+            if !self.cycle.wants_verify(limit) {
+                let chain: Vec<TokenId> = self.cycle.tokens().collect();
+                match policy.next(&mut context, &chain) {
+                    Next::Draft => {}
+                    Next::Verify => self.cycle.close(),
+                    Next::Append(proposal) => self.cycle.append(proposal),
+                }
             }
-            Policy::Static | Policy::Swift if is_sure => {}
-            _ => self.cycle.close(),
+        } else {
+            self.cycle.close();
         }
+        self.random = random;
+        self.policy = Some(policy);
     }
 
     /// Adds a token to the chain: the one at `place` of a step's logits, of which `confidence` is
@@ -264,38 +269,55 @@ impl Drafter {
     }
 
     /// Books a cycle that committed tokens; returns its time.
-    pub(super) fn settle(&mut self, confirmed: &Confirmed, betting: &mut Betting) -> StepTime {
-        let from = |source: DraftSource| {
-            let is_from = |origin: &Origin| origin.source() == source;
-            let count =
-                |origins: &[Origin]| origins.iter().filter(|origin| is_from(origin)).count();
-            let accepted = count(&confirmed.origins[..confirmed.accepted]);
-            DraftCycle { source, drafted: count(&confirmed.origins), accepted }
-        };
-        record::draft_cycle(&from(DraftSource::LayerSkip));
-        record::draft_cycle(&from(DraftSource::Ngram));
-        record::draft_chain(confirmed.origins.len(), confirmed.accepted);
+    pub(super) fn settle(&mut self, confirmed: &Confirmed, moment: Moment<'_>) -> StepTime {
+        let Confirmed { origins, accepted, tokens, .. } = confirmed;
+        for source in DraftSource::ALL {
+            let count = |origins: &[Origin]| {
+                origins.iter().filter(|origin| origin.source() == source).count()
+            };
+            let (drafted, accepted) = (count(origins), count(&origins[..*accepted]));
+            record::draft_cycle(self.name, &DraftCycle { source, drafted, accepted });
+        }
+        record::draft_chain(origins.len(), *accepted);
         let time = std::mem::take(&mut self.cycle_time);
-        if let Policy::Adaptive(bets) = &mut self.policy {
-            bets.finish(betting, confirmed, time.spent_steps);
+        let limit = self.limit(moment.left);
+        if let Some(policy) = &mut self.policy {
+            let cycle = FinishedCycle {
+                committed: tokens.len(),
+                accepted: *accepted,
+                origins,
+                steps: time.spent_steps,
+            };
+            policy.learn(&mut moment.context(limit, &mut self.random), &cycle);
         }
         time
+    }
+
+    /// Takes in tokens of the prompt that were read.
+    pub(super) fn read(&mut self, tokens: &[TokenId]) {
+        self.policy.iter_mut().for_each(|policy| policy.commit(tokens));
     }
 
     /// Takes in committed tokens.
     pub(super) fn commit(&mut self, tokens: &[TokenId]) {
         tokens.iter().for_each(|&token| self.add_extra_tile(token));
-        if let Policy::Adaptive(bets) = &mut self.policy {
-            bets.commit(tokens);
+        self.read(tokens);
+    }
+
+    /// Lets the policy run passes of its own, if no cycle is under way; returns whether it did.
+    pub(super) fn study(&mut self, lab: &mut Lab<'_>) -> bool {
+        match &mut self.policy {
+            Some(policy) if self.cycle.is_idle() => policy.study(lab),
+            _ => false,
         }
     }
 
     /// What drafted the tokens of the last cycle, which came from `origins`.
     pub(super) fn drafted_by(&self, origins: &[Origin]) -> DraftedBy {
         let has = |source| origins.iter().any(|origin| origin.source() == source);
-        let plan = self.bets().and_then(Bets::plan).unwrap_or(0);
+        let arm = self.plan.as_ref().map_or(0, |current| current.arm);
         DraftedBy {
-            plan: has(DraftSource::LayerSkip).then_some(plan),
+            plan: has(DraftSource::LayerSkip).then_some(arm),
             ngram: has(DraftSource::Ngram),
         }
     }
@@ -312,57 +334,21 @@ impl Drafter {
     /// What operators are told about the plan.
     pub(super) fn activity(&self, betting: &Betting) -> Option<PlanActivity> {
         let current = self.plan.as_ref().filter(|_| self.cap > 0)?;
-        let name = match &self.policy {
-            Policy::Static => "request",
-            Policy::Swift => "swift",
-            Policy::Adaptive(_) => {
-                // Another plan may have taken the seat since this cycle began.
-                let known =
-                    betting.plans().iter().find(|known| Arc::ptr_eq(&known.plan, &current.plan));
-                known.map_or("replaced", |known| &known.name)
-            }
-        };
-        Some(PlanActivity::new(name.to_owned(), &current.plan, self.cap, current.revision))
+        let name = self.policy.as_ref()?.arm_name(betting, current.arm);
+        Some(PlanActivity::new(name, &current.plan, self.cap, current.revision))
     }
 
-    /// The bets, if it is adaptive.
-    pub(super) fn bets(&self) -> Option<&Bets> {
-        match &self.policy {
-            Policy::Adaptive(bets) => Some(bets),
-            Policy::Static | Policy::Swift => None,
-        }
+    /// Cycles by what drafted them.
+    pub(super) fn arms(&self, betting: &Betting) -> Vec<ArmUse> {
+        self.policy.as_ref().map_or_else(Vec::new, |policy| policy.arms(betting))
     }
+}
 
-    /// The same, to change.
-    pub(super) fn bets_mut(&mut self) -> Option<&mut Bets> {
-        match &mut self.policy {
-            Policy::Adaptive(bets) => Some(bets),
-            Policy::Static | Policy::Swift => None,
-        }
-    }
+// === impl Moment ===
 
-    /// Whether it drafts by SWIFT's search.
-    pub(super) fn is_swift(&self) -> bool {
-        matches!(self.policy, Policy::Swift)
-    }
-
-    /// The share that `work` over so many rows, at `context` positions, has in a pass of `in_pass`
-    /// rows, roughly and in plain steps.
-    pub(super) fn share(
-        &self,
-        work: Work,
-        (rows, in_pass): (usize, usize),
-        context: usize,
-        betting: &Betting,
-        model: &Model,
-    ) -> f64 {
-        let (weight, attention) = match (work, self.plan()) {
-            (Work::Draft, Some(plan)) => {
-                (betting.parts.cost(&Outline::of(plan, model)), attention_share(plan))
-            }
-            _ => (rows as f64, 1.0),
-        };
-        let baseline = &betting.baseline;
-        baseline.share(weight, in_pass) + attention * baseline.context_share(context, rows)
+impl<'a> Moment<'a> {
+    fn context(self, limit: usize, random: &'a mut ChaCha8Rng) -> Context<'a> {
+        let Self { betting, costs, tokens, prompt, .. } = self;
+        Context { betting, costs, limit, tokens, prompt, random }
     }
 }

@@ -56,7 +56,7 @@ pub struct Delta {
 /// What drafted the tokens of a cycle; a chain may mix both.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub struct DraftedBy {
-    /// A plan, by its place in the frontier, or 0 where there is none.
+    /// A plan, by its number among those of the policy.
     pub plan: Option<usize>,
     /// An n-gram match.
     pub ngram: bool,
@@ -113,6 +113,8 @@ pub struct Usage {
 /// Draft and verify counts of one stream.
 #[derive(Clone, Default, Debug)]
 pub struct SpeculationStats {
+    /// Name of the policy that drafted; `off` without one, empty for sums over streams.
+    pub policy: &'static str,
     /// Cycles that drafted at least one token.
     pub drafts: usize,
     /// Tokens drafted.
@@ -131,11 +133,8 @@ pub struct SpeculationStats {
     pub phases: PhaseTimes,
     /// Plain steps by why they were plain.
     pub off: BTreeMap<OffReason, PhaseTime>,
-    /// Cycles by what drafted them: plans by name, and `ngram`. Empty for a stream that is not
-    /// adaptive.
+    /// Cycles by what drafted them: plans by name, and `ngram`. Empty for a policy with one plan.
     pub arms: Vec<ArmUse>,
-    /// Time that trying bets which did not look best has cost, in plain steps.
-    pub explored_steps: f64,
     /// Draft steps that left out each sublayer, attention at even indices; empty before the first.
     pub skipped_per_sublayer: Vec<usize>,
     /// What plain decoding would have taken for the tokens committed after the first, in seconds.
@@ -144,7 +143,7 @@ pub struct SpeculationStats {
     pub spent_seconds: f64,
 }
 
-/// How often an adaptive stream bet on something.
+/// How often something drafted for a stream.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct ArmUse {
     /// A plan's name, or `ngram`.
@@ -219,7 +218,7 @@ pub enum GenerationError {
 
 impl SpeculationStats {
     /// What the stream bet on and why it decoded plainly, for logs: `layers 2-15 x 12, ngram x 3,
-    /// folded 0.41 s`.
+    /// no_gain 0.41 s`.
     pub fn story(&self) -> String {
         let arms = self.arms.iter().map(|arm| format!("{} x {}", arm.name, arm.cycles));
         let off = self

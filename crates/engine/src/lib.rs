@@ -11,38 +11,35 @@
 mod account;
 mod activity;
 pub mod adapt;
-mod audition;
 mod baseline;
 mod batch;
-mod bets;
+mod betting;
 mod board;
 pub mod calibrate;
 mod cost_file;
-mod course;
 mod cycle;
 mod drafter;
 pub mod drafting;
 mod event;
 mod handle;
-mod learner;
+mod lab;
 mod options;
 mod outbox;
 mod output_text;
 mod parts;
 mod predictor;
-mod profiles;
 mod queue;
 pub mod record;
 mod request;
-mod score;
 mod serial;
+mod step;
 mod stream;
 mod thread;
-mod work;
 mod worker;
 
 pub use activity::{Activity, BridgeActivity, Ending, PlanActivity, StreamActivity, Totals};
 pub use baseline::PlainStep;
+pub use betting::Betting;
 pub use board::Observer;
 pub use cost_file::CostFile;
 pub use event::{
@@ -50,9 +47,9 @@ pub use event::{
     PhaseTime, PhaseTimes, PlanSummary, SpeculationStats, Started, Timing, Usage,
 };
 pub use handle::{CancelFlag, GenerationStream, StreamMessage, Submit, SubmitError};
+pub use lab::Lab;
 pub use options::EngineOptions;
 pub use predictor::{Prediction, Predictor};
-pub use profiles::{FETCH_BUDGET, ProfileLink, ProfileOptions, Profiles, ProfilesError, Traffic};
 pub use request::{OutputOptions, Speculation, StopCriteria, ValidRequest, is_due};
 pub use serial::SerialOptions;
 pub use thread::Engine;

@@ -3,10 +3,10 @@
 use std::time::Duration;
 
 use super::cost_file::CostFile;
-use super::profiles::ProfileLink;
-use crate::adapt::{FrontierPlan, Mechanisms};
-use crate::drafting::SkipSet;
+use crate::adapt::{Mechanisms, Seat};
+use crate::drafting::{SkipSet, unified};
 use skipstone_kernels::KvPrecision;
+use skipstone_model::Model;
 
 /// Sizes and limits of an engine.
 #[derive(Clone, Debug)]
@@ -29,21 +29,48 @@ pub struct EngineOptions {
     pub kv_precision: KvPrecision,
     /// What a stream skips that names no skip set of its own.
     pub default_skip_set: SkipSet,
+    /// How much less than a plain step an evenly spaced draft step is to read.
+    pub target_speedup: f32,
     /// The plans that adaptive streams bet on, the best first; empty is the plan of
     /// `default_skip_set` alone.
-    pub frontier: Vec<FrontierPlan>,
-    /// Whether bridges are learned from the streams that are served.
-    pub learn_bridges: bool,
+    pub frontier: Vec<Seat>,
     /// Mechanisms that work; all but for measurements.
     pub mechanisms: Mechanisms,
-    /// Whether skip sets next to those of the plans are tried, with bridges that are learned.
-    pub search_plans: bool,
     /// Where costs are kept between runs, if they are to be.
     pub cost_file: Option<CostFile>,
-    /// Where what streams learn is handed on, and the pool comes from.
-    pub profiles: Option<ProfileLink>,
     /// Cap on the draft length of a stream that names none.
     pub max_draft_tokens: usize,
     /// Draft probability below which drafting stops.
     pub confidence_threshold: f32,
+}
+
+// === impl EngineOptions ===
+
+impl EngineOptions {
+    /// For one model: all cores that the process may use, eight streams with a context of up to
+    /// 4,096 positions each, and evenly spaced layers where no plan is calibrated.
+    pub fn new(model: &Model) -> Self {
+        let (weights, config) = (model.weights(), model.config());
+        let bytes: Vec<usize> =
+            (0..config.sublayers()).map(|index| weights.sublayer_bytes(index)).collect();
+        let target_speedup = 1.25;
+        let max_streams = 8;
+        Self {
+            threads: std::thread::available_parallelism().map_or(1, usize::from),
+            max_streams,
+            max_waiting: 256,
+            prefill_tokens_per_step: 64,
+            stall_timeout: Duration::from_secs(10),
+            event_buffer: 32,
+            kv_cache_tokens: max_streams * config.context_length.min(4096),
+            kv_precision: KvPrecision::default(),
+            default_skip_set: unified(&bytes, weights.head_bytes(), target_speedup),
+            target_speedup,
+            frontier: Vec::new(),
+            mechanisms: Mechanisms::default(),
+            cost_file: None,
+            max_draft_tokens: 8,
+            confidence_threshold: 0.6,
+        }
+    }
 }

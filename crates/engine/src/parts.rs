@@ -100,13 +100,9 @@ impl Parts {
                 ];
                 for ((skip, logits), quickest) in ways.into_iter().zip(&mut quickest) {
                     let group = RowGroup {
-                        pages: lease.pages(),
-                        position: 0,
-                        rows: &[RowInput::Token(TokenId(0))],
                         skip,
-                        bridges: &[],
-                        save_before: &[],
                         logits,
+                        ..RowGroup::new(lease.pages(), 0, &[RowInput::Token(TokenId(0))])
                     };
                     *quickest = quickest.min(runner.run(std::slice::from_ref(&group)).seconds);
                 }

@@ -4,11 +4,9 @@
 use std::time::{Duration, Instant};
 
 use super::event::GenerationError;
-use super::profiles::Traffic;
-use crate::adapt::Allowed;
-use crate::drafting::SkipSet;
+use crate::drafting::{PolicyRequest, policy};
 use skipstone_model::TokenId;
-use skipstone_model::sampling::SamplingParams;
+use skipstone_model::sampling::{InvalidSampling, SamplingParams, SamplingSettings};
 
 /// A checked request. Built by the server from a wire request, or by the command line.
 #[derive(Clone, Debug)]
@@ -25,11 +23,6 @@ pub struct ValidRequest {
     pub output: OutputOptions,
     /// How to draft.
     pub speculation: Speculation,
-    /// The traffic it belongs to.
-    pub traffic: Traffic,
-    /// Whether the service may learn from it: bridges from its hidden states, and what its drafts
-    /// come to. Only sums over many streams are kept.
-    pub teaches: bool,
     /// When to give up.
     pub deadline: Option<Instant>,
 }
@@ -67,22 +60,8 @@ pub struct OutputOptions {
 pub enum Speculation {
     /// Plain decoding.
     Off,
-    /// By the published search of SWIFT, to compare with.
-    Swift,
-    /// One plan for the whole stream.
-    Static {
-        /// What to skip; `None` takes the server's default plan.
-        skip_set: Option<SkipSet>,
-        /// Cap on the draft length; `None` takes the server's default.
-        max_draft_tokens: Option<usize>,
-    },
-    /// The server chooses and learns.
-    Adaptive {
-        /// Cap on the draft length; `None` takes the server's default.
-        max_draft_tokens: Option<usize>,
-        /// What it may bet on.
-        allowed: Allowed,
-    },
+    /// By a policy.
+    Draft(PolicyRequest),
 }
 
 /// The client's clock began before the server's, by as long as the request took to arrive on a busy
@@ -98,6 +77,30 @@ pub fn is_due(deadline: Option<Instant>, now: Instant) -> bool {
 // === impl ValidRequest ===
 
 impl ValidRequest {
+    /// A greedy request that drafts by the default policy. The prompt has at least one token, and
+    /// fits the context together with `max_new_tokens`, which is at least 1.
+    ///
+    /// # Errors
+    /// Never with the sampling of greedy decoding; others may be set afterwards.
+    pub fn greedy(prompt: Vec<TokenId>, max_new_tokens: usize) -> Result<Self, InvalidSampling> {
+        Ok(Self {
+            id: "embedded".to_owned(),
+            prompt,
+            sampling: SamplingParams::new(SamplingSettings::default(), 0)?,
+            stop: StopCriteria {
+                max_new_tokens,
+                min_new_tokens: 0,
+                stop_strings: Vec::new(),
+                stop_token_ids: Vec::new(),
+                include_stop_string: false,
+                ignore_end_of_sequence: false,
+            },
+            output: OutputOptions::default(),
+            speculation: Speculation::adaptive(None),
+            deadline: None,
+        })
+    }
+
     /// Whether its deadline has passed.
     pub(super) fn is_expired(&self, now: Instant) -> bool {
         self.deadline.is_some_and(|deadline| deadline <= now)
@@ -117,8 +120,8 @@ impl ValidRequest {
 // === impl Speculation ===
 
 impl Speculation {
-    /// The server chooses among everything it has.
-    pub fn adaptive(max_draft_tokens: Option<usize>) -> Self {
-        Self::Adaptive { max_draft_tokens, allowed: Allowed::default() }
+    /// By the policy that is called `name`; `None` if there is none.
+    pub fn by(name: &str) -> Option<Self> {
+        policy(name).map(|policy| Self::Draft(PolicyRequest::new(policy)))
     }
 }

@@ -1,34 +1,27 @@
 //! One running stream: what it wants of the next pass, and what it makes of the answer.
 
-mod score;
-
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Instant;
 
 use super::account::{Account, Ended, StepTime};
 use super::activity::{Ending, StreamActivity};
-use super::bets::{Bets, Betting};
+use super::betting::Betting;
 use super::cycle::{Chooser, Confirmed};
-use super::drafter::{Drafted, Drafter};
+use super::drafter::{Drafted, Drafter, Moment};
 use super::event::{CommittedToken, Delta, Event, FinishReason, GenerationError, Started, Usage};
 use super::handle::CancelFlag;
-use super::learner::CommittedRows;
+use super::lab::{Lab, SparePages};
 use super::options::EngineOptions;
 use super::outbox::Outbox;
 use super::output_text::OutputText;
-use super::parts::Outline;
-use super::profiles::ProfileLink;
 use super::queue::Pending;
 use super::request::ValidRequest;
-use super::work::{Answer, Work};
-use crate::adapt::Learned;
-use crate::drafting::DraftPlan;
+use super::step::{Answer, Step, StepKind};
+use crate::drafting::SharedStates;
 use crate::record;
 use skipstone_model::sampling::{Sampler, SamplingError, TokenHistory, log_probabilities};
 use skipstone_model::text::TextModel;
-use skipstone_model::{LogitsWanted, Model, PageLease, RowGroup, RowInput, TokenId};
-
-/// Judged drafts that a running stream gathers before it hands them on.
-const MANY_LESSONS: f64 = 64.0;
+use skipstone_model::{LogitsWanted, Model, PageLease, RowGroup, RowInput, Runner, TokenId};
 
 /// A request that runs.
 pub(super) struct Stream {
@@ -48,8 +41,6 @@ pub(super) struct Stream {
     drafter: Drafter,
     account: Account,
     ending: Option<Ending>,
-    /// Tokens when plans were last tried on the stream's text.
-    auditioned: usize,
 }
 
 // === impl Stream ===
@@ -61,7 +52,8 @@ impl Stream {
         lease: PageLease,
         text: &TextModel,
         options: &EngineOptions,
-        betting: &Betting,
+        betting: &mut Betting,
+        policies: (&mut SharedStates, &Model),
     ) -> Self {
         let Pending { request, events, cancel, submitted } = pending;
         let mut stream = Self {
@@ -72,10 +64,9 @@ impl Stream {
             text: OutputText::new(text, &request.stop),
             outbox: Outbox::new(events),
             lease: Some(lease),
-            drafter: Drafter::new(&request, options, betting),
+            drafter: Drafter::new(&request, options, betting, policies),
             account: Account::new(submitted),
             ending: None,
-            auditioned: 0,
             cancel,
             request,
         };
@@ -120,24 +111,28 @@ impl Stream {
         self.end(self.request.abandoned(now));
     }
 
-    /// What the stream wants next, given how many prompt tokens the pass still has room for, and
-    /// how many rows others have in it. An adaptive stream places the bet of its next cycle here.
-    pub(super) fn next_work(
+    /// What the stream does next, given how many prompt tokens the pass still has room for, and how
+    /// many rows others have in it. At the start of a cycle its policy chooses.
+    pub(super) fn next_step(
         &mut self,
         prefill_budget: usize,
         betting: &mut Betting,
         others: usize,
-    ) -> Option<Work> {
+    ) -> Option<Step> {
         if self.is_finished() {
             return None;
         }
         let prompt_left = self.prompt_left();
         if prompt_left > 0 {
-            let tokens = prompt_left.min(prefill_budget);
-            return (tokens > 0).then_some(Work::Prefill { tokens });
+            let rows = prompt_left.min(prefill_budget);
+            let logits = usize::from(rows == prompt_left);
+            let whole = Step::whole(StepKind::Prefill, self.computed, rows);
+            return (rows > 0).then_some(Step { logits, ..whole });
         }
-        let costs = betting.baseline.costs(self.context(), others);
-        Some(self.drafter.next_work(self.left(), betting, &costs))
+        let costs = betting.costs(self.context(), others);
+        let (prompt, left) = (self.request.prompt.len(), self.left());
+        let moment = Moment { betting, costs: &costs, tokens: &self.tokens, prompt, left };
+        Some(self.drafter.next_step(moment, self.computed))
     }
 
     /// Tokens of the prompt still to be read.
@@ -153,146 +148,118 @@ impl Stream {
         self.request.stop.max_new_tokens - self.generated()
     }
 
-    /// The rows of `work`.
-    pub(super) fn rows(&self, work: Work, hidden: usize) -> Vec<RowInput<'_>> {
-        let committed = self.tokens[self.tokens.len() - 1];
+    /// The rows of a step. Positions from the first one that is not final on hold the last
+    /// committed token, then the drafted ones.
+    pub(super) fn rows(&self, step: &Step, hidden: usize) -> Vec<RowInput<'_>> {
         let cycle = self.drafter.cycle();
-        match work {
-            Work::Prefill { tokens } => self.tokens[self.computed..][..tokens]
-                .iter()
-                .map(|&token| RowInput::Token(token))
-                .collect(),
-            Work::Draft => vec![RowInput::Token(cycle.next_input(committed))],
-            Work::Verify => {
-                let entry = self.drafter.plan().map_or(0, DraftPlan::exact_until);
-                cycle.verify_rows(committed, entry, hidden)
+        let row = |index: usize| {
+            if index < step.entered {
+                return RowInput::Hidden { first: step.entry, state: cycle.state(index, hidden) };
             }
-            Work::Plain(_) => vec![RowInput::Token(committed)],
-        }
+            let position = step.position + index;
+            RowInput::Token(match position.checked_sub(self.tokens.len()) {
+                None => self.tokens[position],
+                Some(drafted) => cycle.token(drafted),
+            })
+        };
+        (0..step.rows).map(row).collect()
     }
 
-    /// The group of `work`; passes of the full model save their states at `places` if the stream
-    /// may be learned from.
-    pub(super) fn group<'a>(
-        &'a self,
-        work: Work,
-        rows: &'a [RowInput<'a>],
-        places: &'a [usize],
-    ) -> RowGroup<'a> {
-        let places = if self.request.teaches { places } else { &[] };
-        let plan = self.drafter.plan().filter(|_| work == Work::Draft);
-        let (position, logits) = match work {
-            Work::Prefill { tokens } if self.computed + tokens < self.request.prompt.len() => {
-                (self.computed, LogitsWanted::None)
-            }
-            Work::Draft => {
-                let logits = self.drafter.head().map_or(LogitsWanted::Last, LogitsWanted::Draft);
-                (self.drafter.cycle().next_position(self.computed), logits)
-            }
-            Work::Prefill { .. } | Work::Plain(_) => (self.computed, LogitsWanted::Last),
-            Work::Verify => (self.computed, LogitsWanted::All),
-        };
-        RowGroup {
-            pages: self.pages(),
-            position,
-            rows,
-            skip: plan.map(DraftPlan::mask),
-            bridges: plan.map_or(&[], DraftPlan::bridges),
-            save_before: if work == Work::Draft {
-                plan.map_or(&[], DraftPlan::entry)
-            } else {
-                places
+    /// The group of a step with these rows.
+    pub(super) fn group<'a>(&'a self, step: &'a Step, rows: &'a [RowInput<'a>]) -> RowGroup<'a> {
+        let whole = RowGroup::new(self.pages(), step.position, rows);
+        match (&step.plan, step.logits) {
+            (Some(plan), _) => RowGroup {
+                skip: Some(plan.mask()),
+                bridges: plan.bridges(),
+                save_before: plan.entry(),
+                logits: self.drafter.head().map_or(LogitsWanted::Last, LogitsWanted::Draft),
+                ..whole
             },
-            logits,
+            (None, 0) => whole,
+            (None, 1) => RowGroup { logits: LogitsWanted::Last, ..whole },
+            (None, _) => RowGroup { logits: LogitsWanted::All, ..whole },
         }
     }
 
     /// Its pages; none once it has ended.
-    pub(super) fn pages(&self) -> &[u32] {
+    fn pages(&self) -> &[u32] {
         self.lease.as_ref().map_or(&[], PageLease::pages)
     }
 
-    /// How the rows of `work` enter the model; none of them is committed yet.
-    pub(super) fn entered_rows(&self, work: Work) -> CommittedRows {
-        let (entry, entered) = match (work, self.drafter.plan()) {
-            (Work::Verify, Some(plan)) => (plan.exact_until(), self.drafter.cycle().fed()),
-            _ => (0, 0),
-        };
-        CommittedRows { rows: 0..0, position: self.computed, entry, entered }
-    }
-
-    /// Takes in the answer to `work`; returns how many of its rows went to what is committed now
-    /// and may be learned from.
+    /// Takes in the answer to a step.
     pub(super) fn apply(
         &mut self,
-        work: Work,
+        step: &Step,
         answer: &Answer<'_>,
         betting: &mut Betting,
-    ) -> Result<usize, GenerationError> {
+    ) -> Result<(), GenerationError> {
+        self.account.count_step(step.kind, answer.seconds);
         let time = StepTime::new(answer.seconds, answer.plain_seconds);
-        self.account.count_work(work, answer.seconds);
-        let rows = match work {
-            Work::Prefill { tokens } => {
-                self.computed += tokens;
-                if self.computed < self.request.prompt.len() {
-                    return Ok(self.taught(tokens));
+        match step.kind {
+            StepKind::Prefill => {
+                let read = self.computed..self.computed + step.rows;
+                self.drafter.read(&self.tokens[read]);
+                self.computed += step.rows;
+                if step.logits == 0 {
+                    return Ok(());
                 }
                 // The prompt's own cost is not part of the bet: nothing was drafted.
                 let confirmed = self.judge(answer)?;
-                let (delta, end) = self.append(&confirmed, answer);
-                self.send(delta, end, betting);
-                tokens
+                self.deliver(&confirmed, None, answer, betting)
             }
-            Work::Draft => {
+            StepKind::Draft => {
                 self.spend(time);
-                self.drafter.plan().into_iter().for_each(|plan| self.account.count_skips(plan));
-                let step = Drafted {
+                step.plan.iter().for_each(|plan| self.account.count_skips(plan));
+                let drafted = Drafted {
                     entered: answer.output.saved(answer.group, 0, 0),
                     logits: answer.output.logits(answer.group, 0),
                     vocabulary: answer.output.vocabulary,
                     cost: answer.alone.then_some(time.spent_steps),
-                    costs: answer.costs,
                 };
-                let left = self.left();
+                let (prompt, left) = (self.request.prompt.len(), self.left());
+                let moment =
+                    Moment { betting, costs: answer.costs, tokens: &self.tokens, prompt, left };
                 let chooser = Chooser { sampler: &mut self.sampler, history: &mut self.history };
-                self.drafter.draft(&step, left, chooser, betting);
-                0
+                let started = Instant::now();
+                self.drafter.draft(&drafted, moment, chooser);
+                let seconds = started.elapsed().as_secs_f64();
+                self.spend(StepTime::new(seconds, answer.plain_seconds));
+                Ok(())
             }
-            Work::Plain(_) | Work::Verify => {
+            StepKind::Plain(_) | StepKind::Verify => {
                 self.spend(time);
+                let started = Instant::now();
                 let confirmed = self.judge(answer)?;
-                let cycle_time = self.drafter.settle(&confirmed, betting);
+                let chosen = started.elapsed().as_secs_f64();
+                let excess = self.account.choose(confirmed.tokens.len(), chosen);
+                self.drafter.spend(StepTime::new(excess, answer.plain_seconds));
+                let (prompt, left) = (self.request.prompt.len(), self.left());
+                let moment =
+                    Moment { betting, costs: answer.costs, tokens: &self.tokens, prompt, left };
+                let cycle_time = self.drafter.settle(&confirmed, moment);
                 // The last token is not fed yet; all before it now have the full model's keys and
                 // values.
-                let rows = confirmed.tokens.len();
-                self.computed += rows;
-                let (delta, end) = self.append(&confirmed, answer);
-                self.account.earn(delta.tokens.len(), cycle_time);
-                self.account.count_drafts(delta.drafted, delta.accepted);
-                self.send(delta, end, betting);
-                rows
+                self.computed += confirmed.tokens.len();
+                self.deliver(&confirmed, Some(cycle_time), answer, betting)
             }
-        };
-        Ok(self.taught(rows))
-    }
-
-    /// What its drafts have taught and nobody was told yet, if it may be learned from.
-    pub(super) fn lessons(&self) -> Option<&Learned> {
-        self.drafter.bets().filter(|_| self.request.teaches).map(Bets::taught)
-    }
-
-    /// Hands lessons on when there are many, or no more will come.
-    pub(super) fn hand_on(&mut self, link: &ProfileLink) {
-        let judged = self.lessons().map_or(0.0, Learned::judged);
-        let due = judged >= MANY_LESSONS || self.is_finished() && judged > 0.0;
-        if let Some(bets) = self.drafter.bets_mut().filter(|_| due) {
-            link.report(self.request.traffic.key, bets.take_taught());
         }
     }
 
-    /// Of `rows`, those that may be learned from.
-    fn taught(&self, rows: usize) -> usize {
-        if self.request.teaches { rows } else { 0 }
+    /// Lets the stream's policy run passes of its own. A pass that breaks is given up; the stream,
+    /// whose own pages are not written, goes on.
+    pub(super) fn study(&mut self, runner: &mut Runner, spare: &SparePages, betting: &Betting) {
+        let Some(lease) = &self.lease else { return };
+        let (pages, prompt, started) = (lease.pages(), self.request.prompt.len(), Instant::now());
+        let mut lab = Lab { runner, spare, pages, tokens: &self.tokens, prompt };
+        match catch_unwind(AssertUnwindSafe(|| self.drafter.study(&mut lab))) {
+            Ok(false) => {}
+            Ok(true) => {
+                let plain_seconds = betting.baseline.seconds(self.context(), 1);
+                self.spend(StepTime::new(started.elapsed().as_secs_f64(), plain_seconds));
+            }
+            Err(_) => tracing::error!("a policy's own pass failed: a defect of the server"),
+        }
     }
 
     fn spend(&mut self, time: StepTime) {
@@ -344,6 +311,25 @@ impl Stream {
         delta.accepted = confirmed.accepted.min(delta.tokens.len());
         self.drafter.commit(&self.tokens[self.tokens.len() - delta.tokens.len()..]);
         (delta, reason)
+    }
+
+    /// Appends confirmed tokens, books them with the time of their cycle, sends them, and ends the
+    /// stream if they do.
+    fn deliver(
+        &mut self,
+        confirmed: &Confirmed,
+        cycle_time: Option<StepTime>,
+        answer: &Answer<'_>,
+        betting: &Betting,
+    ) -> Result<(), GenerationError> {
+        let (delta, end) = self.append(confirmed, answer);
+        cycle_time.iter().for_each(|&time| self.account.earn(delta.tokens.len(), time));
+        self.account.count_drafts(delta.drafted, delta.accepted);
+        self.send(delta, end.clone(), betting);
+        match (&confirmed.failed, end) {
+            (Some(error), None) => Err(internal(error)),
+            _ => Ok(()),
+        }
     }
 
     /// Sends one message, and the last one if the stream ends.
@@ -398,22 +384,6 @@ impl Stream {
     /// Context of the next step, in positions.
     pub(super) fn context(&self) -> usize {
         self.computed
-    }
-
-    /// See [`Drafter::share`].
-    pub(super) fn share(
-        &self,
-        work: Work,
-        rows: (usize, usize),
-        betting: &Betting,
-        model: &Model,
-    ) -> f64 {
-        self.drafter.share(work, rows, self.context(), betting, model)
-    }
-
-    /// Outlines a step of the plan that drafts now.
-    pub(super) fn outline(&self, model: &Model) -> Option<Outline> {
-        self.drafter.plan().map(|plan| Outline::of(plan, model))
     }
 }
 

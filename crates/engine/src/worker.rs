@@ -6,21 +6,19 @@ use std::time::{Duration, Instant};
 use super::activity::Activity;
 use super::baseline::PlainStep;
 use super::batch;
-use super::bets::Betting;
+use super::betting::Betting;
 use super::board::Board;
 use super::cost_file::CostFile;
 use super::event::GenerationError;
-use super::learner::Learner;
+use super::lab::SparePages;
 use super::options::EngineOptions;
 use super::outbox::Delivery;
 use super::parts::{Outline, Parts};
-use super::profiles::ProfileLink;
 use super::queue::{Queue, queue};
-use super::score::Scratchpad;
 use super::stream::Stream;
 use super::thread::Engine;
-use crate::adapt::{FrontierPlan, PlanKnowledge};
-use crate::drafting::DraftPlan;
+use crate::adapt::{PlanKnowledge, Seat};
+use crate::drafting::{DraftPlan, SharedStates};
 use crate::record;
 use skipstone_model::text::TextModel;
 use skipstone_model::{Model, PagePool, Runner, RunnerOptions};
@@ -35,10 +33,12 @@ const LATE_READERS: usize = 4;
 struct Worker {
     runner: Runner,
     pages: PagePool,
-    scratchpad: Scratchpad,
+    spare: SparePages,
     text: Arc<TextModel>,
     options: EngineOptions,
     betting: Betting,
+    /// What streams of a policy share.
+    shared: SharedStates,
     queue: Queue,
     running: Vec<Stream>,
     board: Board,
@@ -57,10 +57,10 @@ impl Engine {
         options: EngineOptions,
     ) -> std::io::Result<Self> {
         let total_pages = PagePool::pages_for(options.kv_cache_tokens);
-        let scratchpad = Scratchpad::new(total_pages);
+        let spare = SparePages::new(total_pages);
         let (threads, kv_precision) = (options.threads, options.kv_precision);
         let runner_options = RunnerOptions {
-            pages: total_pages + Scratchpad::PAGES,
+            pages: total_pages + SparePages::COUNT,
             threads,
             kv_precision,
             ..RunnerOptions::default()
@@ -78,18 +78,16 @@ impl Engine {
             false => options.frontier.clone(),
         };
         let mut betting = Betting::new(frontier, runner.model(), baseline, parts);
-        betting.knowledge.bank_mut().set_mechanisms(options.mechanisms);
-        if options.learn_bridges {
-            betting.learner = Learner::start(betting.plans(), runner.model(), options.search_plans);
-        }
+        betting.knowledge.set_mechanisms(options.mechanisms);
         let board = Board::new();
         let observer = board.observer();
         let mut worker = Worker {
             runner,
             pages,
-            scratchpad,
+            spare,
             text,
             betting,
+            shared: SharedStates::default(),
             queue,
             running: Vec::with_capacity(options.max_streams),
             options,
@@ -105,7 +103,6 @@ impl Worker {
     fn run(&mut self) {
         while self.receive() {
             self.sweep();
-            self.take_pool();
             self.admit();
             self.report();
             let mut ready: Vec<&mut Stream> = Vec::with_capacity(self.running.len());
@@ -117,19 +114,24 @@ impl Worker {
             }
             let budget = self.options.prefill_tokens_per_step;
             let worked = batch::step(&mut self.runner, &mut ready, budget, &mut self.betting);
-            for stream in ready.iter_mut().filter(|stream| stream.is_decoding()) {
-                stream.look_back(&mut self.runner, &self.scratchpad, &mut self.betting);
-            }
             for stream in ready {
-                self.options.profiles.iter().for_each(|link| stream.hand_on(link));
+                if stream.is_decoding() {
+                    stream.study(&mut self.runner, &self.spare, &self.betting);
+                }
                 stream.outbox.flush(now);
             }
             if !worked && !self.running.is_empty() {
                 std::thread::sleep(READER_POLL);
             }
         }
+        let now = Instant::now();
         for stream in &mut self.running {
-            stream.fail(GenerationError::ShuttingDown);
+            if !stream.is_finished() {
+                stream.fail(GenerationError::ShuttingDown);
+            } else if stream.outbox.flush(now) != Delivery::Done {
+                // It has been counted; only its reader is late.
+                stream.outbox.fail(GenerationError::ShuttingDown);
+            }
         }
         self.queue.shut_down();
         self.running.clear();
@@ -153,15 +155,6 @@ impl Worker {
             self.board.set_idle(false);
         }
         self.queue.receive()
-    }
-
-    /// Takes what all replicas have learned. It comes without what the running streams have not
-    /// handed on yet.
-    fn take_pool(&mut self) {
-        let Some(pool) = self.options.profiles.as_ref().and_then(ProfileLink::take_pool) else {
-            return;
-        };
-        self.betting.knowledge.set_pool(&pool, self.running.iter().filter_map(Stream::lessons));
     }
 
     /// Drops what has ended, was cancelled, is too late or is not read.
@@ -221,8 +214,10 @@ impl Worker {
             }
             match lease {
                 Some(lease) => {
-                    let stream =
-                        Stream::admit(pending, lease, &self.text, &self.options, &self.betting);
+                    let policies = (&mut self.shared, &**self.runner.model());
+                    let (text, options) = (&self.text, &self.options);
+                    let betting = &mut self.betting;
+                    let stream = Stream::admit(pending, lease, text, options, betting, policies);
                     self.running.push(stream);
                     self.queue.set_running(self.running.len());
                 }
@@ -241,14 +236,18 @@ impl Worker {
     /// Whether another stream may run. Finished ones whose readers are late take no part in the
     /// batch, so they count only in numbers.
     fn has_room(&self) -> bool {
-        let active = self.running.iter().filter(|stream| !stream.is_finished()).count();
-        active < self.options.max_streams
+        self.active() < self.options.max_streams
             && self.running.len() < LATE_READERS * self.options.max_streams
+    }
+
+    /// Streams that take part in the batch.
+    fn active(&self) -> usize {
+        self.running.iter().filter(|stream| !stream.is_finished()).count()
     }
 
     fn report(&mut self) {
         self.queue.set_running(self.running.len());
-        record::running(self.running.len());
+        record::running(self.active());
         record::waiting(self.queue.len());
         record::kv_usage(self.kv_usage());
         if self.board.is_asked() {
@@ -274,13 +273,12 @@ impl Worker {
 }
 
 /// The plan that adaptive streams start from where nothing was calibrated.
-fn default_plan(model: &Model, options: &EngineOptions, parts: &Parts) -> FrontierPlan {
-    let plan = DraftPlan::new(options.default_skip_set.clone(), options.confidence_threshold);
+fn default_plan(model: &Model, options: &EngineOptions, parts: &Parts) -> Seat {
+    let plan = DraftPlan::skipping(&options.default_skip_set, options.confidence_threshold);
     let cost = parts.cost(&Outline::of(&plan, model));
-    FrontierPlan {
+    Seat {
         name: "default".to_owned(),
         plan: Arc::new(plan),
-        profile_tokens: 0,
         knowledge: PlanKnowledge::unknown(cost),
     }
 }

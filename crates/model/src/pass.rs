@@ -88,6 +88,24 @@ pub(super) struct LogitRows {
     pub(super) width: usize,
 }
 
+// === impl RowGroup ===
+
+impl<'a> RowGroup<'a> {
+    /// Rows that run the whole model from `position` on, keep nothing and want no logits: what
+    /// callers change field by field.
+    pub fn new(pages: &'a [u32], position: usize, rows: &'a [RowInput<'a>]) -> Self {
+        Self {
+            pages,
+            position,
+            rows,
+            skip: None,
+            bridges: &[],
+            save_before: &[],
+            logits: LogitsWanted::None,
+        }
+    }
+}
+
 // === impl SkipMask ===
 
 impl SkipMask {

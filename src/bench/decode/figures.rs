@@ -33,8 +33,6 @@ pub struct Figures {
     pub verify_share: Option<f64>,
     /// In plain steps.
     pub plain_share: Option<f64>,
-    /// Time lost by trying bets that did not look best, as a share of all.
-    pub exploration_share: Option<f64>,
 }
 
 /// A ratio of two speeds, with its 95 % interval over prompts.
@@ -74,7 +72,6 @@ impl PromptTotals {
             counts.passes += repeat.passes;
             counts.drafted += repeat.drafted;
             counts.accepted += repeat.accepted;
-            counts.explored_steps += repeat.explored_steps;
             let phases = &mut counts.phases;
             add(&mut phases.draft, repeat.phases.draft);
             add(&mut phases.verify, repeat.phases.verify);
@@ -121,8 +118,6 @@ impl Figures {
             draft_share: quotient(draft.seconds, seconds),
             verify_share: quotient(verify.seconds, seconds),
             plain_share: quotient(plain.seconds, seconds),
-            exploration_share: plain_step
-                .and_then(|step| quotient(step * sum(|m| m.explored_steps), seconds)),
         }
     }
 }

@@ -33,10 +33,6 @@ pub struct DecodeRecord<'a> {
     pub verify_steps: usize,
     /// Plain steps.
     pub plain_steps: usize,
-    /// Of these, because drafting had lost.
-    pub folded_steps: usize,
-    /// Time lost to bets that did not look best, in plain steps.
-    pub explored_steps: f64,
     /// Seconds in draft steps.
     pub draft_seconds: f64,
     /// Seconds in verify passes.
@@ -67,8 +63,6 @@ impl<'a> DecodeRecord<'a> {
                 draft_steps: measured.phases.draft.steps,
                 verify_steps: measured.phases.verify.steps,
                 plain_steps: measured.phases.plain.steps,
-                folded_steps: measured.folded_steps,
-                explored_steps: measured.explored_steps,
                 draft_seconds: measured.phases.draft.seconds,
                 verify_seconds: measured.phases.verify.seconds,
                 plain_seconds: measured.phases.plain.seconds,

@@ -70,10 +70,6 @@ pub struct Measurement {
     pub accepted: usize,
     /// What its steps took.
     pub phases: PhaseTimes,
-    /// Plain steps because drafting had lost.
-    pub folded_steps: usize,
-    /// Time that trying bets which did not look best has cost, in plain steps.
-    pub explored_steps: f64,
     /// The engine's own estimate of the speedup over plain decoding, if it drafted.
     pub estimated_speedup: Option<f64>,
 }
@@ -145,16 +141,6 @@ const ORDER_SEED: u64 = 0x7475_726e;
 const PEER_REST: Duration = Duration::from_millis(20);
 /// Tokens of the turns that warm up and are not counted.
 const WARM_UP_TOKENS: usize = 8;
-
-// === impl DecodeMode ===
-
-impl DecodeMode {
-    /// Whether its streams learn while they are measured. Others don't pay for what only adaptive
-    /// streams gain by.
-    pub(in crate::bench) fn learns(&self) -> bool {
-        matches!(self.speculation, Speculation::Adaptive { .. })
-    }
-}
 
 // === impl DecodeBench ===
 
@@ -230,8 +216,7 @@ impl DecodeBench {
                     seed: repeat as u64,
                     ..SamplingSettings::default()
                 };
-                let turn =
-                    Turn { prompt, mode: kind, max_new_tokens, sampling, teaches: kind.learns() };
+                let turn = Turn { prompt, mode: kind, max_new_tokens, sampling };
                 let (measurement, tokens) = turn.run(engine)?;
                 Ok((Measurement { mode, ..measurement }, Some(tokens)))
             }
@@ -295,8 +280,6 @@ impl Measurement {
             drafted: 0,
             accepted: 0,
             phases: PhaseTimes::default(),
-            folded_steps: 0,
-            explored_steps: 0.0,
             estimated_speedup: None,
         }
     }

@@ -91,7 +91,7 @@ fn bench(repeats: usize) -> DecodeBench {
         modes: [
             ("adaptive", Speculation::adaptive(None)),
             ("off", Speculation::Off),
-            ("unified", Speculation::Static { skip_set: None, max_draft_tokens: None }),
+            ("unified", Speculation::fixed(None, None)),
         ]
         .map(mode)
         .to_vec(),

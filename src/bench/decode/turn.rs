@@ -1,10 +1,9 @@
 //! One stream of a bench: submitted as a client would, and read to its end.
 
 use super::run::{DecodeError, DecodeMode, DecodePrompt, Measurement};
-use skipstone_engine::adapt::OffReason;
 use skipstone_engine::{
     Event, Finished, GenerationError, GenerationStream, OutputOptions, StopCriteria, Submit,
-    Traffic, ValidRequest,
+    ValidRequest,
 };
 use skipstone_model::TokenId;
 use skipstone_model::sampling::{SamplingParams, SamplingSettings};
@@ -16,8 +15,6 @@ pub(in crate::bench) struct Turn<'a> {
     pub(in crate::bench) mode: &'a DecodeMode,
     pub(in crate::bench) max_new_tokens: usize,
     pub(in crate::bench) sampling: SamplingSettings,
-    /// Whether the engine may learn from it.
-    pub(in crate::bench) teaches: bool,
 }
 
 // === impl Turn ===
@@ -44,8 +41,6 @@ impl Turn<'_> {
             },
             output: OutputOptions::default(),
             speculation: self.mode.speculation.clone(),
-            traffic: Traffic::default(),
-            teaches: self.teaches,
             deadline: None,
         };
         engine.submit(request).map_err(|source| DecodeError::Refused {
@@ -103,8 +98,6 @@ fn measured(finished: &Finished, tokens: &[TokenId], messages: usize) -> Measure
         drafted: speculation.draft_tokens,
         accepted: speculation.accepted_tokens,
         phases: speculation.phases,
-        folded_steps: speculation.off.get(&OffReason::Folded).map_or(0, |time| time.steps),
-        explored_steps: speculation.explored_steps,
         estimated_speedup: speculation.estimated_speedup,
         ..Measurement::nothing()
     }

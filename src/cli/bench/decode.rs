@@ -35,7 +35,7 @@ pub(super) struct Decode {
     measurement: MeasurementOptions,
     /// Modes to compare, as a list; see below
     #[arg(long, value_name = "MODES", value_delimiter = ',', default_value = "off,unified,adaptive", value_parser = modes::mode)]
-    modes: Vec<&'static KnownMode>,
+    modes: Vec<KnownMode>,
     /// Decode each prompt so often in each mode; medians count
     #[arg(long, value_name = "COUNT", default_value_t = 1)]
     repeats: usize,
@@ -94,9 +94,7 @@ impl Decode {
         let variants = ablation::variants(&self.without)?;
         let (runtime, engines) = match variants.is_empty() {
             true => (load(settings, &LoadBar::new())?, Vec::new()),
-            false => {
-                start_variants(settings, &path, &LoadBar::new(), &ablation::changes(&variants))?
-            }
+            false => start_variants(settings, &path, &LoadBar::new(), &variants)?,
         };
         ensure!(
             runtime.can_draft || self.modes.iter().all(|mode| mode.name == "off"),
@@ -104,8 +102,7 @@ impl Decode {
         );
         let mut bench = self.bench(&runtime)?;
         bench.modes.extend(variants.iter().map(ablation::Variant::mode));
-        let router =
-            ablation::Router::new(Arc::clone(&runtime.engine), &variants, engines, &bench.prompts)?;
+        let router = ablation::Router::new(Arc::clone(&runtime.engine), &variants, engines);
         let mut peer: Option<Box<dyn DecodePeer>> = match self.peer {
             Some(DecodePeerName::LlamaCpp) => {
                 Some(Box::new(Peer::llama_cpp(&self.python, &path, threads, bench.capacity())?))
@@ -131,15 +128,18 @@ impl Decode {
             writeln!(stdout, "{}", serde_json::to_string(&report)?)?;
         } else {
             print_table(&mut stdout, &report)?;
-            print_worth(&mut stdout, &DecodeReport::worth(&bench, &run, "adaptive", "without "))?;
+            print_worth(
+                &mut stdout,
+                &DecodeReport::worth(&bench, &run, "adaptive", ablation::WITHOUT),
+            )?;
         }
         Ok(ExitCode::SUCCESS)
     }
 
     fn bench(&self, runtime: &Runtime) -> anyhow::Result<DecodeBench> {
-        let mode = |mode: &&KnownMode| DecodeMode {
+        let mode = |mode: &KnownMode| DecodeMode {
             name: mode.name.to_owned(),
-            speculation: (mode.speculation)(),
+            speculation: mode.speculation.clone(),
         };
         Ok(DecodeBench {
             modes: self.modes.iter().map(mode).collect(),

@@ -14,12 +14,13 @@ pub(super) fn print_table(out: &mut impl Write, report: &DecodeReport) -> io::Re
     };
     writeln!(
         out,
-        "{model}, {threads} threads, {prompts} prompts x {repeats}, up to {max_new_tokens} new tokens, {sampling}"
+        "{model}, {threads} threads, {prompts} prompts x {repeats}, up to {max_new_tokens} new \
+         tokens, {sampling}"
     )?;
     writeln!(
         out,
-        "{:<10} {:<14} {:>8} {:>6} {:>13} {:>6} {:>7} {:>6} {:>6} {:>8}  draft/verify/plain",
-        "mode", "category", "tokens/s", "ratio", "95 %", "accept", "tok/cyc", "c", "v", "explored"
+        "{:<10} {:<14} {:>8} {:>6} {:>13} {:>6} {:>7} {:>6} {:>6}  draft/verify/plain",
+        "mode", "category", "tokens/s", "ratio", "95 %", "accept", "tok/cyc", "c", "v"
     )?;
     for (mode, figures) in &report.modes.0 {
         for (category, figures) in figures.rows() {
@@ -67,14 +68,13 @@ fn line(figures: &Figures) -> String {
     let share =
         |share: Option<f64>| share.map_or("-".to_owned(), |share| format!("{:.0}", 100.0 * share));
     format!(
-        "{:>8} {:>6} {interval:>13} {:>6} {:>7} {:>6} {:>6} {:>8}  {}/{}/{} %",
+        "{:>8} {:>6} {interval:>13} {:>6} {:>7} {:>6} {:>6}  {}/{}/{} %",
         number(figures.tokens_per_second, 1),
         number(figures.ratio_to_off, 3),
         number(figures.acceptance, 2),
         number(figures.tokens_per_cycle, 2),
         number(figures.draft_cost, 2),
         number(figures.verify_cost, 2),
-        figures.exploration_share.map_or("-".to_owned(), |share| format!("{:.1} %", 100.0 * share)),
         share(figures.draft_share),
         share(figures.verify_share),
         share(figures.plain_share),

@@ -3,12 +3,13 @@
 mod ablation;
 mod decode;
 mod decode_table;
-mod learning;
 mod measurement;
 mod modes;
 mod prompt_set;
 mod rows;
 mod timeline;
+
+pub(super) use ablation::Variant;
 
 use std::process::ExitCode;
 
@@ -25,7 +26,6 @@ pub(super) struct Bench {
 enum BenchCommand {
     Rows(Box<rows::Rows>),
     Decode(Box<decode::Decode>),
-    Learning(Box<learning::Learning>),
     Timeline(Box<timeline::Timeline>),
 }
 
@@ -36,7 +36,6 @@ impl Bench {
         match self.command {
             BenchCommand::Rows(command) => command.run(),
             BenchCommand::Decode(command) => command.run(),
-            BenchCommand::Learning(command) => command.run(),
             BenchCommand::Timeline(command) => command.run(),
         }
     }

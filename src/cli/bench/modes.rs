@@ -2,68 +2,64 @@
 
 use skipstone_engine::Speculation;
 use skipstone_engine::adapt::Allowed;
+use skipstone_engine::drafting::{POLICIES, PolicyRequest, policy};
 
 /// A way to decode.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct KnownMode {
     /// Its name on the command line and in results.
     pub(super) name: &'static str,
     /// What it is, for the help.
     pub(super) about: &'static str,
     /// What its requests ask for.
-    pub(super) speculation: fn() -> Speculation,
+    pub(super) speculation: Speculation,
 }
 
-/// All modes, in the order of the help.
-pub(super) const MODES: &[KnownMode] = &[
-    KnownMode { name: "off", about: "plain decoding", speculation: || Speculation::Off },
-    KnownMode {
-        name: "unified",
-        about: "evenly spaced layers skipped, or the skip lists of the settings",
-        speculation: || Speculation::Static { skip_set: None, max_draft_tokens: None },
-    },
-    KnownMode {
-        name: "swift",
-        about: "layers skipped by the published search of SWIFT, which all prompts share",
-        speculation: || Speculation::Swift,
-    },
-    KnownMode {
-        name: "bridged",
-        about: "the server chooses among the profile's plans, without n-gram matches",
-        speculation: || only(Allowed { ngram: false, ..Allowed::default() }),
-    },
-    KnownMode {
-        name: "ngram",
-        about: "the server chooses when to propose n-gram matches, without layer skip",
-        speculation: || only(Allowed { plans: false, ..Allowed::default() }),
-    },
-    KnownMode {
-        name: "always",
-        about: "every plan of the profile in turn, whatever the odds, without n-gram matches: what drafts are worth",
-        speculation: || only(Allowed { always: true, ngram: false, ..Allowed::default() }),
-    },
-    KnownMode {
-        name: "adaptive",
-        about: "the server chooses among all it has, as it does by default",
-        speculation: || Speculation::adaptive(None),
-    },
+/// The policy that the restricted modes restrict.
+const BETS: &str = "adaptive";
+
+/// Modes that may bet on a part of what there is.
+const RESTRICTED: [(&str, &str, Allowed); 3] = [
+    (
+        "bridged",
+        "adaptive without n-gram matches",
+        Allowed { plans: true, ngram: false, always: false },
+    ),
+    ("ngram", "adaptive without layer skip", Allowed { plans: false, ngram: true, always: false }),
+    (
+        "always",
+        "every plan of the profile in turn, whatever the odds, without n-gram matches: what \
+         drafts are worth",
+        Allowed { plans: true, ngram: false, always: true },
+    ),
 ];
 
-fn only(allowed: Allowed) -> Speculation {
-    Speculation::Adaptive { max_draft_tokens: None, allowed }
+/// All modes, in the order of the help: plain decoding, every policy, restricted ones.
+pub(super) fn modes() -> impl Iterator<Item = KnownMode> {
+    let off = KnownMode { name: "off", about: "plain decoding", speculation: Speculation::Off };
+    let policies = POLICIES.iter().map(|entry| KnownMode {
+        name: entry.name,
+        about: entry.about,
+        speculation: Speculation::Draft(PolicyRequest::new(entry)),
+    });
+    let restricted = RESTRICTED.into_iter().filter_map(|(name, about, allowed)| {
+        let request = PolicyRequest { allowed, ..PolicyRequest::new(policy(BETS)?) };
+        Some(KnownMode { name, about, speculation: Speculation::Draft(request) })
+    });
+    std::iter::once(off).chain(policies).chain(restricted)
 }
 
 /// The mode that is called `name`.
-pub(super) fn mode(name: &str) -> Result<&'static KnownMode, String> {
-    MODES.iter().find(|mode| mode.name == name).ok_or_else(|| {
-        let names: Vec<&str> = MODES.iter().map(|mode| mode.name).collect();
+pub(super) fn mode(name: &str) -> Result<KnownMode, String> {
+    modes().find(|mode| mode.name == name).ok_or_else(|| {
+        let names: Vec<&str> = modes().map(|mode| mode.name).collect();
         format!("the modes are {}", names.join(", "))
     })
 }
 
 /// The modes with what they are, for the help.
 pub(super) fn help() -> String {
-    let lines = MODES.iter().map(|mode| format!("  {:<9} {}", mode.name, mode.about));
+    let lines = modes().map(|mode| format!("  {:<9} {}", mode.name, mode.about));
     format!("Modes:\n{}", lines.collect::<Vec<_>>().join("\n"))
 }
 
@@ -73,16 +69,12 @@ mod tests {
 
     #[test]
     fn names_are_different_and_known() {
-        for known in MODES {
-            assert_eq!(
-                MODES.iter().filter(|other| other.name == known.name).count(),
-                1,
-                "{}",
-                known.name
-            );
+        assert_eq!(modes().count(), 1 + POLICIES.len() + RESTRICTED.len());
+        for known in modes() {
+            assert_eq!(modes().filter(|other| other.name == known.name).count(), 1);
             assert_eq!(mode(known.name).map(|mode| mode.name), Ok(known.name));
             assert!(help().contains(known.about), "{}", known.name);
         }
-        assert!(mode("fast").is_err_and(|message| message.contains("off, unified")));
+        assert!(mode("fast").is_err_and(|message| message.contains("off, adaptive")));
     }
 }

@@ -68,7 +68,8 @@ impl Arrival {
         if let Some(expected) = expected_sha256 {
             ensure!(
                 found == expected,
-                "the file that arrived is not the expected one: its SHA-256 is {found}, expected {expected}"
+                "the file that arrived is not the expected one: its SHA-256 is {found}, expected \
+                 {expected}"
             );
         }
         GgufFile::open(self.file.path()).context("what arrived is not a usable model file")?;

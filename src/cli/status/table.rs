@@ -27,7 +27,8 @@ impl fmt::Display for Table<'_> {
         };
         writeln!(
             formatter,
-            "{takes}; {} of {} streams run, {} wait; {:.0} % of the key/value cache of {} tokens is leased",
+            "{takes}; {} of {} streams run, {} wait; {:.0} % of the key/value cache of {} tokens \
+             is leased",
             activity.running.len(),
             server.max_streams,
             activity.waiting,
@@ -101,7 +102,8 @@ fn write_totals(
     let percent = |seconds: f64| if whole > 0.0 { 100.0 * seconds / whole } else { 0.0 };
     writeln!(
         formatter,
-        "time of the engine: prompts {:.0} %, drafts {:.0} %, verification {:.0} %, plain steps {:.0} %",
+        "time of the engine: prompts {:.0} %, drafts {:.0} %, verification {:.0} %, plain steps \
+         {:.0} %",
         percent(phases.prefill),
         percent(phases.draft),
         percent(phases.verify),

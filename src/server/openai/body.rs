@@ -106,9 +106,9 @@ pub(super) struct StreamOptions {
 #[serde(default, deny_unknown_fields)]
 pub(super) struct Extension {
     pub(super) mode: Option<Mode>,
+    pub(super) policy: Option<String>,
     pub(super) max_draft_tokens: Option<u32>,
     pub(super) skip_set: Option<SkipLayers>,
-    pub(super) profile_key: Option<String>,
 }
 
 /// Whether and how to draft.

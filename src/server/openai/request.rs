@@ -208,12 +208,11 @@ fn speculation(sent: Extension) -> wire::SpeculationParams {
         attention_layers: layers.attention_layers,
         mlp_layers: layers.mlp_layers,
     });
-    let profile_key = sent.profile_key.unwrap_or_default();
     wire::SpeculationParams {
         mode: mode.into(),
         max_draft_tokens: sent.max_draft_tokens,
         skip_set,
-        profile_key,
+        policy: sent.policy.unwrap_or_default(),
     }
 }
 
@@ -252,7 +251,7 @@ mod tests {
                 {"role": "developer", "content": "a"},
                 {"role": "user", "content": [{"type": "text", "text": "b"}, {"type": "text", "text": "c"}]},
             ],
-            "skipstone": {"mode": "static", "max_draft_tokens": 4, "skip_set": {"mlp_layers": [2]}, "profile_key": "t"},
+            "skipstone": {"mode": "static", "max_draft_tokens": 4, "skip_set": {"mlp_layers": [2]}},
         });
         let asked = parse(Endpoint::Chat, body.to_string().as_bytes()).unwrap();
         let message = |role: wire::Role, content: &str| wire::ChatMessage {
@@ -284,7 +283,7 @@ mod tests {
                 mode: wire::SpeculationMode::Static.into(),
                 max_draft_tokens: Some(4),
                 skip_set: Some(wire::SkipSet { attention_layers: vec![], mlp_layers: vec![2] }),
-                profile_key: "t".to_owned(),
+                policy: String::new(),
             }),
         };
         assert_eq!(asked.spec, wanted);

@@ -19,8 +19,6 @@ pub enum Bet {
 pub enum OffReason {
     /// The caller turned drafting off.
     Request,
-    /// Drafting lost, and rests.
-    Folded,
     /// No bet looks better than a plain step.
     NoGain,
     /// There is no room for a draft: the output ends with the next token.
@@ -85,14 +83,13 @@ impl Odds<'_> {
 
 impl OffReason {
     /// All of them, in order.
-    pub const ALL: [Self; 6] =
-        [Self::Request, Self::Folded, Self::NoGain, Self::Length, Self::Baseline, Self::Backend];
+    pub const ALL: [Self; 5] =
+        [Self::Request, Self::NoGain, Self::Length, Self::Baseline, Self::Backend];
 
     /// The label of metrics and logs.
     pub fn name(self) -> &'static str {
         match self {
             Self::Request => "request",
-            Self::Folded => "folded",
             Self::NoGain => "no_gain",
             Self::Length => "length",
             Self::Baseline => "baseline",

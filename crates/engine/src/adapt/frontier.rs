@@ -3,9 +3,9 @@
 use std::sync::Arc;
 
 use super::acceptance::BINS;
-use super::knowledge::{FrontierPlan, PlanKnowledge};
+use super::knowledge::{PlanKnowledge, Seat};
 use super::profile::{AcceptanceCount, Profile, ProfileBridge, ProfilePlan, ProfiledModel};
-use crate::drafting::{DraftPlan, PlanError, SkipSet, SkipSetError};
+use crate::drafting::{DraftPlan, Gap, PlanError, runs};
 use skipstone_kernels::PackError;
 use skipstone_model::{Bridge, BridgeError, DraftVocabulary, Model};
 
@@ -27,14 +27,6 @@ pub enum FrontierError {
         /// The model's.
         expected: usize,
     },
-    /// It skips what can't be skipped.
-    #[error("plan {plan:?} of the profile: {source}")]
-    SkipSet {
-        /// The plan.
-        plan: String,
-        /// What is wrong.
-        source: SkipSetError,
-    },
     /// A bridge can't be built.
     #[error("plan {plan:?} of the profile: {source}")]
     Bridge {
@@ -43,7 +35,7 @@ pub enum FrontierError {
         /// What is wrong.
         source: BridgeError,
     },
-    /// A bridge doesn't fit its skip set.
+    /// Its gaps and bridges make no plan.
     #[error("plan {plan:?} of the profile: {source}")]
     Plan {
         /// The plan.
@@ -65,7 +57,7 @@ pub fn frontier(
     profile: &Profile,
     model: &Model,
     threads: usize,
-) -> Result<Vec<FrontierPlan>, FrontierError> {
+) -> Result<Vec<Seat>, FrontierError> {
     let (ProfiledModel { layers, hidden, vocabulary, .. }, config) =
         (&profile.model, model.config());
     for (size, profiled, expected) in [
@@ -93,38 +85,33 @@ pub fn frontier(
             None => plan,
         };
         let knowledge = knowledge(profiled);
-        Ok(FrontierPlan {
-            name: profiled.name.clone(),
-            plan: Arc::new(plan),
-            profile_tokens: profile.tokens,
-            knowledge,
-        })
+        Ok(Seat { name: profiled.name.clone(), plan: Arc::new(plan), knowledge })
     };
     plans.into_iter().map(build).collect()
 }
 
 fn draft_plan(profiled: &ProfilePlan, model: &Model) -> Result<DraftPlan, FrontierError> {
     let plan = || profiled.name.clone();
-    let layers = |parity: usize| -> Vec<u32> {
-        profiled
-            .skipped
-            .iter()
-            .filter(|&&index| index % 2 == parity)
-            .map(|&index| (index / 2) as u32)
-            .collect()
-    };
-    let skip_set = SkipSet::new(&layers(0), &layers(1), model.config().layers)
-        .map_err(|source| FrontierError::SkipSet { plan: plan(), source })?;
     let bridge = |ProfileBridge { first, end, weights }: &ProfileBridge| {
         let (span, hidden) = (*first..*end, model.config().hidden);
         Bridge::new(span, hidden, weights.bias.clone(), &weights.down, &weights.up)
             .map(Arc::new)
             .map_err(|source| FrontierError::Bridge { plan: plan(), source })
     };
-    let bridges = profiled.bridges.iter().map(bridge).collect::<Result<_, _>>()?;
-    DraftPlan::new(skip_set, profiled.confidence_threshold)
-        .with_bridges(bridges)
-        .map_err(|source| FrontierError::Plan { plan: plan(), source })
+    let bridges = profiled.bridges.iter().map(bridge).collect::<Result<Vec<_>, _>>()?;
+    let is_skipped = |sublayer| profiled.skipped.contains(&sublayer);
+    if let Some(wide) = bridges.iter().find(|bridge| !bridge.span().all(is_skipped)) {
+        let (start, end) = (wide.span().start, wide.span().end);
+        return Err(FrontierError::Plan { plan: plan(), source: PlanError::Bridge { start, end } });
+    }
+    let bridged = |sublayer: &usize| bridges.iter().any(|bridge| bridge.span().contains(sublayer));
+    let unbridged = profiled.skipped.iter().copied().filter(|sublayer| !bridged(sublayer));
+    let empty = runs(unbridged).into_iter().map(Gap::empty);
+    let mut gaps: Vec<Gap> = bridges.iter().cloned().map(Gap::bridged).chain(empty).collect();
+    gaps.sort_by_key(|gap| gap.span.start);
+    let built = DraftPlan::new(gaps, model.config().layers)
+        .map_err(|source| FrontierError::Plan { plan: plan(), source })?;
+    Ok(built.with_threshold(profiled.confidence_threshold))
 }
 
 fn knowledge(profiled: &ProfilePlan) -> PlanKnowledge {

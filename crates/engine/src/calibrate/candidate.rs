@@ -21,20 +21,6 @@ pub(super) struct Gap {
     pub(super) bridge: Option<BridgeWeights>,
 }
 
-/// Sublayers that may lie apart as runs.
-pub(super) fn runs(mut sublayers: Vec<usize>) -> Vec<Range<usize>> {
-    sublayers.sort_unstable();
-    sublayers.dedup();
-    let mut runs: Vec<Range<usize>> = Vec::new();
-    for sublayer in sublayers {
-        match runs.last_mut().filter(|run| run.end == sublayer) {
-            Some(run) => run.end += 1,
-            None => runs.push(sublayer..sublayer + 1),
-        }
-    }
-    runs
-}
-
 // === impl Candidate ===
 
 impl Candidate {

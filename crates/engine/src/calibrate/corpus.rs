@@ -143,13 +143,8 @@ impl<'a> Writer<'a> {
                 .iter()
                 .zip(&rows)
                 .map(|(&index, rows)| RowGroup {
-                    pages: lanes[index].pages,
-                    position: lanes[index].fed,
-                    rows,
-                    skip: None,
-                    bridges: &[],
-                    save_before: &[],
                     logits: LogitsWanted::Last,
+                    ..RowGroup::new(lanes[index].pages, lanes[index].fed, rows)
                 })
                 .collect();
             let output = self.runner.run(&groups);

@@ -152,13 +152,10 @@ fn time(runner: &mut Runner, lease: &PageLease, ways: &[Way<'_>]) -> Vec<f64> {
         for (way, quickest) in ways.iter().zip(&mut quickest) {
             let rows = vec![RowInput::Token(TokenId(1)); way.rows];
             let group = RowGroup {
-                pages: lease.pages(),
-                position: CONTEXT,
-                rows: &rows,
                 skip: way.skip,
                 bridges: way.bridges,
-                save_before: &[],
                 logits: way.logits,
+                ..RowGroup::new(lease.pages(), CONTEXT, &rows)
             };
             let seconds = runner.run(std::slice::from_ref(&group)).seconds;
             if round > 0 {

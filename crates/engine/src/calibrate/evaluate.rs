@@ -223,13 +223,14 @@ impl Evaluator {
                     .map(|&place| part[place])
                     .zip(&rows)
                     .map(|(start, rows)| RowGroup {
-                        pages: &self.starts[start].pages,
-                        position: self.starts[start].position + from,
-                        rows,
                         skip: Some(&mask),
                         bridges: &bridges,
-                        save_before: &[],
                         logits: LogitsWanted::All,
+                        ..RowGroup::new(
+                            &self.starts[start].pages,
+                            self.starts[start].position + from,
+                            rows,
+                        )
                     })
                     .collect();
                 let output = runner.run(&groups);
@@ -266,13 +267,9 @@ impl Evaluator {
         let rows: Vec<RowInput<'_>> = tokens.iter().map(|&token| RowInput::Token(token)).collect();
         let places: Vec<usize> = (0..self.sublayers).collect();
         let group = RowGroup {
-            pages,
-            position,
-            rows: &rows,
-            skip: None,
-            bridges: &[],
             save_before: &places,
             logits: LogitsWanted::All,
+            ..RowGroup::new(pages, position, &rows)
         };
         let output = runner.run(std::slice::from_ref(&group));
         for index in starts {
@@ -318,15 +315,7 @@ impl Start {
         if rows.is_empty() {
             return;
         }
-        let group = RowGroup {
-            pages: &self.pages,
-            position: first,
-            rows: &rows,
-            skip: None,
-            bridges: &[],
-            save_before: &[],
-            logits: LogitsWanted::None,
-        };
+        let group = RowGroup::new(&self.pages, first, &rows);
         runner.run(std::slice::from_ref(&group));
     }
 }

@@ -4,12 +4,12 @@
 use std::collections::HashMap;
 use std::ops::Range;
 
-use super::candidate::{Candidate, runs};
+use super::candidate::Candidate;
 use super::evaluate::{CHAIN, Chain, Evaluator};
 use super::trace::Spans;
 use super::{CalibrationError, CalibrationProgress};
 use crate::adapt::{BridgeFit, BridgeWeights, Moments};
-use crate::drafting::run_name;
+use crate::drafting::{run_name, runs};
 use skipstone_model::Runner;
 
 /// Lengths of runs, as shares of the inner layers.

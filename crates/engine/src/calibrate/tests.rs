@@ -5,10 +5,11 @@ use std::io::Write;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 
-use super::candidate::{Candidate, runs};
+use super::candidate::Candidate;
 use super::evaluate::Chain;
 use super::*;
 use crate::adapt::{BridgeKind, BridgeWeights};
+use crate::drafting::runs;
 use skipstone_gguf::{GgufBuilder, GgufFile, TensorType};
 
 const LAYERS: u32 = 6;
@@ -150,7 +151,7 @@ fn a_bridge_of_zeros_drafts_what_the_identity_drafts_until_it_is_wrong() {
         up: vec![0.0; HIDDEN],
     };
     let mut chains = |bridge: Option<BridgeWeights>| {
-        let candidate = Candidate::new(String::new(), runs((4..8).collect()), |_| bridge.clone());
+        let candidate = Candidate::new(String::new(), runs(4..8), |_| bridge.clone());
         evaluator.evaluate(&mut runner, &candidate, &evaluator.choosing()).unwrap()
     };
     let (identity, bridged) = (chains(None), chains(Some(zeros)));

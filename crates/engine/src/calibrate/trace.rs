@@ -7,7 +7,7 @@ use super::corpus::{MAX_SEQUENCE, Sequence};
 use super::kept_moments::KeptMoments;
 use super::{CalibrationError, CalibrationProgress};
 use crate::adapt::{BridgeWeights, LEFT_OUT, Moments};
-use skipstone_model::{LogitsWanted, PagePool, PassOutput, RowGroup, RowInput, Runner, SkipMask};
+use skipstone_model::{PagePool, PassOutput, RowGroup, RowInput, Runner, SkipMask};
 
 /// Rows of a traced pass.
 pub(super) const CHUNK: usize = 128;
@@ -141,13 +141,9 @@ impl Spans<'_> {
                 let rows: Vec<RowInput<'_>> =
                     part.iter().map(|&token| RowInput::Token(token)).collect();
                 let group = RowGroup {
-                    pages: lease.pages(),
-                    position,
-                    rows: &rows,
                     skip: Some(&mask),
-                    bridges: &[],
                     save_before: &places,
-                    logits: LogitsWanted::None,
+                    ..RowGroup::new(lease.pages(), position, &rows)
                 };
                 let output = self.runner.run(std::slice::from_ref(&group));
                 let rows = LEFT_OUT.saturating_sub(position).min(part.len())..part.len();

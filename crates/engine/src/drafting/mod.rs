@@ -1,18 +1,21 @@
 //! How a stream drafts: which sublayers it skips, how far it goes, when it stops.
+//!
+//! [`DraftPolicy`] is the seam, [`POLICIES`] the registry, `policies/` has one file a policy.
 
-#![forbid(unsafe_code)]
-
-mod gaussian_process;
 mod ngram;
 mod plan;
-mod run_search;
+mod policies;
+mod policy;
+mod registry;
 mod skip_set;
-mod swift;
-mod unified;
 
 pub use ngram::NgramProposer;
-pub use plan::{DraftPlan, PlanError, PlanIdentity, run_name};
-pub use run_search::RunSearch;
+pub use plan::{DraftPlan, Gap, PlanError, run_name, runs};
+pub use policies::swift::{SwiftOptions, SwiftSearch};
+pub use policies::unified::unified;
+pub use policy::{
+    Begin, Context, DraftPolicy, DraftStep, FinishedCycle, Next, Origin, PolicyRequest, Proposal,
+    Setup, SharedStates,
+};
+pub use registry::{POLICIES, PolicyEntry, policy};
 pub use skip_set::{SkipSet, SkipSetError};
-pub use swift::{SwiftOptions, SwiftSearch, matchness};
-pub use unified::unified;

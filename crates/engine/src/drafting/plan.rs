@@ -3,34 +3,44 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use sha2::{Digest, Sha256};
-
-use super::skip_set::SkipSet;
+use super::skip_set::{SkipSet, SkipSetError};
 use skipstone_model::{Bridge, DraftVocabulary, SkipMask};
 
 /// What to skip and what stands in for it, which tokens to look at, and when to stop.
 #[derive(Clone, Debug)]
 pub struct DraftPlan {
-    skip_set: SkipSet,
-    mask: SkipMask,
-    /// By their first sublayer.
-    bridges: Vec<Arc<Bridge>>,
+    gaps: Vec<Gap>,
     vocabulary: Option<Arc<DraftVocabulary>>,
-    /// Where the verify pass enters.
-    entry: [usize; 1],
     /// A cycle stops drafting before a token whose draft probability is below this.
     pub confidence_threshold: f32,
+    // What follows from the gaps, as a pass and the books want it.
+    skip_set: SkipSet,
+    mask: SkipMask,
+    bridges: Vec<Arc<Bridge>>,
+    entry: [usize; 1],
 }
 
-/// Tells plans apart by what decides how good their drafts are, so that what was learned of one is
-/// not taken for another's.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Debug)]
-pub struct PlanIdentity(pub [u8; 16]);
+/// A run of sublayers that a draft skips, and what stands in for it; `None` is the identity.
+#[derive(Clone, Debug)]
+pub struct Gap {
+    /// The sublayers, ascending.
+    pub span: Range<usize>,
+    /// Spans the same sublayers.
+    pub bridge: Option<Arc<Bridge>>,
+}
 
-/// Why bridges don't fit a skip set.
+/// Why gaps make no plan.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum PlanError {
-    /// A bridged sublayer runs, or two bridges overlap.
+    /// A gap is empty, or begins before the one before it has ended.
+    #[error("the gap over sublayers {start} to {end} is empty or overlaps the one before it")]
+    Order {
+        /// First sublayer of the gap.
+        start: usize,
+        /// The one after its last.
+        end: usize,
+    },
+    /// A bridge spans other sublayers than its gap.
     #[error(
         "the bridge over sublayers {start} to {end} must cover exactly one run of skipped sublayers"
     )]
@@ -40,6 +50,9 @@ pub enum PlanError {
         /// The one after its last.
         end: usize,
     },
+    /// A sublayer can't be skipped.
+    #[error(transparent)]
+    SkipSet(#[from] SkipSetError),
 }
 
 /// The name of a run of sublayers, by its layers.
@@ -47,35 +60,90 @@ pub fn run_name(run: &Range<usize>) -> String {
     format!("layers {}-{}", run.start / 2, run.end.saturating_sub(1) / 2)
 }
 
+/// The runs that sublayers form, in whatever order they come.
+pub fn runs(sublayers: impl IntoIterator<Item = usize>) -> Vec<Range<usize>> {
+    let mut sublayers: Vec<usize> = sublayers.into_iter().collect();
+    sublayers.sort_unstable();
+    sublayers.dedup();
+    let mut runs: Vec<Range<usize>> = Vec::new();
+    for sublayer in sublayers {
+        match runs.last_mut().filter(|run| run.end == sublayer) {
+            Some(run) => run.end += 1,
+            None => runs.push(sublayer..sublayer + 1),
+        }
+    }
+    runs
+}
+
+// === impl Gap ===
+
+impl Gap {
+    /// A gap with nothing in its place.
+    pub fn empty(span: Range<usize>) -> Self {
+        Self { span, bridge: None }
+    }
+
+    /// The gap that `bridge` fills.
+    pub fn bridged(bridge: Arc<Bridge>) -> Self {
+        Self { span: bridge.span(), bridge: Some(bridge) }
+    }
+}
+
 // === impl DraftPlan ===
 
 impl DraftPlan {
-    /// A plan that skips `skip_set` and puts nothing in its place.
-    pub fn new(skip_set: SkipSet, confidence_threshold: f32) -> Self {
-        let mask = skip_set.mask();
-        let entry = [mask.first_skipped().unwrap_or(2 * skip_set.layer_count())];
-        let bridges = Vec::new();
-        Self { skip_set, mask, bridges, vocabulary: None, entry, confidence_threshold }
-    }
-
-    /// The plan with `bridges` in place of runs of skipped sublayers, each of one whole run.
-    pub fn with_bridges(mut self, bridges: Vec<Arc<Bridge>>) -> Result<Self, PlanError> {
-        let runs = self.runs();
-        for bridge in &bridges {
-            let Range { start, end } = bridge.span();
-            let twice = bridges.iter().filter(|other| other.span().start == start).count() > 1;
-            if twice || !runs.contains(&(start..end)) {
-                return Err(PlanError::Bridge { start, end });
+    /// A plan with these gaps, ascending, for a model of `layers` layers. It looks at the whole
+    /// vocabulary and never stops because it is unsure.
+    ///
+    /// # Errors
+    /// If gaps overlap, a bridge does not fit its gap, or a sublayer can't be skipped.
+    pub fn new(gaps: Vec<Gap>, layers: usize) -> Result<Self, PlanError> {
+        let mut last = 0;
+        for Gap { span: Range { start, end }, bridge } in &gaps {
+            let (start, end) = (*start, *end);
+            if start >= end || start < last {
+                return Err(PlanError::Order { start, end });
+            }
+            last = end;
+            match bridge.as_ref().map(|bridge| bridge.span()) {
+                Some(span) if span != (start..end) => {
+                    return Err(PlanError::Bridge { start: span.start, end: span.end });
+                }
+                _ => {}
             }
         }
-        self.bridges = bridges;
-        Ok(self)
+        let skipped = gaps.iter().flat_map(|gap| gap.span.clone());
+        Ok(Self::derived(SkipSet::of_sublayers(skipped, layers)?, gaps))
+    }
+
+    /// A plan that skips `skip_set` and puts nothing in its place.
+    pub fn skipping(skip_set: &SkipSet, confidence_threshold: f32) -> Self {
+        let skipped = (0..2 * skip_set.layer_count()).filter(|&index| skip_set.skips(index));
+        let gaps = runs(skipped).into_iter().map(Gap::empty).collect();
+        Self { confidence_threshold, ..Self::derived(skip_set.clone(), gaps) }
+    }
+
+    fn derived(skip_set: SkipSet, gaps: Vec<Gap>) -> Self {
+        let mask = skip_set.mask();
+        let bridges = gaps.iter().filter_map(|gap| gap.bridge.clone()).collect();
+        let entry = [mask.first_skipped().unwrap_or(2 * skip_set.layer_count())];
+        let (vocabulary, confidence_threshold) = (None, 0.0);
+        Self { gaps, vocabulary, confidence_threshold, skip_set, mask, bridges, entry }
     }
 
     /// The plan with a draft head over `vocabulary` only.
-    pub fn with_vocabulary(mut self, vocabulary: Arc<DraftVocabulary>) -> Self {
-        self.vocabulary = Some(vocabulary);
-        self
+    pub fn with_vocabulary(self, vocabulary: Arc<DraftVocabulary>) -> Self {
+        Self { vocabulary: Some(vocabulary), ..self }
+    }
+
+    /// The plan with another threshold; see [`DraftPlan::confidence_threshold`].
+    pub fn with_threshold(self, confidence_threshold: f32) -> Self {
+        Self { confidence_threshold, ..self }
+    }
+
+    /// The skipped runs and what stands in for them, ascending.
+    pub fn gaps(&self) -> &[Gap] {
+        &self.gaps
     }
 
     /// The sublayers that the draft does not run.
@@ -88,7 +156,7 @@ impl DraftPlan {
         &self.mask
     }
 
-    /// What stands in for skipped runs.
+    /// What stands in for skipped runs, by first sublayer.
     pub fn bridges(&self) -> &[Arc<Bridge>] {
         &self.bridges
     }
@@ -108,53 +176,6 @@ impl DraftPlan {
     pub fn entry(&self) -> &[usize] {
         &self.entry
     }
-
-    /// The plan with another bridge over the run that `bridge` covers.
-    pub fn with_bridge(&self, bridge: Arc<Bridge>) -> Result<Self, PlanError> {
-        let start = bridge.span().start;
-        let others = self.bridges.iter().filter(|other| other.span().start != start).cloned();
-        let mut bridges: Vec<Arc<Bridge>> = others.chain([bridge]).collect();
-        bridges.sort_by_key(|bridge| bridge.span().start);
-        self.clone().with_bridges(bridges)
-    }
-
-    /// A hash of the skip set, the bridges and the draft vocabulary.
-    pub fn identity(&self) -> PlanIdentity {
-        let mut hash = Sha256::new_with_prefix(b"skipstone plan 1");
-        hash.update((2 * self.skip_set.layer_count() as u64).to_le_bytes());
-        for run in self.runs() {
-            hash_range(&mut hash, &run);
-        }
-        for bridge in &self.bridges {
-            hash.update(b"bridge");
-            hash_range(&mut hash, &bridge.span());
-            hash.update(bridge.digest());
-        }
-        if let Some(vocabulary) = &self.vocabulary {
-            hash.update(b"vocabulary");
-            vocabulary.tokens().iter().for_each(|token| hash.update(token.0.to_le_bytes()));
-        }
-        let mut identity = PlanIdentity::default();
-        identity.0.copy_from_slice(&hash.finalize()[..16]);
-        identity
-    }
-
-    /// The runs of skipped sublayers, ascending.
-    pub fn runs(&self) -> Vec<Range<usize>> {
-        let mut runs: Vec<Range<usize>> = Vec::new();
-        for index in (0..2 * self.skip_set.layer_count()).filter(|&index| self.mask.skips(index)) {
-            match runs.last_mut().filter(|run| run.end == index) {
-                Some(run) => run.end += 1,
-                None => runs.push(index..index + 1),
-            }
-        }
-        runs
-    }
-}
-
-fn hash_range(hash: &mut Sha256, range: &Range<usize>) {
-    hash.update((range.start as u64).to_le_bytes());
-    hash.update((range.end as u64).to_le_bytes());
 }
 
 #[cfg(test)]
@@ -162,34 +183,33 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_bridge_covers_one_whole_run() {
-        let plan = || DraftPlan::new(SkipSet::new(&[2, 3], &[2, 3, 5], 8).unwrap(), 0.5);
+    fn a_bridge_fills_one_whole_gap() {
         let bridge =
             |span: Range<usize>| Arc::new(Bridge::new(span, 8, vec![0.0; 8], &[], &[]).unwrap());
-        assert!(plan().with_bridges(vec![bridge(4..8), bridge(11..12)]).is_ok());
-        for spans in [&[(4, 7)][..], &[(5, 8)], &[(4, 9)], &[(11, 12), (11, 12)], &[(0, 2)]] {
-            let bridges = spans.iter().map(|&(start, end)| bridge(start..end)).collect();
-            assert!(plan().with_bridges(bridges).is_err(), "{spans:?}");
+        let gap =
+            |span: Range<usize>, bridged: Range<usize>| Gap { bridge: Some(bridge(bridged)), span };
+        let plan = DraftPlan::new(vec![gap(4..8, 4..8), Gap::empty(11..12)], 8).unwrap();
+        assert_eq!((plan.exact_until(), plan.bridges().len()), (4, 1));
+        assert_eq!(plan.skip_set(), &SkipSet::new(&[2, 3], &[2, 3, 5], 8).unwrap());
+        for gaps in [
+            vec![gap(4..8, 4..7)],
+            vec![gap(4..8, 5..8)],
+            vec![Gap::empty(4..8), Gap::empty(6..9)],
+            vec![Gap::empty(8..9), Gap::empty(4..6)],
+            vec![Gap::empty(4..4)],
+            vec![Gap::empty(14..17)],
+        ] {
+            assert!(DraftPlan::new(gaps.clone(), 8).is_err(), "{gaps:?}");
         }
     }
+
     #[test]
-    fn an_identity_is_of_what_drafts() {
-        let plan =
-            |mlp: &[u32], threshold| DraftPlan::new(SkipSet::new(&[2], mlp, 8).unwrap(), threshold);
-        let bridge = |bias: f32| Arc::new(Bridge::new(4..6, 8, vec![bias; 8], &[], &[]).unwrap());
-        let bridged = |bias| plan(&[2], 0.5).with_bridges(vec![bridge(bias)]).unwrap();
-        assert_eq!(
-            plan(&[2], 0.5).identity(),
-            plan(&[2], 0.9).identity(),
-            "when to stop is not the drafts'"
-        );
-        assert_eq!(bridged(0.5).identity(), bridged(0.5).identity());
-        let different =
-            [plan(&[2], 0.5), plan(&[3], 0.5), plan(&[2, 3], 0.5), bridged(0.5), bridged(0.25)];
-        for (index, one) in different.iter().enumerate() {
-            for other in &different[..index] {
-                assert_ne!(one.identity(), other.identity(), "{one:?} {other:?}");
-            }
-        }
+    fn a_skip_set_is_a_plan_with_empty_gaps() {
+        let skip_set = SkipSet::new(&[2, 3], &[2, 5], 8).unwrap();
+        let plan = DraftPlan::skipping(&skip_set, 0.5);
+        let spans: Vec<Range<usize>> = plan.gaps().iter().map(|gap| gap.span.clone()).collect();
+        assert_eq!(spans, [4..7, 11..12]);
+        assert_eq!((plan.skip_set(), plan.confidence_threshold), (&skip_set, 0.5));
+        assert_eq!(DraftPlan::skipping(&SkipSet::empty(8), 0.5).exact_until(), 16);
     }
 }

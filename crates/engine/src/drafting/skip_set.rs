@@ -1,11 +1,8 @@
 //! Which sublayers a draft does not run.
 
-use std::ops::Range;
-
 use skipstone_model::{LayerIndex, SkipMask};
 
-/// The sublayers that a draft skips: attention and MLP blocks separately, never of the first or the
-/// last layer.
+/// The sublayers that a draft skips: attention and MLP blocks separately, never of the first layer.
 ///
 /// Built only by [`SkipSet::new`], so every value is valid for the model it was built for.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
@@ -19,7 +16,7 @@ pub struct SkipSet {
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum SkipSetError {
     /// The layer does not exist.
-    #[error("{kind} layer {layer} is out of range: the model has {layer_count} layers, so 1 to {} can be skipped", layer_count.saturating_sub(2))]
+    #[error("{kind} layer {layer} is out of range: the model has {layer_count} layers, so 1 to {} can be skipped", layer_count.saturating_sub(1))]
     OutOfRange {
         /// `attention` or `mlp`.
         kind: &'static str,
@@ -28,10 +25,10 @@ pub enum SkipSetError {
         /// Layers of the model.
         layer_count: usize,
     },
-    /// The first and the last layer always run: skipping them leaves nothing of the draft's
+    /// The first layer always runs: skipping it leaves nothing of the draft's
     /// quality.
-    #[error("{kind} layer {layer} can't be skipped: the first and the last layer always run; use 1 to {}", layer_count.saturating_sub(2))]
-    EdgeLayer {
+    #[error("{kind} layer {layer} can't be skipped: the first layer always runs; use 1 to {}", layer_count.saturating_sub(1))]
+    FirstLayer {
         /// `attention` or `mlp`.
         kind: &'static str,
         /// The layer that was asked for.
@@ -61,12 +58,17 @@ impl SkipSet {
         })
     }
 
-    /// The set that skips the sublayers of one run, 0 to 2 x layers - 1.
-    pub fn of_run(run: Range<usize>, layer_count: usize) -> Result<Self, SkipSetError> {
-        let layers = |parity| -> Vec<u32> {
-            run.clone().filter(|index| index % 2 == parity).map(|index| index as u32 / 2).collect()
-        };
-        Self::new(&layers(0), &layers(1), layer_count)
+    /// The set that skips these sublayers, each named once.
+    pub fn of_sublayers(
+        sublayers: impl IntoIterator<Item = usize>,
+        layer_count: usize,
+    ) -> Result<Self, SkipSetError> {
+        let (mut attention, mut mlp) = (Vec::new(), Vec::new());
+        for index in sublayers {
+            let layers = if index.is_multiple_of(2) { &mut attention } else { &mut mlp };
+            layers.push(u32::try_from(index / 2).unwrap_or(u32::MAX));
+        }
+        Self::new(&attention, &mlp, layer_count)
     }
 
     /// The set that skips nothing.
@@ -118,8 +120,8 @@ fn checked(
         else {
             return Err(SkipSetError::OutOfRange { kind, layer, layer_count });
         };
-        if index == 0 || usize::from(index) + 1 == layer_count {
-            return Err(SkipSetError::EdgeLayer { kind, layer, layer_count });
+        if index == 0 {
+            return Err(SkipSetError::FirstLayer { kind, layer, layer_count });
         }
         match indices.binary_search(&LayerIndex(index)) {
             Ok(_) => return Err(SkipSetError::Duplicate { kind, layer }),
@@ -134,26 +136,27 @@ mod tests {
     use super::*;
 
     #[test]
-    fn accepts_inner_layers_in_any_order() {
-        let set = SkipSet::new(&[5, 3], &[4], 8).unwrap();
+    fn accepts_layers_in_any_order() {
+        let set = SkipSet::new(&[5, 3], &[4, 7], 8).unwrap();
         assert_eq!(set.attention(), [LayerIndex(3), LayerIndex(5)]);
         let skipped: Vec<usize> = (0..16).filter(|&index| set.skips(index)).collect();
-        assert_eq!(skipped, [6, 9, 10]);
+        assert_eq!(skipped, [6, 9, 10, 15]);
     }
 
     #[test]
-    fn a_run_is_the_sublayers_between_its_ends() {
-        let set = SkipSet::of_run(3..6, 8).unwrap();
+    fn sublayers_alternate_between_attention_and_mlp() {
+        let set = SkipSet::of_sublayers(3..6, 8).unwrap();
         assert_eq!(set, SkipSet::new(&[2], &[1, 2], 8).unwrap());
-        assert!(SkipSet::of_run(0..4, 8).is_err() && SkipSet::of_run(10..16, 8).is_err());
+        assert!(SkipSet::of_sublayers(0..4, 8).is_err());
+        assert!(SkipSet::of_sublayers([3, 16], 8).is_err());
+        assert!(SkipSet::of_sublayers([3, 3], 8).is_err());
     }
 
     #[test]
-    fn refuses_edges_strangers_and_repeats() {
+    fn refuses_the_first_layer_strangers_and_repeats() {
         for (layers, message) in [
             (&[0][..], "attention layer 0 can't be skipped"),
-            (&[7], "attention layer 7 can't be skipped"),
-            (&[8], "attention layer 8 is out of range: the model has 8 layers, so 1 to 6"),
+            (&[8], "attention layer 8 is out of range: the model has 8 layers, so 1 to 7"),
             (&[70_000], "attention layer 70000 is out of range"),
             (&[3, 3], "attention layer 3 is listed twice"),
         ] {

@@ -119,11 +119,11 @@ catalogue! {
     PLAIN_DECODE_SECONDS = Counter, SECONDS, "plain_decode_seconds_total", [],
         "Engine time spent on plain decoding.";
 
-    NUM_DRAFTS = Counter, COUNT, "spec_decode_num_drafts_total", ["source"],
+    NUM_DRAFTS = Counter, COUNT, "spec_decode_num_drafts_total", ["source", "policy"],
         "Cycles that drafted at least one token.";
-    NUM_DRAFT_TOKENS = Counter, COUNT, "spec_decode_num_draft_tokens_total", ["source"],
+    NUM_DRAFT_TOKENS = Counter, COUNT, "spec_decode_num_draft_tokens_total", ["source", "policy"],
         "Tokens drafted.";
-    NUM_ACCEPTED_TOKENS = Counter, COUNT, "spec_decode_num_accepted_tokens_total", ["source"],
+    NUM_ACCEPTED_TOKENS = Counter, COUNT, "spec_decode_num_accepted_tokens_total", ["source", "policy"],
         "Drafted tokens that the full model accepted.";
     NUM_DRAFT_TOKENS_PER_POS = Counter, COUNT, "spec_decode_num_draft_tokens_per_pos_total", ["position"],
         "Drafted tokens by their position in the draft, counted from 0.";
@@ -137,19 +137,16 @@ catalogue! {
         "Engine time spent on plain decoding, by why nothing was drafted.";
     DRAFT_LENGTH = Histogram(LENGTH_BUCKETS), COUNT, "spec_decode_draft_length", [],
         "Tokens drafted in a cycle, one sample a cycle that committed tokens.";
-    PLAN_CHANGES = Counter, COUNT, "spec_decode_plan_changes_total", ["cause"],
-        "Changes of draft plans: a stream's bet moved, or a bridge or skip set was learned.";
+    PLAN_CHANGES = Counter, COUNT, "spec_decode_plan_changes_total", [],
+        "Changes of draft plans: a stream drafts by another one than before.";
     PLAIN_STEP_SECONDS = Gauge, SECONDS, "spec_decode_plain_step_seconds", [],
         "Measured time of one plain step: the baseline of every speedup.";
-    SPEEDUP = Histogram(SPEEDUP_BUCKETS), None, "spec_decode_speedup_ratio", [],
+    SPEEDUP = Histogram(SPEEDUP_BUCKETS), None, "spec_decode_speedup_ratio", ["policy"],
         "Committed tokens x plain-step time / time spent, one sample a request that drafted.";
-    REQUEST_ACCEPTANCE = Histogram(SHARE_BUCKETS), None, "spec_decode_request_acceptance_ratio", [],
+    REQUEST_ACCEPTANCE = Histogram(SHARE_BUCKETS), None, "spec_decode_request_acceptance_ratio", ["policy"],
         "Accepted / drafted tokens, one sample a request that drafted.";
     SUBLAYER_SKIPPED = Counter, COUNT, "spec_decode_sublayer_skipped_total", ["layer", "kind"],
         "Draft steps that skipped the sublayer.";
-
-    PROFILE_STORE_OPERATIONS = Counter, COUNT, "profile_store_operations_total", ["store", "op", "outcome"],
-        "Operations of the profile store, by what was asked and how it went.";
 }
 
 #[cfg(test)]

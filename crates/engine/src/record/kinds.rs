@@ -22,17 +22,6 @@ pub enum DraftSource {
     Ngram,
 }
 
-/// What changed a draft plan.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum PlanChange {
-    /// A stream bet on another plan than before.
-    Bet,
-    /// A learned bridge replaced one.
-    Bridge,
-    /// A skip set that was found replaced one.
-    Search,
-}
-
 /// What the engine spends its time on.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Phase {
@@ -46,43 +35,12 @@ pub enum Phase {
     Prefill,
 }
 
-/// What a profile store is asked.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum StoreOperation {
-    /// Read a record.
-    Get,
-    /// Add to a record.
-    Merge,
-    /// Replace a record.
-    Put,
-    /// Remove a record.
-    Delete,
-    /// List the keys.
-    List,
-    /// Make everything durable.
-    Flush,
-}
-
-/// How a profile store answers.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum StoreOutcome {
-    /// As asked.
-    Ok,
-    /// There is no such record.
-    Missing,
-    /// What it held was no sound record, and counts as none.
-    Rejected,
-    /// It failed.
-    Error,
-    /// It had failed a moment ago, and was not asked.
-    Skipped,
-    /// Too late for the request, which started without.
-    Timeout,
-}
-
 // === impl DraftSource ===
 
 impl DraftSource {
+    /// All of them, in order.
+    pub const ALL: [Self; 2] = [Self::LayerSkip, Self::Ngram];
+
     /// The value of the label `source`.
     pub fn label(self) -> &'static str {
         match self {
@@ -101,51 +59,6 @@ impl Phase {
             Self::Verify => &catalogue::VERIFY_SECONDS,
             Self::Plain => &catalogue::PLAIN_DECODE_SECONDS,
             Self::Prefill => &catalogue::PREFILL_SECONDS,
-        }
-    }
-}
-
-// === impl PlanChange ===
-
-impl PlanChange {
-    /// The value of the label `cause`.
-    pub fn label(self) -> &'static str {
-        match self {
-            Self::Bet => "bet",
-            Self::Bridge => "bridge",
-            Self::Search => "search",
-        }
-    }
-}
-
-// === impl StoreOperation ===
-
-impl StoreOperation {
-    /// The value of the label `op`.
-    pub fn label(self) -> &'static str {
-        match self {
-            Self::Get => "get",
-            Self::Merge => "merge",
-            Self::Put => "put",
-            Self::Delete => "delete",
-            Self::List => "list",
-            Self::Flush => "flush",
-        }
-    }
-}
-
-// === impl StoreOutcome ===
-
-impl StoreOutcome {
-    /// The value of the label `outcome`.
-    pub fn label(self) -> &'static str {
-        match self {
-            Self::Ok => "ok",
-            Self::Missing => "missing",
-            Self::Rejected => "rejected",
-            Self::Error => "error",
-            Self::Skipped => "skipped",
-            Self::Timeout => "timeout",
         }
     }
 }

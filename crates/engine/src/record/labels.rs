@@ -1,6 +1,7 @@
 //! The values that the labels of metrics can take: few, known, and none of a request's own.
 
 use super::catalogue::Metric;
+use crate::drafting::{POLICIES, policy};
 
 /// Draft positions that are told apart; those beyond count at the last. Drafts are limited to half
 /// as many.
@@ -18,7 +19,13 @@ pub enum Values {
     Below(usize, &'static str),
     /// One value, which the process has from its start on.
     Fixed(&'static str),
+    /// The name of a policy of the registry, or [`OTHER_POLICY`].
+    Policies,
 }
+
+/// The label of policies that are not in the registry, such as those of programs that embed the
+/// engine.
+pub const OTHER_POLICY: &str = "other";
 
 /// Values of `reason`, where generations ended. The first three are the wire's `FinishReason`.
 const ENDINGS: Values = Values::Words(&[
@@ -35,7 +42,6 @@ const ENDINGS: Values = Values::Words(&[
 /// Values of `reason`, where nothing was drafted.
 const OFF_REASONS: Values = Values::Words(&[
     ("request", "the request or the default said so"),
-    ("folded", "drafting lost, and rests"),
     ("no_gain", "no bet looked better"),
     ("length", "no room for a draft"),
     ("baseline", "it was time to measure a plain step"),
@@ -87,32 +93,7 @@ pub fn values(metric: &Metric, label: &str) -> Option<Values> {
         (_, "position") => Values::Below(POSITIONS, "place in the draft"),
         (_, "layer") => Values::Below(LAYERS, "layer of the model"),
         (_, "kind") => Values::Words(&[("attention", ""), ("mlp", "")]),
-        (_, "cause") => Values::Words(&[
-            ("bet", "a stream bet on another plan"),
-            ("bridge", "a learned bridge replaced one"),
-            ("search", "a skip set that was found replaced one"),
-        ]),
-        (_, "store") => Values::Words(&[
-            ("memory", "ends with the process"),
-            ("redb", "a file of this machine"),
-            ("redis", "a server that replicas share"),
-        ]),
-        (_, "op") => Values::Words(&[
-            ("get", "read a record"),
-            ("merge", "add to one"),
-            ("put", "replace one"),
-            ("delete", "remove one"),
-            ("list", "list the keys"),
-            ("flush", "make everything durable"),
-        ]),
-        (_, "outcome") => Values::Words(&[
-            ("ok", "as asked"),
-            ("missing", "there is no such record"),
-            ("rejected", "the record was not sound, and counts as none"),
-            ("error", "the store failed"),
-            ("skipped", "it had failed a moment ago, and was not asked"),
-            ("timeout", "too late for the request, which started without"),
-        ]),
+        (_, "policy") => Values::Policies,
         (_, "version") => Values::Fixed("of the binary"),
         (_, "model") => Values::Fixed("the name that the model is served under"),
         (_, "instruction_set") => Values::Fixed("what the kernels were chosen for"),
@@ -129,6 +110,7 @@ impl Values {
             Self::Words(words) => words.len(),
             Self::Below(end, _) => end,
             Self::Fixed(_) => 1,
+            Self::Policies => POLICIES.len() + 1,
         }
     }
 
@@ -138,6 +120,7 @@ impl Values {
             Self::Words(words) => words.iter().any(|(word, _)| *word == value),
             Self::Below(end, _) => value.parse::<usize>().is_ok_and(|number| number < end),
             Self::Fixed(_) => true,
+            Self::Policies => policy(value).is_some() || value == OTHER_POLICY,
         }
     }
 }
@@ -204,13 +187,13 @@ mod tests {
 
     #[test]
     fn no_value_is_beyond_the_known_ones_whatever_is_recorded() {
-        use record::StoreOperation::{Delete, Flush, Get, List, Merge, Put};
-        use record::StoreOutcome::{Error, Missing, Ok, Rejected, Skipped, Timeout};
         let page = render(|| {
             let instruments = Instruments::new();
             for drafted in [0, 1, 17, 33, 100_000, usize::MAX] {
-                for source in [DraftSource::LayerSkip, DraftSource::Ngram] {
-                    instruments.draft_cycle(&DraftCycle { source, drafted, accepted: drafted });
+                for source in DraftSource::ALL {
+                    let cycle = DraftCycle { source, drafted, accepted: drafted };
+                    instruments.draft_cycle("adaptive", &cycle);
+                    instruments.draft_cycle("a stranger's", &cycle);
                 }
                 instruments.draft_chain(drafted, drafted);
             }
@@ -218,11 +201,6 @@ mod tests {
             instruments.sublayers_skipped(&SkipSet::new(&layers, &layers, 5000).unwrap(), 1);
             for reason in endings() {
                 record::request_finished(reason);
-            }
-            for operation in [Get, Merge, Put, Delete, List, Flush] {
-                for outcome in [Ok, Missing, Rejected, Error, Skipped, Timeout] {
-                    record::profile_store("redis", operation, outcome);
-                }
             }
             record::build_info(&BuildInfo { model: "a\"b\nc{}=,\\", instruction_set: "avx2" });
         });

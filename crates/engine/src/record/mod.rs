@@ -13,10 +13,10 @@ use std::sync::OnceLock;
 use metrics::{Counter, Gauge, Histogram};
 
 use self::indexed::IndexedCounters;
-pub use self::kinds::{DraftCycle, DraftSource, Phase, PlanChange, StoreOperation, StoreOutcome};
-use self::labels::{LAYERS, POSITIONS};
+pub use self::kinds::{DraftCycle, DraftSource, Phase};
+use self::labels::{LAYERS, OTHER_POLICY, POSITIONS};
 use crate::adapt::OffReason;
-use crate::drafting::SkipSet;
+use crate::drafting::{POLICIES, SkipSet};
 
 /// Counters of seconds count nanoseconds, since the recorder counts whole numbers; a page divides
 /// by this.
@@ -34,15 +34,14 @@ pub struct BuildInfo<'a> {
 /// Handles to all metrics whose labels are known in advance.
 #[derive(Debug)]
 pub(super) struct Instruments {
-    /// In the order of [`DraftSource`].
-    drafts: [SourceCounters; 2],
+    /// In the order of the registry, and one for policies that are not in it.
+    policies: Vec<PolicyInstruments>,
     drafted_at: IndexedCounters,
     accepted_at: IndexedCounters,
     draft_length: Histogram,
     /// In the order of [`OffReason`].
     off: [SecondsCounter; OffReason::ALL.len()],
-    /// In the order of [`PlanChange`].
-    plan_changes: [Counter; 3],
+    plan_changes: Counter,
     engine_steps: Counter,
     attention_skipped: IndexedCounters,
     mlp_skipped: IndexedCounters,
@@ -54,13 +53,20 @@ pub(super) struct Instruments {
     time_per_output_token: Histogram,
     queue_time: Histogram,
     request_latency: Histogram,
-    speedup: Histogram,
-    acceptance: Histogram,
     prompt_tokens: Counter,
     generation_tokens: Counter,
     running: Gauge,
     waiting: Gauge,
     kv_usage: Gauge,
+}
+
+#[derive(Debug)]
+struct PolicyInstruments {
+    name: &'static str,
+    /// In the order of [`DraftSource`].
+    drafts: [SourceCounters; 2],
+    speedup: Histogram,
+    acceptance: Histogram,
 }
 
 #[derive(Debug)]
@@ -101,9 +107,9 @@ pub fn build_info(build: &BuildInfo<'_>) {
     metrics::gauge!(catalogue::BUILD_INFO.name, &labels).set(1.0);
 }
 
-/// Counts what one source drafted in a cycle.
-pub fn draft_cycle(cycle: &DraftCycle) {
-    instruments().draft_cycle(cycle);
+/// Counts what one source drafted in a cycle of a policy's.
+pub fn draft_cycle(policy: &str, cycle: &DraftCycle) {
+    instruments().draft_cycle(policy, cycle);
 }
 
 /// Counts a cycle's whole chain, whoever drafted it: its length, and acceptance by position.
@@ -117,8 +123,8 @@ pub fn off_seconds(reason: OffReason, seconds: f64) {
 }
 
 /// Counts a change of plans.
-pub fn plan_changed(cause: PlanChange) {
-    instruments().plan_changes[cause as usize].increment(1);
+pub fn plan_changed() {
+    instruments().plan_changes.increment(1);
 }
 
 /// Counts a step of the batch.
@@ -176,21 +182,14 @@ pub fn request(method: &'static str, code: &'static str) {
     metrics::counter!(catalogue::REQUESTS.name, "method" => method, "code" => code).increment(1);
 }
 
-/// Counts an operation of a profile store, by the store's name.
-pub fn profile_store(store: &'static str, operation: StoreOperation, outcome: StoreOutcome) {
-    let (name, op, outcome) =
-        (catalogue::PROFILE_STORE_OPERATIONS.name, operation.label(), outcome.label());
-    metrics::counter!(name, "store" => store, "op" => op, "outcome" => outcome).increment(1);
+/// Records a request's speedup over plain decoding, under its policy.
+pub fn request_speedup(policy: &str, ratio: f64) {
+    instruments().policy(policy).speedup.record(ratio);
 }
 
-/// Records a request's speedup over plain decoding.
-pub fn request_speedup(ratio: f64) {
-    instruments().speedup.record(ratio);
-}
-
-/// Records a request's accepted share of its drafted tokens, 0 to 1.
-pub fn request_acceptance(share: f64) {
-    instruments().acceptance.record(share);
+/// Records a request's accepted share of its drafted tokens, 0 to 1, under its policy.
+pub fn request_acceptance(policy: &str, share: f64) {
+    instruments().policy(policy).acceptance.record(share);
 }
 
 /// Adds the token counts of a request that ended.
@@ -221,10 +220,12 @@ impl Instruments {
     pub(super) fn new() -> Self {
         use metrics::{counter, gauge, histogram};
         Self {
-            drafts: [
-                SourceCounters::new(DraftSource::LayerSkip),
-                SourceCounters::new(DraftSource::Ngram),
-            ],
+            policies: POLICIES
+                .iter()
+                .map(|entry| entry.name)
+                .chain([OTHER_POLICY])
+                .map(PolicyInstruments::new)
+                .collect(),
             drafted_at: IndexedCounters::new(
                 POSITIONS,
                 |position| counter!(catalogue::NUM_DRAFT_TOKENS_PER_POS.name, "position" => position.to_string()),
@@ -233,8 +234,7 @@ impl Instruments {
             off: OffReason::ALL.map(|reason| {
                 SecondsCounter(counter!(catalogue::OFF_SECONDS.name, "reason" => reason.name()))
             }),
-            plan_changes: [PlanChange::Bet, PlanChange::Bridge, PlanChange::Search]
-                .map(|cause| counter!(catalogue::PLAN_CHANGES.name, "cause" => cause.label())),
+            plan_changes: counter!(catalogue::PLAN_CHANGES.name),
             engine_steps: counter!(catalogue::ENGINE_STEPS.name),
             accepted_at: IndexedCounters::new(
                 POSITIONS,
@@ -252,8 +252,6 @@ impl Instruments {
             time_per_output_token: histogram!(catalogue::TIME_PER_OUTPUT_TOKEN.name),
             queue_time: histogram!(catalogue::REQUEST_QUEUE_TIME.name),
             request_latency: histogram!(catalogue::REQUEST_LATENCY.name),
-            speedup: histogram!(catalogue::SPEEDUP.name),
-            acceptance: histogram!(catalogue::REQUEST_ACCEPTANCE.name),
             prompt_tokens: counter!(catalogue::PROMPT_TOKENS.name),
             generation_tokens: counter!(catalogue::GENERATION_TOKENS.name),
             running: gauge!(catalogue::REQUESTS_RUNNING.name),
@@ -262,11 +260,18 @@ impl Instruments {
         }
     }
 
-    pub(super) fn draft_cycle(&self, cycle: &DraftCycle) {
+    /// Those of a policy; the last are for all that are not in the registry.
+    fn policy(&self, name: &str) -> &PolicyInstruments {
+        let last = self.policies.len() - 1;
+        let index = self.policies.iter().position(|policy| policy.name == name);
+        &self.policies[index.unwrap_or(last)]
+    }
+
+    pub(super) fn draft_cycle(&self, policy: &str, cycle: &DraftCycle) {
         if cycle.drafted == 0 {
             return;
         }
-        let counters = &self.drafts[cycle.source as usize];
+        let counters = &self.policy(policy).drafts[cycle.source as usize];
         counters.drafts.increment(1);
         counters.drafted.increment(cycle.drafted as u64);
         counters.accepted.increment(cycle.accepted as u64);
@@ -300,11 +305,26 @@ fn skip_counter(layer: usize, kind: &'static str) -> Counter {
     metrics::counter!(catalogue::SUBLAYER_SKIPPED.name, "layer" => layer.to_string(), "kind" => kind)
 }
 
+// === impl PolicyInstruments ===
+
+impl PolicyInstruments {
+    fn new(name: &'static str) -> Self {
+        let histogram = |of| metrics::histogram!(of, "policy" => name);
+        Self {
+            name,
+            drafts: DraftSource::ALL.map(|source| SourceCounters::new(source, name)),
+            speedup: histogram(catalogue::SPEEDUP.name),
+            acceptance: histogram(catalogue::REQUEST_ACCEPTANCE.name),
+        }
+    }
+}
+
 // === impl SourceCounters ===
 
 impl SourceCounters {
-    fn new(source: DraftSource) -> Self {
-        let counter = |name| metrics::counter!(name, "source" => source.label());
+    fn new(source: DraftSource, policy: &'static str) -> Self {
+        let counter =
+            |name| metrics::counter!(name, "source" => source.label(), "policy" => policy);
         Self {
             drafts: counter(catalogue::NUM_DRAFTS.name),
             drafted: counter(catalogue::NUM_DRAFT_TOKENS.name),
@@ -327,7 +347,9 @@ impl SecondsCounter {
 #[cfg(test)]
 mod testing {
     pub(super) fn render(record: impl FnOnce()) -> String {
-        let recorder = metrics_exporter_prometheus::PrometheusBuilder::new().build_recorder();
+        let builder = metrics_exporter_prometheus::PrometheusBuilder::new();
+        // Without bounds a histogram would be shown as a summary.
+        let recorder = builder.set_buckets(&[1.0]).unwrap().build_recorder();
         metrics::with_local_recorder(&recorder, record);
         recorder.handle().render()
     }
@@ -342,29 +364,26 @@ mod tests {
     fn counts_cycles_by_source_and_position() {
         let page = render(|| {
             let instruments = Instruments::new();
-            instruments.draft_cycle(&DraftCycle {
-                source: DraftSource::LayerSkip,
-                drafted: 4,
-                accepted: 2,
-            });
-            instruments.draft_cycle(&DraftCycle {
-                source: DraftSource::LayerSkip,
-                drafted: 3,
-                accepted: 1,
-            });
-            instruments.draft_cycle(&DraftCycle {
-                source: DraftSource::Ngram,
-                drafted: 0,
-                accepted: 0,
-            });
+            instruments.draft_cycle(
+                "static",
+                &DraftCycle { source: DraftSource::LayerSkip, drafted: 4, accepted: 2 },
+            );
+            instruments.draft_cycle(
+                "static",
+                &DraftCycle { source: DraftSource::LayerSkip, drafted: 3, accepted: 1 },
+            );
+            instruments.draft_cycle(
+                "static",
+                &DraftCycle { source: DraftSource::Ngram, drafted: 0, accepted: 0 },
+            );
             instruments.draft_chain(4, 2);
             instruments.draft_chain(3, 1);
         });
         for line in [
-            r#"skipstone_spec_decode_num_drafts_total{source="layer_skip"} 2"#,
-            r#"skipstone_spec_decode_num_drafts_total{source="ngram"} 0"#,
-            r#"skipstone_spec_decode_num_draft_tokens_total{source="layer_skip"} 7"#,
-            r#"skipstone_spec_decode_num_accepted_tokens_total{source="layer_skip"} 3"#,
+            r#"skipstone_spec_decode_num_drafts_total{source="layer_skip",policy="static"} 2"#,
+            r#"skipstone_spec_decode_num_drafts_total{source="ngram",policy="static"} 0"#,
+            r#"skipstone_spec_decode_num_draft_tokens_total{source="layer_skip",policy="static"} 7"#,
+            r#"skipstone_spec_decode_num_accepted_tokens_total{source="layer_skip",policy="static"} 3"#,
             r#"skipstone_spec_decode_num_draft_tokens_per_pos_total{position="2"} 2"#,
             r#"skipstone_spec_decode_num_draft_tokens_per_pos_total{position="3"} 1"#,
             r#"skipstone_spec_decode_num_accepted_tokens_per_pos_total{position="0"} 2"#,

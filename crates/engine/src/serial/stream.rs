@@ -10,7 +10,7 @@ use super::super::outbox::Outbox;
 use super::super::output_text::OutputText;
 use super::super::queue::Pending;
 use super::super::request::ValidRequest;
-use super::super::work::Work;
+use super::super::step::StepKind;
 use crate::adapt::OffReason;
 use crate::record;
 use skipstone_model::TokenId;
@@ -129,11 +129,11 @@ impl SerialStream {
     /// Books the pass that ended now.
     fn book(&mut self, seconds: f64) {
         if self.is_prefilling() {
-            self.account.count_work(Work::Prefill { tokens: self.prompt().len() }, seconds);
+            self.account.count_step(StepKind::Prefill, seconds);
             return;
         }
         let time = StepTime::new(seconds, seconds);
-        self.account.count_work(Work::Plain(OffReason::Backend), seconds);
+        self.account.count_step(StepKind::Plain(OffReason::Backend), seconds);
         self.account.spend(seconds);
         self.account.earn(1, time);
     }

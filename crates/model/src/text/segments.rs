@@ -166,7 +166,7 @@ mod tests {
     use crate::text::special_tokens::Piece;
 
     fn specials() -> TokenSet {
-        TokenSet::new([("<s>", TokenId(1)), ("</s>", TokenId(2)), ("<s><x>", TokenId(3))])
+        TokenSet::new([("<s>", TokenId(1)), ("</s>", TokenId(2)), ("<s><x>", TokenId(3))]).unwrap()
     }
 
     fn marker(template: &str, contents: &[&str]) -> ContentMarker {

@@ -2,7 +2,15 @@
 
 use std::ops::Range;
 
+use super::TextError;
 use crate::TokenId;
+
+/// Bytes of one token of a set. Each byte of the file becomes a node of some 80 bytes, so a file
+/// must not choose how long they are; known models have at most some 50.
+const MAX_TOKEN_BYTES: usize = 1024;
+
+/// Bytes of all tokens of a set.
+const MAX_SET_BYTES: usize = 1 << 20;
 
 /// A set of token texts, searched for the longest one that starts at a place.
 ///
@@ -32,12 +40,31 @@ pub(super) enum Piece<'t> {
 // === impl TokenSet ===
 
 impl TokenSet {
-    pub(super) fn new<'t>(tokens: impl IntoIterator<Item = (&'t str, TokenId)>) -> Self {
+    /// # Errors
+    /// [`TextError::InvalidVocabulary`] if a token, or all of them together, are longer than any
+    /// model needs.
+    pub(super) fn new<'t>(
+        tokens: impl IntoIterator<Item = (&'t str, TokenId)>,
+    ) -> Result<Self, TextError> {
         let mut set = Self { nodes: vec![Node::default()], texts: Vec::new() };
+        let mut total = 0;
         for (text, token) in tokens {
+            let bytes = text.len();
+            total += bytes;
+            if bytes > MAX_TOKEN_BYTES {
+                let reason = format!(
+                    "special token {token} has {bytes} bytes, at most {MAX_TOKEN_BYTES} are allowed"
+                );
+                return Err(TextError::vocabulary(reason));
+            }
+            if total > MAX_SET_BYTES {
+                let reason =
+                    format!("its special tokens have more than {MAX_SET_BYTES} bytes together");
+                return Err(TextError::vocabulary(reason));
+            }
             set.insert(text, token);
         }
-        set
+        Ok(set)
     }
 
     fn insert(&mut self, text: &str, token: TokenId) {
@@ -130,6 +157,7 @@ mod tests {
             ("é!", TokenId(3)),
             ("", TokenId(9)),
         ])
+        .unwrap()
     }
 
     #[test]
@@ -158,8 +186,26 @@ mod tests {
     }
 
     #[test]
+    fn what_a_file_says_is_bounded() {
+        let longest = "x".repeat(MAX_TOKEN_BYTES);
+        let set = |texts: &[String]| {
+            let tokens = texts.iter().enumerate();
+            TokenSet::new(tokens.map(|(index, text)| (text.as_str(), TokenId(index as u32))))
+                .map(|set| set.nodes.len())
+        };
+        assert_eq!(set(&[longest.clone()]).unwrap(), MAX_TOKEN_BYTES + 1);
+        let error = set(&[longest.clone() + "x"]).unwrap_err().to_string();
+        assert!(error.contains("special token 0 has 1025 bytes"), "{error}");
+        let many: Vec<String> = (0..=MAX_SET_BYTES / MAX_TOKEN_BYTES)
+            .map(|index| format!("{index:0MAX_TOKEN_BYTES$}"))
+            .collect();
+        let error = set(&many).unwrap_err().to_string();
+        assert!(error.contains("more than 1048576 bytes together"), "{error}");
+    }
+
+    #[test]
     fn an_empty_set_finds_nothing() {
-        assert_eq!(TokenSet::new([]).split("ab", &[]), vec![Piece::Text("ab")]);
+        assert_eq!(TokenSet::new([]).unwrap().split("ab", &[]), vec![Piece::Text("ab")]);
         assert_eq!(TokenSet::default().split("ab", &[]), vec![Piece::Text("ab")]);
     }
 }

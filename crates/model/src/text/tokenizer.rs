@@ -143,9 +143,9 @@ impl TextModel {
         let (beginning, end) = (text_of(parts.beginning), text_of(parts.end));
         Ok(Self {
             encoder: parts.encoder,
-            specials: set(|role| matches!(role, TokenRole::Control | TokenRole::Marker)),
-            controls: set(|role| role == TokenRole::Control),
-            added: set(|role| role == TokenRole::Added),
+            specials: set(|role| matches!(role, TokenRole::Control | TokenRole::Marker))?,
+            controls: set(|role| role == TokenRole::Control)?,
+            added: set(|role| role == TokenRole::Added)?,
             prefix: parts.prefix,
             suffix: parts.suffix,
             ends: parts.ends,

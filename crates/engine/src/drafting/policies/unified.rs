@@ -1,7 +1,26 @@
 //! The `unified` policy: evenly spaced layers, enough of them to reach a target cost. It knows
 //! nothing about the model and is the plan to start from, and the baseline that others must beat.
 
-use super::skip_set::SkipSet;
+use crate::drafting::plan::DraftPlan;
+use crate::drafting::registry::PolicyEntry;
+use crate::drafting::skip_set::SkipSet;
+
+use super::fixed::Fixed;
+
+/// Evenly spaced layers, whatever the settings list.
+pub static ENTRY: PolicyEntry = PolicyEntry {
+    name: "unified",
+    about: "evenly spaced layers skipped, as many as speculation.target_speedup asks for",
+    takes_skip_set: false,
+    start: |setup| {
+        let weights = setup.model.weights();
+        let bytes: Vec<usize> = (0..setup.model.config().sublayers())
+            .map(|index| weights.sublayer_bytes(index))
+            .collect();
+        let skip_set = unified(&bytes, weights.head_bytes(), setup.target_speedup);
+        Fixed::boxed(DraftPlan::skipping(&skip_set, setup.confidence_threshold))
+    },
+};
 
 /// Skips evenly spaced layers, attention and MLP both, until a draft step reads at most `1 /
 /// target_speedup` of the bytes of a plain step, or all inner layers are skipped. `sublayer_bytes`

@@ -1,11 +1,10 @@
-//! The `swift` policy: the published on-the-fly search for a skip set, as it was published, to
-//! compare with.
+//! The search of SWIFT for a skip set, as it was published.
 
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 
 use super::gaussian_process::GaussianProcess;
-use super::skip_set::SkipSet;
+use crate::drafting::skip_set::SkipSet;
 use skipstone_model::TokenId;
 
 /// What SWIFT leaves to its user; the defaults are those of its evaluation script for Llama models.
@@ -28,7 +27,7 @@ pub struct SwiftOptions {
     /// Tokens drafted in a cycle at most.
     pub max_draft_tokens: usize,
     /// A draft ends with the first token whose draft probability is below this. That token is kept,
-    /// other than in a [`super::DraftPlan`].
+    /// other than in a [`DraftPlan`](crate::drafting::DraftPlan).
     pub stop_threshold: f32,
     /// Equal seeds give equal searches.
     pub seed: u64,
@@ -81,7 +80,7 @@ const CLIMBS: usize = 4;
 /// Tries of each climb.
 const CLIMB_TRIES: usize = 200;
 
-/// The share of tokens that a draft foretells: `drafted[i]` is the draft's most likely token after
+/// The share of tokens that a draft predicts: `drafted[i]` is the draft's most likely token after
 /// the full model's `tokens[..=i]`, so it is compared with `tokens[i + 1]`. 0 for less than two
 /// tokens.
 ///

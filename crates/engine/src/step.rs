@@ -1,0 +1,80 @@
+//! What a stream does in a pass, named once.
+
+use std::sync::Arc;
+
+use crate::adapt::{Costs, OffReason};
+use crate::drafting::DraftPlan;
+use crate::record::Phase;
+use skipstone_model::PassOutput;
+
+/// A stream's part of a pass: rows that follow each other. The stream names it; the batch, the
+/// books and the cost model read it, and nobody works out again what it means.
+#[derive(Clone, Debug)]
+pub struct Step {
+    /// What it is for.
+    pub(crate) kind: StepKind,
+    /// Rows, at least one.
+    pub(crate) rows: usize,
+    /// Position of the first row.
+    pub(crate) position: usize,
+    /// The first rows enter late...
+    pub(crate) entered: usize,
+    /// ...before this sublayer, with the state that a draft step left there.
+    pub(crate) entry: usize,
+    /// What the rows skip; `None` runs the whole model.
+    pub(crate) plan: Option<Arc<DraftPlan>>,
+    /// Rows that want logits: the last so many.
+    pub(crate) logits: usize,
+}
+
+/// What a step is for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum StepKind {
+    /// The next tokens of the prompt.
+    Prefill,
+    /// One token through the whole model, and why no more.
+    Plain(OffReason),
+    /// One token through the draft plan.
+    Draft,
+    /// The drafted chain through the whole model.
+    Verify,
+}
+
+/// What a stream needs to know about the pass that made its step.
+pub(super) struct Answer<'a> {
+    pub(super) output: PassOutput<'a>,
+    /// The stream's group in the pass.
+    pub(super) group: usize,
+    /// Seconds of the pass that fall to this stream.
+    pub(super) seconds: f64,
+    /// Seconds that plain decoding would take for a token of this stream beside the same rows of
+    /// others.
+    pub(super) plain_seconds: f64,
+    /// Whether the pass did the work of no other stream.
+    pub(super) alone: bool,
+    /// What rows of such a pass cost the stream.
+    pub(super) costs: &'a Costs,
+}
+
+// === impl Step ===
+
+impl Step {
+    /// A step of the whole model over `rows` rows from `position` on, of which the last wants
+    /// logits.
+    pub(super) fn whole(kind: StepKind, position: usize, rows: usize) -> Self {
+        Self { kind, rows, position, entered: 0, entry: 0, plan: None, logits: 1 }
+    }
+}
+
+// === impl StepKind ===
+
+impl StepKind {
+    pub(crate) fn phase(self) -> Phase {
+        match self {
+            Self::Prefill => Phase::Prefill,
+            Self::Plain(_) => Phase::Plain,
+            Self::Draft => Phase::Draft,
+            Self::Verify => Phase::Verify,
+        }
+    }
+}
