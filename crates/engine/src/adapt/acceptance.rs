@@ -21,9 +21,9 @@ const OFFSET_FADE: f64 = 0.99;
 /// anything is known of it: a standard deviation.
 const SHIFT_SPREAD: f64 = 0.5;
 
-/// What is known of a shift at most, as its precision: some thousand judgements, so that it follows
-/// the traffic.
-const MOST_PRECISION: f64 = 200.0;
+/// What one more committed token leaves of a shift and of what it is known by: a thousand tokens
+/// count, so that it follows the traffic, and plans that it made look bad are tried again.
+const SHIFT_FADE: f64 = 0.999;
 
 /// The farthest that text is taken to lie: beyond, its drafts would hardly be tried again.
 const MAX_SHIFT: f64 = 3.0;
@@ -116,9 +116,9 @@ impl Default for Shift {
 }
 
 impl Shift {
-    /// Weighs what is known by `share`, 0 to 1.
-    pub fn fade(&mut self, share: f64) {
-        let unknown = Self::default();
+    /// Takes in committed tokens.
+    pub fn fade(&mut self, tokens: usize) {
+        let (unknown, share) = (Self::default(), SHIFT_FADE.powi(tokens.min(1000) as i32));
         self.value *= share;
         self.precision = unknown.precision + share * (self.precision - unknown.precision);
     }
@@ -126,7 +126,7 @@ impl Shift {
     /// Takes in a judgement, where this share was [`Acceptance::expected`]: a step of Newton's
     /// method for the logistic likelihood.
     pub fn observe(&mut self, expected: f64, accepted: bool) {
-        self.precision = (self.precision + expected * (1.0 - expected)).min(MOST_PRECISION);
+        self.precision += expected * (1.0 - expected);
         let value = self.value + (f64::from(accepted) - expected) / self.precision;
         self.value = value.clamp(-MAX_SHIFT, MAX_SHIFT);
     }

@@ -182,7 +182,7 @@ impl Knowledge {
     /// the traffic has changed.
     pub fn forget(&mut self, tokens: usize) {
         let left = FORGET.powi(tokens.min(1000) as i32);
-        self.shift.fade(left);
+        self.shift.fade(tokens);
         for Seat { knowledge, .. } in &mut self.seats {
             knowledge.acceptance.fade(left);
             if knowledge.calibrated {

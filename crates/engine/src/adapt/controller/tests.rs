@@ -21,6 +21,11 @@ fn plan(cost: f64, acceptance: f64) -> PlanKnowledge {
     PlanKnowledge::new(cost, [acceptance; BINS], [1.0; BINS])
 }
 
+/// Confidences of all bins, one after the other.
+fn spread(index: usize) -> f32 {
+    ((index % BINS) as f32 + 0.5) / BINS as f32
+}
+
 fn choose(plans: Vec<PlanKnowledge>, row: f64, found: Match) -> Bet {
     let knowledge = Knowledge::new(seats(&plans));
     let odds = Odds { knowledge: &knowledge, costs: &costs(row) };
@@ -64,7 +69,8 @@ fn a_losing_bet_is_left_and_tried_again_when_it_is_forgotten() {
         let bet = controller.choose(odds, Chain::new(8), Match::default());
         // Whatever is drafted is rejected.
         if let Bet::Plan(index) = bet {
-            knowledge.observe_drafted(controller.offsets(), index, 0.9, false);
+            let confidence = spread(drafted.len());
+            knowledge.observe_drafted(controller.offsets(), index, confidence, false);
             drafted.push(token);
         }
         spent += if bet == Bet::Plan(0) { 1.5 } else { 1.0 };
@@ -86,14 +92,15 @@ fn the_plan_follows_the_text() {
         let (mut tokens, mut spent, mut settled_at) = (0, 0.0, None);
         let better = usize::from(shares[1] > shares[0]);
         let mut late = (0.0, 0.0);
-        while tokens < 512 {
+        while tokens < 2048 {
             let odds = Odds { knowledge: &knowledge, costs: &costs };
             let (mut committed, mut cost) = (1, 1.0);
             let bet = controller.choose(odds, Chain::new(1), Match::default());
             if let Bet::Plan(index) = bet {
                 let accepted = is_accepted(judged[index], shares[index]);
                 judged[index] += 1;
-                knowledge.observe_drafted(controller.offsets(), index, 0.9, accepted);
+                let confidence = spread(judged[index]);
+                knowledge.observe_drafted(controller.offsets(), index, confidence, accepted);
                 (committed, cost) = (1 + usize::from(accepted), 1.5);
                 settled_at = match settled_at {
                     _ if index != better => None,
@@ -105,12 +112,12 @@ fn the_plan_follows_the_text() {
             knowledge.forget(committed);
             tokens += committed;
             spent += cost;
-            if tokens > 256 {
+            if tokens > 1536 {
                 late = (late.0 + committed as f64, late.1 + cost);
             }
         }
         let settled_at = settled_at.unwrap_or(usize::MAX);
-        assert!(settled_at <= 192, "domain {domain}: settled after {settled_at} tokens");
+        assert!(settled_at <= 1024, "domain {domain}: settled after {settled_at} tokens");
         let recovered = late.0 / late.1;
         assert!(
             recovered > 1.1,
