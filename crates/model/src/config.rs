@@ -1,5 +1,6 @@
 //! What a file says about its model: architecture, sizes, rotary embedding.
 
+use super::sublayer::{attention_of, sublayers};
 use skipstone_gguf::{Manifest, Metadata, MetadataError};
 use skipstone_kernels::{KvShape, RopePairs};
 
@@ -191,16 +192,16 @@ impl ModelConfig {
         })
     }
 
-    /// Sublayers: attention at even indices, MLP at odd ones.
+    /// Sublayers, numbered as in [`super::sublayer`].
     pub fn sublayers(&self) -> usize {
-        2 * self.layers
+        sublayers(self.layers)
     }
 
     /// Where the feature of a position is its hidden state: before this sublayer. What the last
     /// tenth of the layers adds is particular to the next token. Profiles depend on it: to move it
     /// is a new version of theirs.
     pub fn feature_sublayer(&self) -> usize {
-        2 * self.layers.saturating_sub((self.layers / 10).max(1))
+        attention_of(self.layers.saturating_sub((self.layers / 10).max(1)))
     }
 
     /// The layout of the key/value pages.

@@ -16,6 +16,7 @@ mod pass;
 mod runner;
 pub mod sampling;
 mod scratch;
+pub mod sublayer;
 pub mod text;
 mod weights;
 

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use sha2::{Digest, Sha256};
 
 use super::skip_set::SkipSet;
+use skipstone_model::sublayer::{layer_of, sublayers};
 use skipstone_model::{Bridge, DraftVocabulary, SkipMask};
 
 /// What to skip and what stands in for it, which tokens to look at, and when to stop.
@@ -44,7 +45,7 @@ pub enum PlanError {
 
 /// The name of a run of sublayers, by its layers.
 pub fn run_name(run: &Range<usize>) -> String {
-    format!("layers {}-{}", run.start / 2, run.end.saturating_sub(1) / 2)
+    format!("layers {}-{}", layer_of(run.start), layer_of(run.end.saturating_sub(1)))
 }
 
 // === impl DraftPlan ===
@@ -53,7 +54,7 @@ impl DraftPlan {
     /// A plan that skips `skip_set` and puts nothing in its place.
     pub fn new(skip_set: SkipSet, confidence_threshold: f32) -> Self {
         let mask = skip_set.mask();
-        let entry = [mask.first_skipped().unwrap_or(2 * skip_set.layer_count())];
+        let entry = [mask.first_skipped().unwrap_or(sublayers(skip_set.layer_count()))];
         let bridges = Vec::new();
         Self { skip_set, mask, bridges, vocabulary: None, entry, confidence_threshold }
     }
@@ -121,7 +122,7 @@ impl DraftPlan {
     /// A hash of the skip set, the bridges and the draft vocabulary.
     pub fn identity(&self) -> PlanIdentity {
         let mut hash = Sha256::new_with_prefix(b"skipstone plan 1");
-        hash.update((2 * self.skip_set.layer_count() as u64).to_le_bytes());
+        hash.update((sublayers(self.skip_set.layer_count()) as u64).to_le_bytes());
         for run in self.runs() {
             hash_range(&mut hash, &run);
         }
@@ -142,7 +143,8 @@ impl DraftPlan {
     /// The runs of skipped sublayers, ascending.
     pub fn runs(&self) -> Vec<Range<usize>> {
         let mut runs: Vec<Range<usize>> = Vec::new();
-        for index in (0..2 * self.skip_set.layer_count()).filter(|&index| self.mask.skips(index)) {
+        let all = 0..sublayers(self.skip_set.layer_count());
+        for index in all.filter(|&index| self.mask.skips(index)) {
             match runs.last_mut().filter(|run| run.end == index) {
                 Some(run) => run.end += 1,
                 None => runs.push(index..index + 1),

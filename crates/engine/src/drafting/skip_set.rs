@@ -2,6 +2,7 @@
 
 use std::ops::Range;
 
+use skipstone_model::sublayer::{self, SublayerKind};
 use skipstone_model::{LayerIndex, SkipMask};
 
 /// The sublayers that a draft skips: attention and MLP blocks separately, never of the first or the
@@ -61,12 +62,13 @@ impl SkipSet {
         })
     }
 
-    /// The set that skips the sublayers of one run, 0 to 2 x layers - 1.
+    /// The set that skips the sublayers of one run.
     pub fn of_run(run: Range<usize>, layer_count: usize) -> Result<Self, SkipSetError> {
-        let layers = |parity| -> Vec<u32> {
-            run.clone().filter(|index| index % 2 == parity).map(|index| index as u32 / 2).collect()
+        let layers = |kind| -> Vec<u32> {
+            sublayer::layers_of_kind(run.clone(), kind).map(|layer| layer as u32).collect()
         };
-        Self::new(&layers(0), &layers(1), layer_count)
+        let (attention, mlp) = (layers(SublayerKind::Attention), layers(SublayerKind::Mlp));
+        Self::new(&attention, &mlp, layer_count)
     }
 
     /// The set that skips nothing.
@@ -96,13 +98,18 @@ impl SkipSet {
 
     /// The same as one flag for each sublayer.
     pub fn mask(&self) -> SkipMask {
-        SkipMask::new((0..2 * self.layer_count).map(|index| self.skips(index)).collect())
+        let sublayers = 0..sublayer::sublayers(self.layer_count);
+        SkipMask::new(sublayers.map(|index| self.skips(index)).collect())
     }
 
-    /// Whether sublayer `index` (0 to 2 x layers - 1, attention at even indices) is skipped.
+    /// Whether sublayer `index`, numbered as in [`sublayer`], is skipped.
     pub fn skips(&self, index: usize) -> bool {
-        let layers = if index.is_multiple_of(2) { &self.attention } else { &self.mlp };
-        u16::try_from(index / 2).is_ok_and(|layer| layers.binary_search(&LayerIndex(layer)).is_ok())
+        let layers = match sublayer::kind_of(index) {
+            SublayerKind::Attention => &self.attention,
+            SublayerKind::Mlp => &self.mlp,
+        };
+        u16::try_from(sublayer::layer_of(index))
+            .is_ok_and(|layer| layers.binary_search(&LayerIndex(layer)).is_ok())
     }
 }
 
