@@ -1,6 +1,10 @@
 //! The pass: prefill, plain decode, draft and verify are this one function over rows.
 
 mod block;
+#[cfg(test)]
+mod tests;
+#[cfg(test)]
+mod toy;
 
 use std::sync::Arc;
 use std::time::Instant;
