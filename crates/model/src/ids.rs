@@ -32,8 +32,7 @@ impl fmt::Display for TokenId {
     }
 }
 
-/// A transformer layer, counted from 0. Layer `l` holds sublayers `2l` (attention) and `2l + 1`
-/// (MLP).
+/// A transformer layer, counted from 0; see [`super::sublayer`] for its sublayers.
 #[derive(
     Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug, serde::Serialize, serde::Deserialize,
 )]

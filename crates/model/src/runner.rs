@@ -1,5 +1,11 @@
 //! The pass: prefill, plain decode, draft and verify are this one function over rows.
 
+mod block;
+#[cfg(test)]
+mod tests;
+#[cfg(test)]
+mod toy;
+
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -9,10 +15,8 @@ use super::config::ModelConfig;
 use super::features::Features;
 use super::pass::{LogitRows, LogitsWanted, PassOutput, RowGroup};
 use super::scratch::{Row, Scratch};
-use super::weights::{Attention, Layer, Linear, Mlp};
 use skipstone_kernels::{
-    self as kernels, AttentionRow, FormatSet, Isa, KvPrecision, KvSlot, KvStore, Out,
-    PAGE_POSITIONS, Product, ThreadPool,
+    self as kernels, FormatSet, Isa, KvPrecision, KvStore, Out, Product, ThreadPool,
 };
 
 /// Runs passes over one model. Owns the key/value pages, the threads and all scratch memory.
@@ -27,7 +31,7 @@ pub struct Runner {
 /// How a runner computes.
 #[derive(Clone, Copy, Debug)]
 pub struct RunnerOptions {
-    /// Key/value pages of [`PAGE_POSITIONS`] positions.
+    /// Key/value pages of [`skipstone_kernels::PAGE_POSITIONS`] positions.
     pub pages: usize,
     /// Threads.
     pub threads: usize,
@@ -93,7 +97,7 @@ impl Runner {
         let model = Arc::clone(&self.model);
         let config = model.config();
         self.scratch.enter(&model, groups);
-        for sublayer in 0..config.sublayers() {
+        for (sublayer, block) in model.weights().blocks.iter().enumerate() {
             self.scratch.save(config, groups, sublayer);
             if sublayer == config.feature_sublayer() {
                 self.keep_features(config, groups);
@@ -103,12 +107,7 @@ impl Runner {
             if self.scratch.active.is_empty() {
                 continue;
             }
-            let Layer { attention, mlp } = &model.weights().layers[sublayer / 2];
-            if sublayer.is_multiple_of(2) {
-                self.attention(config, attention, groups, sublayer / 2);
-            } else {
-                self.mlp(config, mlp);
-            }
+            self.run_block(block, groups);
         }
         self.scratch.save(config, groups, config.sublayers());
         self.head(&model, groups);
@@ -135,70 +134,6 @@ impl Runner {
                 features.write(groups[group].pages, position, state);
             }
         }
-    }
-
-    fn attention(
-        &mut self,
-        config: &ModelConfig,
-        weights: &Attention,
-        groups: &[RowGroup<'_>],
-        layer: usize,
-    ) {
-        let Self { store, compute: Compute { pool, isa }, scratch, .. } = self;
-        let formats =
-            weights.query.formats().union(weights.key.formats()).union(weights.value.formats());
-        scratch.norm_active(pool, *isa, config, &weights.norm, formats);
-        let Scratch { inputs, inner, query, key, value, active, rows, angles, hidden, .. } =
-            scratch;
-        let count = active.len();
-        let query_width = config.query_heads * config.head_dim;
-        query.resize(count * query_width, 0.0);
-        key.resize(count * config.kv_heads * config.head_dim, 0.0);
-        value.resize(count * config.kv_heads * config.head_dim, 0.0);
-        let products = [
-            weights.query.product(count, query),
-            weights.key.product(count, key),
-            weights.value.product(count, value),
-        ];
-        kernels::multiply(pool, *isa, inputs, products, Some(&weights.output.matrix));
-        let angles = |row: usize| angles.of(row, config.rope.pairs, config.rope.dimensions / 2);
-        let slot = |index: usize| {
-            let Row { group, position, .. } = rows[active[index]];
-            let page = groups[group].pages[position / PAGE_POSITIONS];
-            KvSlot { page, slot: position % PAGE_POSITIONS, angles: angles(active[index]) }
-        };
-        store.write(pool, *isa, layer, slot, key, value);
-        let attending = |index: usize| {
-            let Row { group, position, .. } = rows[active[index]];
-            AttentionRow {
-                pages: groups[group].pages,
-                length: position + 1,
-                angles: angles(active[index]),
-            }
-        };
-        inner.reset(count, query_width);
-        store.attend(pool, *isa, layer, attending, query, inner.values_mut());
-        inner.quantize(pool, *isa, weights.output.formats());
-        kernels::multiply(pool, *isa, inner, [weights.output.product_added(hidden, active)], None);
-    }
-
-    fn mlp(&mut self, config: &ModelConfig, weights: &Mlp) {
-        let Self { compute: Compute { pool, isa }, scratch, .. } = self;
-        let (isa, width) = (*isa, config.feed_forward);
-        let formats = weights.gate.formats().union(weights.up.formats());
-        scratch.norm_active(pool, isa, config, &weights.norm, formats);
-        let Scratch { inputs, inner, gate, up, active, hidden, .. } = scratch;
-        let count = active.len();
-        gate.resize(count * width, 0.0);
-        up.resize(count * width, 0.0);
-        let products = [weights.gate.product(count, gate), weights.up.product(count, up)];
-        kernels::multiply(pool, isa, inputs, products, Some(&weights.down.matrix));
-        inner.reset(count, width);
-        inner.fill(pool, isa, weights.down.formats(), |row, out| {
-            let part = row * width..(row + 1) * width;
-            kernels::swiglu(isa, &gate[part.clone()], &up[part], out);
-        });
-        kernels::multiply(pool, isa, inner, [weights.down.product_added(hidden, active)], None);
     }
 
     /// Applies the bridges that begin at `sublayer`, each once for all groups that take it.
@@ -270,7 +205,7 @@ impl Runner {
             return;
         }
         let formats = FormatSet::default().with(weights.head.kind().activation_format());
-        scratch.norm_active(pool, *isa, config, &weights.output_norm, formats);
+        scratch.norm_active(pool, *isa, &weights.output_norm, formats);
         let Scratch { inputs, logits, logit_rows, .. } = scratch;
         if full_rows > 0 {
             let full = &mut logits[..full_rows * config.vocabulary];
@@ -311,26 +246,5 @@ impl Runner {
 impl Default for RunnerOptions {
     fn default() -> Self {
         Self { pages: 0, threads: 1, isa: Isa::detect(), kv_precision: KvPrecision::default() }
-    }
-}
-
-// === impl Linear ===
-
-impl Linear {
-    /// The product for `rows` rows, written to `out`.
-    fn product<'a>(&'a self, rows: usize, out: &'a mut [f32]) -> Product<'a> {
-        Product { bias: self.bias.as_deref(), ..Product::all(&self.matrix, rows, out) }
-    }
-
-    /// The product, added to rows `rows` of `target`.
-    fn product_added<'a>(&'a self, target: &'a mut [f32], rows: &'a [usize]) -> Product<'a> {
-        let out = Out::Add { target, rows };
-        Product {
-            matrix: &self.matrix,
-            tiles: None,
-            rows: 0..rows.len(),
-            bias: self.bias.as_deref(),
-            out,
-        }
     }
 }

@@ -1,11 +1,11 @@
 //! The memory of a pass: its rows and their hidden states, and which of them are active.
 
 use super::Model;
+use super::block::Norm;
 use super::config::ModelConfig;
 use super::pass::{LogitRows, LogitsWanted, RowGroup, RowInput};
-use skipstone_kernels::{
-    self as kernels, Activations, FormatSet, Isa, RopeAngles, RopePairs, ThreadPool,
-};
+use super::rope::Angles;
+use skipstone_kernels::{Activations, FormatSet, Isa, ThreadPool};
 
 /// Memory that passes reuse.
 #[derive(Default)]
@@ -23,7 +23,10 @@ pub(super) struct Scratch {
     pub(super) value: Vec<f32>,
     pub(super) gate: Vec<f32>,
     pub(super) up: Vec<f32>,
-    pub(super) angles: Angles,
+    /// Results of a block on their way to the residual, \[active rows, hidden\].
+    pub(super) result: Vec<f32>,
+    /// One for each rotary embedding of the model.
+    pub(super) angles: Vec<Angles>,
     /// As long as the most that a pass wanted.
     pub(super) logits: Vec<f32>,
     pub(super) logit_rows: Vec<LogitRows>,
@@ -33,27 +36,11 @@ pub(super) struct Scratch {
     pub(super) bridged: Vec<bool>,
 }
 
-/// Rotary angles of the rows, each \[rows, pairs\].
-#[derive(Default)]
-pub(super) struct Angles {
-    pub(super) cosines: Vec<f32>,
-    pub(super) sines: Vec<f32>,
-}
-
 #[derive(Clone, Copy)]
 pub(super) struct Row {
     pub(super) group: usize,
     pub(super) position: usize,
     pub(super) first_sublayer: usize,
-}
-
-// === impl Angles ===
-
-impl Angles {
-    pub(super) fn of(&self, row: usize, pairs: RopePairs, count: usize) -> RopeAngles<'_> {
-        let part = row * count..(row + 1) * count;
-        RopeAngles { pairs, cosines: &self.cosines[part.clone()], sines: &self.sines[part] }
-    }
 }
 
 // === impl Scratch ===
@@ -90,14 +77,10 @@ impl Scratch {
             }
         }
         self.saved.resize(saved * config.hidden, 0.0);
-        self.angles.cosines.clear();
-        self.angles.sines.clear();
-        for row in &self.rows {
-            for frequency in model.rope_frequencies() {
-                let (sine, cosine) = (row.position as f64 * frequency).sin_cos();
-                self.angles.cosines.push(cosine as f32);
-                self.angles.sines.push(sine as f32);
-            }
+        let ropes = &model.weights().ropes;
+        self.angles.resize_with(ropes.len(), Angles::default);
+        for (angles, rope) in self.angles.iter_mut().zip(ropes) {
+            angles.fill(rope, self.rows.iter().map(|row| row.position));
         }
     }
 
@@ -159,15 +142,14 @@ impl Scratch {
         &mut self,
         pool: &mut ThreadPool,
         isa: Isa,
-        config: &ModelConfig,
-        weight: &[f32],
+        norm: &Norm,
         formats: FormatSet,
     ) {
         let Self { inputs, hidden, active, .. } = self;
-        inputs.reset(active.len(), config.hidden);
+        let width = norm.width();
+        inputs.reset(active.len(), width);
         inputs.fill(pool, isa, formats, |index, out| {
-            let state = &hidden[active[index] * config.hidden..][..config.hidden];
-            kernels::rms_norm(isa, state, weight, config.norm_epsilon, out);
+            norm.apply(isa, &hidden[active[index] * width..][..width], out);
         });
     }
 }

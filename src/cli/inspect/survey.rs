@@ -7,6 +7,7 @@ use serde::Serialize;
 
 use super::packing::PackingSurvey;
 use skipstone_gguf::{Manifest, Metadata, TensorInfo};
+use skipstone_model::sublayer::{SublayerKind, sublayer_of, sublayers};
 
 /// What `inspect --json` prints.
 #[derive(Clone, PartialEq, Serialize, Debug)]
@@ -47,7 +48,7 @@ pub(super) struct PartSurvey {
     pub(super) types: BTreeMap<String, u64>,
 }
 
-/// One sublayer: attention at even indices, MLP at odd ones.
+/// One sublayer, numbered as in [`skipstone_model::sublayer`].
 #[derive(Clone, PartialEq, Serialize, Debug)]
 pub(super) struct SublayerSurvey {
     pub(super) sublayer: u64,
@@ -89,7 +90,8 @@ impl Survey {
             gguf_version: manifest.version(),
             name: string("general.name"),
             layers,
-            sublayers: layers.map(|layers| layers.saturating_mul(2)),
+            sublayers: layers
+                .map(|layers| sublayers(usize::try_from(layers).unwrap_or(usize::MAX)) as u64),
             context_length: count("context_length"),
             embedding_length: count("embedding_length"),
             feed_forward_length: count("feed_forward_length"),
@@ -138,11 +140,13 @@ fn parts(tensors: &[TensorInfo], all_bytes: u64) -> Vec<PartSurvey> {
 fn blocks(tensors: &[TensorInfo]) -> Vec<SublayerSurvey> {
     let mut blocks: BTreeMap<u64, SublayerSurvey> = BTreeMap::new();
     for tensor in tensors {
-        let (part @ (Part::Attention | Part::Mlp), Some(layer)) = place(&tensor.name) else {
-            continue;
+        let (part, Some(layer)) = place(&tensor.name) else { continue };
+        let kind = match part {
+            Part::Attention => SublayerKind::Attention,
+            Part::Mlp => SublayerKind::Mlp,
+            _ => continue,
         };
-        let sublayer = u64::from(layer) * 2 + u64::from(part == Part::Mlp);
-        let layer = u64::from(layer);
+        let (sublayer, layer) = (sublayer_of(layer as usize, kind) as u64, u64::from(layer));
         let survey =
             blocks.entry(sublayer).or_insert(SublayerSurvey { sublayer, layer, part, bytes: 0 });
         survey.bytes += tensor.byte_len;

@@ -3,6 +3,7 @@
 use std::fmt;
 
 use skipstone_engine::adapt::{Profile, ProfilePlan};
+use skipstone_model::sublayer::{SublayerKind, kind_of, sublayers};
 
 /// Prints a profile.
 pub(in crate::cli) struct Table<'a>(pub(in crate::cli) &'a Profile);
@@ -22,10 +23,11 @@ impl fmt::Display for Table<'_> {
             "{}, fingerprint {short}, {} tokens of its own text",
             model.name, profile.tokens
         )?;
-        for (kind, parity) in [("attention", 0), ("MLP", 1)] {
-            let of_kind = profile.relevance.iter().skip(parity).step_by(2);
-            let line: String = of_kind.map(|relevance| relevance.map_or('·', level)).collect();
-            writeln!(formatter, "agreement without the {kind:<9} of each layer  {line}")?;
+        for (name, kind) in [("attention", SublayerKind::Attention), ("MLP", SublayerKind::Mlp)] {
+            let relevances = profile.relevance.iter().enumerate();
+            let of_kind = relevances.filter(|&(index, _)| kind_of(index) == kind);
+            let line: String = of_kind.map(|(_, relevance)| relevance.map_or('·', level)).collect();
+            writeln!(formatter, "agreement without the {name:<9} of each layer  {line}")?;
         }
         let (header, widths) = ("plan", 40);
         writeln!(
@@ -42,7 +44,8 @@ fn write_plan(
     profile: &Profile,
     plan: &ProfilePlan,
 ) -> fmt::Result {
-    let skipped = 100.0 * plan.skipped.len() as f64 / (2 * profile.model.layers).max(1) as f64;
+    let all = sublayers(profile.model.layers);
+    let skipped = 100.0 * plan.skipped.len() as f64 / all.max(1) as f64;
     let first = plan.prior.positions.first().map_or(0.0, |count| count.rate());
     writeln!(
         formatter,

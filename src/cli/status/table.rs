@@ -4,6 +4,7 @@ use std::fmt;
 
 use super::Told;
 use crate::server::wire;
+use skipstone_model::sublayer::sublayers;
 
 /// Prints what a replica tells.
 pub(super) struct Table<'a>(pub(super) &'a Told);
@@ -46,7 +47,7 @@ impl fmt::Display for Table<'_> {
             "\n{:<24} {:<8} {:>12} {:>10} {:>8} {:>9}  plan",
             "stream", "state", "tokens", "acceptance", "speedup", "time"
         )?;
-        let sublayers = server.model.as_ref().map_or(0, |model| 2 * model.layers);
+        let sublayers = server.model.as_ref().map_or(0, |model| sublayers(model.layers as usize));
         activity.running.iter().try_for_each(|stream| write_stream(formatter, stream, sublayers))
     }
 }
@@ -114,7 +115,7 @@ fn write_totals(
 fn write_stream(
     formatter: &mut fmt::Formatter<'_>,
     stream: &wire::StreamActivity,
-    sublayers: u32,
+    sublayers: usize,
 ) -> fmt::Result {
     let state = match stream.state() {
         wire::StreamState::Prefill => "prompt",
@@ -136,7 +137,7 @@ fn write_stream(
 }
 
 /// Its name, and how much of the model it leaves out.
-fn plan_text(plan: &wire::PlanActivity, sublayers: u32) -> String {
+fn plan_text(plan: &wire::PlanActivity, sublayers: usize) -> String {
     let skipped =
         plan.skip_set.as_ref().map_or(0, |set| set.attention_layers.len() + set.mlp_layers.len());
     format!("{}, skips {skipped} of {sublayers} sublayers", plan.name)

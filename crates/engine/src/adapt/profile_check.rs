@@ -7,6 +7,7 @@ use super::acceptance::BINS;
 use super::profile::{
     AcceptanceCount, Measurement, Profile, ProfileBridge, ProfileError, ProfilePlan,
 };
+use skipstone_model::sublayer::{of_layers, sublayers};
 
 /// Limits that no honest profile comes near.
 const MAX_LAYERS: usize = 1024;
@@ -37,7 +38,7 @@ pub(super) fn check(profile: &Profile) -> Checked {
     within(
         "the number of relevances",
         profile.relevance.len(),
-        2 * model.layers..=2 * model.layers,
+        sublayers(model.layers)..=sublayers(model.layers),
     )?;
     for relevance in profile.relevance.iter().flatten() {
         within("a relevance", *relevance, 0.0..=1.0)?;
@@ -68,7 +69,9 @@ pub(super) fn check(profile: &Profile) -> Checked {
 fn check_plan(profile: &Profile, plan: &ProfilePlan) -> Checked {
     let model = &profile.model;
     name("a plan's name", &plan.name)?;
-    let inner = 2..=(2 * model.layers).saturating_sub(3);
+    // There are two layers or more.
+    let inner = of_layers(1..model.layers - 1);
+    let inner = inner.start..=inner.end - 1;
     let mut last = None;
     for &sublayer in &plan.skipped {
         within("a skipped sublayer", sublayer, inner.clone())?;

@@ -7,6 +7,7 @@ use super::CalibrationError;
 use super::candidate::Candidate;
 use super::evaluate::CHAIN;
 use super::search::RANKS;
+use skipstone_model::sublayer::{self, SublayerKind, kind_of, of_layers};
 use skipstone_model::{
     Bridge, DraftHead, DraftVocabulary, LogitsWanted, PageLease, PagePool, RowGroup, RowInput,
     Runner, SkipMask, TokenId,
@@ -54,12 +55,15 @@ impl CostModel {
     pub(super) fn measure(runner: &mut Runner, pool: &PagePool) -> Result<Self, CalibrationError> {
         let lease = pool.lease(CONTEXT + CHAIN + 1).ok_or(CalibrationError::Pages)?;
         let sublayers = runner.model().config().sublayers();
-        let inner: Range<usize> = 2..sublayers.saturating_sub(2);
-        let without = |parity: usize| {
-            SkipMask::new((0..sublayers).map(|s| inner.contains(&s) && s % 2 == parity).collect())
+        let layers = runner.model().config().layers;
+        let inner: Range<usize> = of_layers(1..layers.saturating_sub(1));
+        let without = |kind: SublayerKind| {
+            SkipMask::new(
+                (0..sublayers).map(|s| inner.contains(&s) && kind_of(s) == kind).collect(),
+            )
         };
-        let (no_attention, no_mlp) = (without(0), without(1));
-        let span = inner.start..inner.start + 2;
+        let (no_attention, no_mlp) = (without(SublayerKind::Attention), without(SublayerKind::Mlp));
+        let span = of_layers(1..2);
         let no_layer = SkipMask::new((0..sublayers).map(|s| span.contains(&s)).collect());
         let hidden = runner.model().config().hidden;
         let ranks: Vec<usize> =
@@ -83,7 +87,7 @@ impl CostModel {
         ways.extend(bridges.iter().map(|bridges| Way { skip: Some(&no_layer), bridges, ..plain }));
         let seconds = time(runner, &lease, &ways);
         let share = |way: usize| (1.0 - seconds[way] / seconds[0]).clamp(0.0, 1.0);
-        let layers = (inner.len() / 2).max(1) as f64;
+        let layers = sublayer::layers(inner.len()).max(1) as f64;
         let mut rows = [1.0; CHAIN + 2];
         for (count, ratio) in rows.iter_mut().enumerate().skip(2) {
             *ratio = (seconds[count + 2] / seconds[0]).max(1.0);
@@ -106,8 +110,10 @@ impl CostModel {
 
     /// The estimated cost of a draft step with a head over `vocabulary_share` of the vocabulary.
     pub(super) fn estimate(&self, candidate: &Candidate, vocabulary_share: f64) -> f64 {
-        let sublayer =
-            |sublayer: usize| if sublayer.is_multiple_of(2) { self.attention } else { self.mlp };
+        let sublayer = |sublayer: usize| match kind_of(sublayer) {
+            SublayerKind::Attention => self.attention,
+            SublayerKind::Mlp => self.mlp,
+        };
         let skipped: f64 = candidate.skipped().into_iter().map(sublayer).sum();
         let bridges = candidate.gaps.iter().filter_map(|gap| gap.bridge.as_ref());
         let bridges: f64 = bridges.map(|bridge| self.bridge(bridge.rank())).sum();

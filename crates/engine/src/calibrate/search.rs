@@ -11,6 +11,7 @@ use super::{CalibrationError, CalibrationProgress};
 use crate::adapt::{BridgeFit, BridgeWeights, Moments};
 use crate::drafting::{run_name, runs};
 use skipstone_model::Runner;
+use skipstone_model::sublayer::{self, SublayerKind, kind_of, of_layers};
 
 /// Lengths of runs, as shares of the inner layers.
 const LENGTHS: [f64; 7] = [0.14, 0.21, 0.28, 0.36, 0.43, 0.5, 0.57];
@@ -66,7 +67,7 @@ pub(super) fn relevance(
     progress: &dyn CalibrationProgress,
 ) -> Result<Vec<Option<f32>>, CalibrationError> {
     let sublayers = runner.model().config().sublayers();
-    let inner = 2..sublayers.saturating_sub(2);
+    let inner = of_layers(1..runner.model().config().layers.saturating_sub(1));
     let starts = evaluator.rough();
     progress.stage("relevance of each sublayer", inner.len());
     let mut relevance = vec![None; sublayers];
@@ -89,7 +90,7 @@ pub(super) fn candidates(
     relevance: &[Option<f32>],
     progress: &dyn CalibrationProgress,
 ) -> Result<Vec<Candidate>, CalibrationError> {
-    let layers = relevance.len() / 2;
+    let layers = sublayer::layers(relevance.len());
     let mut search = Search { spans, evaluator, relevance, biases: HashMap::new(), layers };
     search.learn_biases(progress)?;
     let best = search.best_runs(progress)?;
@@ -131,6 +132,11 @@ fn score(chains: &[Chain]) -> f64 {
 // === impl Search ===
 
 impl Search<'_, '_> {
+    /// The sublayers between the first layer and the last.
+    fn inner(&self) -> Range<usize> {
+        of_layers(1..self.layers.saturating_sub(1))
+    }
+
     /// Lengths of runs in layers.
     fn lengths(&self) -> Vec<usize> {
         let inner = self.layers.saturating_sub(2);
@@ -146,7 +152,7 @@ impl Search<'_, '_> {
     /// All runs of `length` layers, as sublayers.
     fn runs_of(&self, length: usize) -> Vec<Range<usize>> {
         let last = (self.layers - 1).saturating_sub(length);
-        (1..=last).map(|first| 2 * first..2 * (first + length)).collect()
+        (1..=last).map(|first| of_layers(first..first + length)).collect()
     }
 
     /// What skipping these sublayers one at a time loses in all: a rough guide.
@@ -157,7 +163,7 @@ impl Search<'_, '_> {
     fn learn_biases(&mut self, progress: &dyn CalibrationProgress) -> Result<(), CalibrationError> {
         let mut spans: Vec<Range<usize>> =
             self.lengths().into_iter().flat_map(|length| self.runs_of(length)).collect();
-        spans.extend((2..2 * self.layers - 2).map(|sublayer| sublayer..sublayer + 1));
+        spans.extend(self.inner().map(|sublayer| sublayer..sublayer + 1));
         for count in self.relevance_counts() {
             spans.extend(runs(self.least_relevant(count)));
         }
@@ -187,15 +193,17 @@ impl Search<'_, '_> {
             }
             for _ in 0..CLIMBS {
                 let Some(top) = top(&scores) else { break };
-                for start in [top.saturating_sub(2), top + 2] {
-                    let run = start..start + 2 * length;
+                let layer = sublayer::layer_of(top);
+                for first in [layer.saturating_sub(1), layer + 1] {
+                    let run = of_layers(first..first + length);
+                    let start = run.start;
                     if all.contains(&run) && !scores.contains_key(&start) {
                         let found = self.rough_score(&run)?;
                         scores.insert(start, found);
                     }
                 }
             }
-            best.extend(top(&scores).map(|start| start..start + 2 * length));
+            best.extend(top(&scores).map(|start| start..start + sublayer::sublayers(length)));
             progress.done(index + 1);
         }
         Ok(best)
@@ -216,12 +224,12 @@ impl Search<'_, '_> {
 
     /// How many of the least relevant sublayers to skip, where they lie apart.
     fn relevance_counts(&self) -> [usize; 2] {
-        let inner = 2 * self.layers.saturating_sub(2);
+        let inner = self.inner().len();
         [inner / 3, inner / 2]
     }
 
     fn least_relevant(&self, count: usize) -> Vec<usize> {
-        let mut sublayers: Vec<usize> = (2..2 * self.layers - 2).collect();
+        let mut sublayers: Vec<usize> = self.inner().collect();
         sublayers.sort_by(|&a, &b| self.loss(a..a + 1).total_cmp(&self.loss(b..b + 1)));
         sublayers.truncate(count);
         sublayers
@@ -231,18 +239,19 @@ impl Search<'_, '_> {
     fn other_shapes(&self, best: &[Range<usize>]) -> Vec<(Shape, Candidate)> {
         let mut found = Vec::new();
         for length in self.lengths().into_iter().step_by(2) {
-            for (shape, kind, parity) in
-                [(Shape::Attention, "attention", 0), (Shape::Mlp, "MLP", 1)]
-            {
+            for (shape, name, kind) in [
+                (Shape::Attention, "attention", SublayerKind::Attention),
+                (Shape::Mlp, "MLP", SublayerKind::Mlp),
+            ] {
                 let of = |run: &Range<usize>| -> Vec<usize> {
-                    run.clone().filter(|s| s % 2 == parity).collect()
+                    run.clone().filter(|&sublayer| kind_of(sublayer) == kind).collect()
                 };
                 let all = self.runs_of(length);
                 let least = all.iter().min_by(|a, b| {
                     self.loss(of(a).into_iter()).total_cmp(&self.loss(of(b).into_iter()))
                 });
                 if let Some(run) = least {
-                    let name = format!("{kind} of {}, bias", run_name(run));
+                    let name = format!("{name} of {}, bias", run_name(run));
                     found.push((shape, self.biased(name, runs(of(run)))));
                 }
             }
@@ -254,8 +263,10 @@ impl Search<'_, '_> {
         // A second run beside a best one, with a layer between them.
         let short = self.lengths().first().map(|&length| self.runs_of(length)).unwrap_or_default();
         for run in best.iter().take(4) {
-            let apart =
-                |other: &&Range<usize>| other.end + 2 <= run.start || run.end + 2 <= other.start;
+            let layer = sublayer::sublayers(1);
+            let apart = |other: &&Range<usize>| {
+                other.end + layer <= run.start || run.end + layer <= other.start
+            };
             let second = short
                 .iter()
                 .filter(apart)

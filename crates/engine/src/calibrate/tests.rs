@@ -11,6 +11,7 @@ use super::*;
 use crate::adapt::{BridgeKind, BridgeWeights};
 use crate::drafting::runs;
 use skipstone_gguf::{GgufBuilder, GgufFile, TensorType};
+use skipstone_model::sublayer;
 
 const LAYERS: u32 = 6;
 const HIDDEN: usize = 32;
@@ -200,7 +201,7 @@ fn calibration_finds_plans_and_goes_on_where_it_broke_off() {
     for kind in [BridgeKind::Identity, BridgeKind::Bias, BridgeKind::LowRank] {
         assert!(whole.measurements.iter().any(|measured| measured.kind == kind), "{kind:?}");
     }
-    let inner = 2..2 * LAYERS as usize - 2;
+    let inner = sublayer::of_layers(1..LAYERS as usize - 1);
     assert!(
         whole.relevance.iter().enumerate().all(|(s, found)| found.is_some() == inner.contains(&s))
     );

@@ -4,6 +4,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use super::skip_set::{SkipSet, SkipSetError};
+use skipstone_model::sublayer::{layer_of, sublayers};
 use skipstone_model::{Bridge, DraftVocabulary, SkipMask};
 
 /// What to skip and what stands in for it, which tokens to look at, and when to stop.
@@ -57,16 +58,16 @@ pub enum PlanError {
 
 /// The name of a run of sublayers, by its layers.
 pub fn run_name(run: &Range<usize>) -> String {
-    format!("layers {}-{}", run.start / 2, run.end.saturating_sub(1) / 2)
+    format!("layers {}-{}", layer_of(run.start), layer_of(run.end.saturating_sub(1)))
 }
 
 /// The runs that sublayers form, in whatever order they come.
-pub fn runs(sublayers: impl IntoIterator<Item = usize>) -> Vec<Range<usize>> {
-    let mut sublayers: Vec<usize> = sublayers.into_iter().collect();
-    sublayers.sort_unstable();
-    sublayers.dedup();
+pub fn runs(skipped: impl IntoIterator<Item = usize>) -> Vec<Range<usize>> {
+    let mut skipped: Vec<usize> = skipped.into_iter().collect();
+    skipped.sort_unstable();
+    skipped.dedup();
     let mut runs: Vec<Range<usize>> = Vec::new();
-    for sublayer in sublayers {
+    for sublayer in skipped {
         match runs.last_mut().filter(|run| run.end == sublayer) {
             Some(run) => run.end += 1,
             None => runs.push(sublayer..sublayer + 1),
@@ -118,7 +119,7 @@ impl DraftPlan {
 
     /// A plan that skips `skip_set` and puts nothing in its place.
     pub fn skipping(skip_set: &SkipSet, confidence_threshold: f32) -> Self {
-        let skipped = (0..2 * skip_set.layer_count()).filter(|&index| skip_set.skips(index));
+        let skipped = (0..sublayers(skip_set.layer_count())).filter(|&index| skip_set.skips(index));
         let gaps = runs(skipped).into_iter().map(Gap::empty).collect();
         Self { confidence_threshold, ..Self::derived(skip_set.clone(), gaps) }
     }
@@ -126,7 +127,7 @@ impl DraftPlan {
     fn derived(skip_set: SkipSet, gaps: Vec<Gap>) -> Self {
         let mask = skip_set.mask();
         let bridges = gaps.iter().filter_map(|gap| gap.bridge.clone()).collect();
-        let entry = [mask.first_skipped().unwrap_or(2 * skip_set.layer_count())];
+        let entry = [mask.first_skipped().unwrap_or(sublayers(skip_set.layer_count()))];
         let (vocabulary, confidence_threshold) = (None, 0.0);
         Self { gaps, vocabulary, confidence_threshold, skip_set, mask, bridges, entry }
     }

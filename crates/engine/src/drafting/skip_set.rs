@@ -1,5 +1,6 @@
 //! Which sublayers a draft does not run.
 
+use skipstone_model::sublayer::{self, SublayerKind};
 use skipstone_model::{LayerIndex, SkipMask};
 
 /// The sublayers that a draft skips: attention and MLP blocks separately, never of the first layer.
@@ -65,8 +66,11 @@ impl SkipSet {
     ) -> Result<Self, SkipSetError> {
         let (mut attention, mut mlp) = (Vec::new(), Vec::new());
         for index in sublayers {
-            let layers = if index.is_multiple_of(2) { &mut attention } else { &mut mlp };
-            layers.push(u32::try_from(index / 2).unwrap_or(u32::MAX));
+            let layers = match sublayer::kind_of(index) {
+                SublayerKind::Attention => &mut attention,
+                SublayerKind::Mlp => &mut mlp,
+            };
+            layers.push(u32::try_from(sublayer::layer_of(index)).unwrap_or(u32::MAX));
         }
         Self::new(&attention, &mlp, layer_count)
     }
@@ -98,13 +102,18 @@ impl SkipSet {
 
     /// The same as one flag for each sublayer.
     pub fn mask(&self) -> SkipMask {
-        SkipMask::new((0..2 * self.layer_count).map(|index| self.skips(index)).collect())
+        let sublayers = 0..sublayer::sublayers(self.layer_count);
+        SkipMask::new(sublayers.map(|index| self.skips(index)).collect())
     }
 
-    /// Whether sublayer `index` (0 to 2 x layers - 1, attention at even indices) is skipped.
+    /// Whether sublayer `index`, numbered as in [`sublayer`], is skipped.
     pub fn skips(&self, index: usize) -> bool {
-        let layers = if index.is_multiple_of(2) { &self.attention } else { &self.mlp };
-        u16::try_from(index / 2).is_ok_and(|layer| layers.binary_search(&LayerIndex(layer)).is_ok())
+        let layers = match sublayer::kind_of(index) {
+            SublayerKind::Attention => &self.attention,
+            SublayerKind::Mlp => &self.mlp,
+        };
+        u16::try_from(sublayer::layer_of(index))
+            .is_ok_and(|layer| layers.binary_search(&LayerIndex(layer)).is_ok())
     }
 }
 

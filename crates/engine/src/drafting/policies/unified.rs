@@ -6,6 +6,7 @@ use crate::drafting::registry::PolicyEntry;
 use crate::drafting::skip_set::SkipSet;
 
 use super::fixed::Fixed;
+use skipstone_model::sublayer;
 
 /// Evenly spaced layers, whatever the settings list.
 pub static ENTRY: PolicyEntry = PolicyEntry {
@@ -26,7 +27,7 @@ pub static ENTRY: PolicyEntry = PolicyEntry {
 /// target_speedup` of the bytes of a plain step, or all inner layers are skipped. `sublayer_bytes`
 /// has one entry for each sublayer; `head_bytes` are always read.
 pub fn unified(sublayer_bytes: &[usize], head_bytes: usize, target_speedup: f32) -> SkipSet {
-    let layer_count = sublayer_bytes.len() / 2;
+    let layer_count = sublayer::layers(sublayer_bytes.len());
     let total = (sublayer_bytes.iter().sum::<usize>() + head_bytes) as f64;
     let inner: Vec<u32> = (1..layer_count.saturating_sub(1) as u32).collect();
     let mut chosen = Vec::new();
@@ -34,8 +35,10 @@ pub fn unified(sublayer_bytes: &[usize], head_bytes: usize, target_speedup: f32)
         // The middle of each of `count` equal parts.
         chosen =
             (0..count).map(|index| inner[(2 * index + 1) * inner.len() / (2 * count)]).collect();
-        let bytes_of =
-            |layer: &u32| -> usize { sublayer_bytes[2 * *layer as usize..][..2].iter().sum() };
+        let bytes_of = |&layer: &u32| -> usize {
+            let layer = layer as usize;
+            sublayer_bytes[sublayer::of_layers(layer..layer + 1)].iter().sum()
+        };
         let skipped: usize = chosen.iter().map(bytes_of).sum();
         if (total - skipped as f64) * f64::from(target_speedup) <= total {
             break;
