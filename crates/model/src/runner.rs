@@ -6,17 +6,19 @@ mod tests;
 #[cfg(test)]
 mod toy;
 
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::Instant;
 
 use super::Model;
 use super::bridge::Bridge;
 use super::config::ModelConfig;
+use super::draft_head::DraftHead;
 use super::features::Features;
 use super::pass::{LogitRows, LogitsWanted, PassOutput, RowGroup};
 use super::scratch::{Row, Scratch};
 use skipstone_kernels::{
-    self as kernels, FormatSet, Isa, KvPrecision, KvStore, Out, Product, ThreadPool,
+    self as kernels, FormatSet, Isa, KvPrecision, KvStore, Out, PackedMatrix, Product, ThreadPool,
 };
 
 /// Runs passes over one model. Owns the key/value pages, the threads and all scratch memory.
@@ -206,7 +208,7 @@ impl Runner {
         }
         let formats = FormatSet::default().with(weights.head.kind().activation_format());
         scratch.norm_active(pool, *isa, &weights.output_norm, formats);
-        let Scratch { inputs, logits, logit_rows, .. } = scratch;
+        let Scratch { inputs, logits, logit_rows, shared, .. } = scratch;
         if full_rows > 0 {
             let full = &mut logits[..full_rows * config.vocabulary];
             kernels::multiply(
@@ -217,27 +219,55 @@ impl Runner {
                 None,
             );
         }
-        let mut row = full_rows;
-        for (group, &LogitRows { start, .. }) in groups.iter().zip(logit_rows.iter()) {
-            let LogitsWanted::Draft(head) = group.logits else { continue };
-            let (shared, extra) =
-                logits[start..][..head.width()].split_at_mut(head.vocabulary.tokens().len());
-            let rows = row..row + 1;
-            row += 1;
-            let product = |matrix, tiles, out| Product {
-                matrix,
-                tiles,
-                rows: rows.clone(),
-                bias: None,
-                out: Out::Write(out),
+        // Drafts that follow each other share a read of the vocabulary that they share.
+        let heads = || groups.iter().zip(logit_rows.iter()).filter_map(draft_head);
+        let (mut row, mut done) = (full_rows, 0);
+        while let Some((first, _)) = heads().nth(done) {
+            let vocabulary = first.vocabulary;
+            let alike = || {
+                let is_alike =
+                    |(head, _): &(DraftHead<'_>, usize)| std::ptr::eq(head.vocabulary, vocabulary);
+                heads().skip(done).take_while(is_alike)
             };
-            let products = [
-                product(head.vocabulary.matrix(), None, shared),
-                product(&weights.head, Some(head.extra_tiles), extra),
-            ];
-            kernels::multiply(pool, *isa, inputs, products, None);
-            head.mask(&mut logits[start..][head.vocabulary.tokens().len()..head.width()]);
+            let (count, width) = (alike().count(), vocabulary.tokens().len());
+            if count > 1 {
+                shared.resize(count * width, 0.0);
+                let all = product(vocabulary.matrix(), None, row..row + count, shared);
+                kernels::multiply(pool, *isa, inputs, [all], Some(&weights.head));
+            }
+            for (index, (head, start)) in alike().enumerate() {
+                let (own, extra) = logits[start..][..head.width()].split_at_mut(width);
+                let rows = row + index..row + index + 1;
+                let tiles = product(&weights.head, Some(head.extra_tiles), rows.clone(), extra);
+                if count > 1 {
+                    own.copy_from_slice(&shared[index * width..][..width]);
+                    kernels::multiply(pool, *isa, inputs, [tiles], None);
+                } else {
+                    let own = product(vocabulary.matrix(), None, rows, own);
+                    kernels::multiply(pool, *isa, inputs, [own, tiles], None);
+                }
+                head.mask(&mut logits[start..][width..head.width()]);
+            }
+            (row, done) = (row + count, done + count);
         }
+    }
+}
+
+/// Some rows of the input times a matrix, or some tiles of it.
+fn product<'a>(
+    matrix: &'a PackedMatrix,
+    tiles: Option<&'a [u32]>,
+    rows: Range<usize>,
+    out: &'a mut [f32],
+) -> Product<'a> {
+    Product { matrix, tiles, rows, bias: None, out: Out::Write(out) }
+}
+
+/// The draft head of a group, and where its logits begin.
+fn draft_head<'a>((group, place): (&RowGroup<'a>, &LogitRows)) -> Option<(DraftHead<'a>, usize)> {
+    match group.logits {
+        LogitsWanted::Draft(head) => Some((head, place.start)),
+        _ => None,
     }
 }
 

@@ -29,6 +29,8 @@ pub(super) struct Scratch {
     pub(super) angles: Vec<Angles>,
     /// As long as the most that a pass wanted.
     pub(super) logits: Vec<f32>,
+    /// Logits of drafts over a vocabulary that they share, \[drafts, tokens\].
+    pub(super) shared: Vec<f32>,
     pub(super) logit_rows: Vec<LogitRows>,
     pub(super) saved: Vec<f32>,
     pub(super) saved_rows: Vec<(usize, usize)>,
