@@ -1,15 +1,15 @@
-//! The tile kernel in plain Rust: the oracle that the others must equal bit for bit, and the
-//! fallback for other CPUs.
+//! The tile kernel number by number, straight from the description of the layout: the oracle that
+//! every instruction set must equal bit for bit.
 
 use half::{bf16, f16};
 
-use super::activations::Activations;
-use super::layout::{COLUMNS, Layout, SUB_SCALES, VECTOR, for_layout};
-use super::packed::Tile;
-use super::weight_type::WeightType;
+use crate::activations::Activations;
+use crate::layout::{COLUMNS, Layout, SUB_SCALES, VECTOR, for_layout};
+use crate::packed::Tile;
+use crate::weight_type::WeightType;
 
 /// The outputs of tile `tile` for activation row `row`.
-pub(super) fn tile_row(tile: Tile<'_>, inputs: &Activations, row: usize) -> [f32; COLUMNS] {
+pub(crate) fn tile_row(tile: Tile<'_>, inputs: &Activations, row: usize) -> [f32; COLUMNS] {
     let (kind, bytes) = (tile.matrix().kind(), tile.weights());
     for_layout!(kind, floats(kind, bytes, inputs.row(row)), |L| {
         match kind.block_len() {
@@ -23,7 +23,7 @@ fn half_at(bytes: &[u8], index: usize) -> f32 {
     f16::from_le_bytes([bytes[2 * index], bytes[2 * index + 1]]).to_f32()
 }
 
-/// Two chains, even and odd inputs, as the vector kernels keep them to hide the latency of the
+/// Two chains, even and odd inputs, as the loops keep them to hide the latency of the
 /// multiply-add.
 fn floats(kind: WeightType, bytes: &[u8], input: &[f32]) -> [f32; COLUMNS] {
     let mut sums = [[0.0_f32; COLUMNS]; 2];
