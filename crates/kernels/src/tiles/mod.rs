@@ -8,7 +8,8 @@ mod ahead;
 mod blocks;
 pub(crate) mod codes;
 mod floats;
-pub(crate) mod reference;
+#[cfg(test)]
+mod reference;
 mod registers;
 
 use std::marker::PhantomData;
