@@ -106,7 +106,7 @@ unsafe fn row_block<V: Registers>(
                     3 => V::call($kernel::<$($generic,)* 3>($($argument),*, out, PhantomData)),
                     4 => V::call($kernel::<$($generic,)* 4>($($argument),*, out, PhantomData)),
                     // Never reached, nor compiled, where four rows fill the registers.
-                    rows if V::ROWS > 4 => match rows {
+                    rows if const { V::ROWS > 4 } => match rows {
                         5 => V::call($kernel::<$($generic,)* 5>($($argument),*, out, PhantomData)),
                         6 => V::call($kernel::<$($generic,)* 6>($($argument),*, out, PhantomData)),
                         7 => V::call($kernel::<$($generic,)* 7>($($argument),*, out, PhantomData)),
