@@ -1,7 +1,8 @@
 //! The kernels between the products: RMSNorm, SwiGLU, rotary embedding, the exponential.
 
 use super::isa::Isa;
-use super::lanes::{Kernel, Lanes, PortableLanes, add, eights, eights_mut, sum_lanes};
+use super::isa::portable::Portable;
+use super::lanes::{Kernel, Lanes, add, eights, eights_mut, sum_lanes};
 
 /// RMSNorm of one row: `out = input / sqrt(mean(input^2) + epsilon) * weight`. Lengths are equal
 /// and a multiple of 8. Zhang and Sennrich, "Root Mean Square Layer Normalization", 2019.
@@ -82,7 +83,7 @@ pub(super) fn exp<L: Lanes>(lanes: L, x: L::Vector) -> L::Vector {
 /// [`exp`] of one number.
 #[inline(always)]
 pub(super) fn exp_of(x: f32) -> f32 {
-    exp(PortableLanes, [x; 8])[0]
+    exp(Portable, [x; 8])[0]
 }
 
 // === kernels ===

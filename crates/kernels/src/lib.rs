@@ -21,11 +21,9 @@ mod logits;
 mod mapping;
 mod packed;
 mod pool;
-mod portable;
 mod product;
+mod tiles;
 mod weight_type;
-#[cfg(target_arch = "x86_64")]
-mod x86;
 
 pub use activations::{Activations, FormatSet};
 pub use attention::AttentionRow;

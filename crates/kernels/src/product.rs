@@ -4,11 +4,10 @@ use std::ops::Range;
 
 use super::activations::Activations;
 use super::disjoint::Disjoint;
-use super::isa::{Isa, Level};
+use super::isa::Isa;
 use super::layout::COLUMNS;
 use super::packed::{PackedMatrix, Tile};
 use super::pool::ThreadPool;
-use super::portable;
 
 /// Activation rows whose outputs of a tile are gathered before they are written.
 const ROW_BLOCK: usize = 8;
@@ -174,7 +173,7 @@ impl Job<'_> {
         let bias = self.bias.map(|bias| &bias[column..][..columns]);
         for start in self.rows.clone().step_by(ROW_BLOCK) {
             let block = &mut block[..ROW_BLOCK.min(self.rows.end - start)];
-            tile_rows(isa, tile, inputs, start, block);
+            isa.tile_rows(tile, inputs, start, block);
             for (offset, values) in block.iter_mut().enumerate() {
                 if let Some(bias) = bias {
                     values.iter_mut().zip(bias).for_each(|(value, bias)| *value += bias);
@@ -192,25 +191,5 @@ impl Job<'_> {
                 }
             }
         }
-    }
-}
-
-fn tile_rows(
-    isa: Isa,
-    tile: Tile<'_>,
-    inputs: &Activations,
-    row: usize,
-    out: &mut [[f32; COLUMNS]],
-) {
-    match isa.level() {
-        Level::Portable => {
-            for (index, values) in out.iter_mut().enumerate() {
-                *values = portable::tile_row(tile, inputs, row + index);
-            }
-        }
-        #[cfg(target_arch = "x86_64")]
-        Level::Avx2(token) => token.tile_rows(tile, inputs, row, out),
-        #[cfg(target_arch = "x86_64")]
-        Level::Avx512Vnni(token) => token.tile_rows(tile, inputs, row, out),
     }
 }

@@ -1,7 +1,7 @@
 //! Products with float weights.
 
-use super::super::layout::COLUMNS;
-use super::Registers;
+use super::registers::Registers;
+use crate::layout::COLUMNS;
 
 /// A float type in memory.
 pub(super) trait Float {

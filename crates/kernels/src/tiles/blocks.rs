@@ -1,79 +1,11 @@
 //! Products with integer weights, in blocks of 32 and of 256.
 
-use super::super::activations::Quantized;
-use super::super::layout::{COLUMNS, Layout, SUB_SCALES, VECTOR};
-use super::super::packed::Tile;
-use super::{Ahead, Registers};
-
-/// Vector `V` of a group's codes: byte `4 * column + i` is input `4 * V + i`.
-///
-/// # Safety
-/// The CPU has what `G` needs; `planes` has `L::PLANES` readable bytes.
-#[inline(always)]
-pub(super) unsafe fn vector<G: Registers, L: Layout, const V: usize>(planes: *const u8) -> G::Int {
-    // SAFETY: all loads stay within the planes of the layout (see `layout`), and the caller vouches
-    // for the CPU.
-    unsafe {
-        if L::BITS == 8 {
-            return G::load(planes.add(VECTOR * V));
-        }
-        let pair = G::load(planes.add(VECTOR * (V % 4)));
-        let low = G::and(if V < 4 { pair } else { G::shift_right::<4>(pair) }, G::splat8(15));
-        match L::BITS {
-            5 => {
-                let high = G::load(planes.add(4 * VECTOR));
-                let high = match V {
-                    0 => G::shift_left::<4>(high),
-                    1 => G::shift_left::<3>(high),
-                    2 => G::shift_left::<2>(high),
-                    3 => G::shift_left::<1>(high),
-                    4 => high,
-                    5 => G::shift_right::<1>(high),
-                    6 => G::shift_right::<2>(high),
-                    _ => G::shift_right::<3>(high),
-                };
-                G::or(low, G::and(high, G::splat8(0x10)))
-            }
-            6 => {
-                let high = G::load(planes.add((4 + V / 4) * VECTOR));
-                let high = match V % 4 {
-                    0 => G::shift_left::<4>(high),
-                    1 => G::shift_left::<2>(high),
-                    2 => high,
-                    _ => G::shift_right::<2>(high),
-                };
-                G::or(low, G::and(high, G::splat8(0x30)))
-            }
-            _ => low,
-        }
-    }
-}
-
-/// Four activations, at inputs `4 * V` on, in every lane.
-///
-/// # Safety
-/// The CPU has what `G` needs; `codes` has `4 * V + 4` readable bytes.
-#[inline(always)]
-pub(super) unsafe fn broadcast<G: Registers, const V: usize>(codes: *const i8) -> G::Int {
-    // SAFETY: as the caller vouches.
-    unsafe { G::splat32(codes.add(4 * V).cast::<i32>().read_unaligned()) }
-}
-
-/// Runs `$step!(V)` for the eight vectors of a group. Written out, since a loop index can't be a
-/// constant.
-macro_rules! for_vectors {
-    ($step:ident) => {
-        $step!(0);
-        $step!(1);
-        $step!(2);
-        $step!(3);
-        $step!(4);
-        $step!(5);
-        $step!(6);
-        $step!(7);
-    };
-}
-pub(super) use for_vectors;
+use super::ahead::Ahead;
+use super::codes::broadcast_pair;
+use super::registers::Registers;
+use crate::activations::Quantized;
+use crate::layout::{COLUMNS, Layout, SUB_SCALES};
+use crate::packed::Tile;
 
 /// # Safety
 /// The CPU has what `V` needs; `tile` has layout `L` and `width` inputs; `inputs` holds `row + R`
@@ -100,7 +32,7 @@ pub(super) unsafe fn blocks32<V: Registers, L: Layout, const R: usize>(
         let first = row * groups;
         for group in 0..groups {
             let offset = group * (L::HEAD + L::PLANES);
-            Ahead::of(tile, offset).fetch::<R>(0, L::HEAD + L::PLANES);
+            Ahead::of(tile, offset).fetch::<V, R>(0, L::HEAD + L::PLANES);
             let block = tile.weights().as_ptr().add(offset);
             let scales = V::load_half(block);
             let totals = V::sums::<L, R>(block.add(L::HEAD), codes);
@@ -147,14 +79,14 @@ pub(super) unsafe fn blocks256<V: Registers, L: Layout, const R: usize>(
         for index in 0..blocks {
             let offset = index * block_bytes;
             let ahead = Ahead::of(tile, offset);
-            ahead.fetch::<R>(0, L::HEAD + SUB_SCALES);
+            ahead.fetch::<V, R>(0, L::HEAD + SUB_SCALES);
             let block = tile.weights().as_ptr().add(offset);
             let sub = block.add(L::HEAD);
             let mut totals = [V::splat32(0); R];
             let mut corrections = [V::splat32(0); R];
             for group in 0..8 {
                 let planes = sub.add(SUB_SCALES + group * L::PLANES);
-                ahead.fetch::<R>(L::HEAD + SUB_SCALES + group * L::PLANES, L::PLANES);
+                ahead.fetch::<V, R>(L::HEAD + SUB_SCALES + group * L::PLANES, L::PLANES);
                 let scales = if L::MINIMA {
                     // One scale for the group: the low or the high half of a pair.
                     let pair = V::load_pairs(sub.add(group / 2 * 2 * COLUMNS));
@@ -165,10 +97,8 @@ pub(super) unsafe fn blocks256<V: Registers, L: Layout, const R: usize>(
                     let pair = V::load_pairs(sub.add(group * 2 * COLUMNS));
                     for (r, correction) in corrections.iter_mut().enumerate() {
                         let at = ((row + r) * blocks + index) * 16 + 2 * group;
-                        let input_sums =
-                            inputs.sums16.as_ptr().add(at).cast::<i32>().read_unaligned();
-                        *correction =
-                            V::add32(*correction, V::madd16(pair, V::splat32(input_sums)));
+                        let input_sums = broadcast_pair::<V>(inputs.sums16.as_ptr().add(at));
+                        *correction = V::add32(*correction, V::madd16(pair, input_sums));
                     }
                     (V::double_low(pair), V::double_high(pair))
                 };
@@ -186,10 +116,8 @@ pub(super) unsafe fn blocks256<V: Registers, L: Layout, const R: usize>(
                     let minima = V::load_pairs(sub.add((4 + pair) * 2 * COLUMNS));
                     for (r, correction) in corrections.iter_mut().enumerate() {
                         let at = ((row + r) * blocks + index) * 8 + 2 * pair;
-                        let input_sums =
-                            inputs.sums32.as_ptr().add(at).cast::<i32>().read_unaligned();
-                        *correction =
-                            V::add32(*correction, V::madd16(minima, V::splat32(input_sums)));
+                        let input_sums = broadcast_pair::<V>(inputs.sums32.as_ptr().add(at));
+                        *correction = V::add32(*correction, V::madd16(minima, input_sums));
                     }
                 }
             }

@@ -3,23 +3,25 @@
 
 use std::arch::x86_64::*;
 
-use super::super::activations::Activations;
-use super::super::lanes::Kernel;
-use super::super::layout::{COLUMNS, Layout};
-use super::super::packed::Tile;
-use super::avx2::Avx2;
-use super::blocks::{broadcast, for_vectors, vector};
-use super::{Registers, TileKernel, instructions};
+use super::InstructionSet;
+use super::avx2::{Avx2, fetch};
+use crate::activations::Activations;
+use crate::lanes::Kernel;
+use crate::layout::{COLUMNS, Layout};
+use crate::packed::Tile;
+use crate::tiles::codes::{broadcast, for_vectors, vector};
+use crate::tiles::{Cache, Registers, TileKernel, tile_rows};
 
 /// Proof that this CPU has AVX-512 F, BW, VL and VNNI beside AVX2.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(in super::super) struct Avx512Vnni(Avx2);
+pub(super) struct Avx512Vnni(Avx2);
 
 // === impl Avx512Vnni ===
 
-impl Avx512Vnni {
-    /// The proof, if this CPU can give it.
-    pub(in super::super) fn new() -> Option<Self> {
+impl InstructionSet for Avx512Vnni {
+    const NAME: &'static str = "avx512-vnni";
+
+    fn new() -> Option<Self> {
         let supported = is_x86_feature_detected!("avx512f")
             && is_x86_feature_detected!("avx512bw")
             && is_x86_feature_detected!("avx512vl")
@@ -27,8 +29,8 @@ impl Avx512Vnni {
         Avx2::new().filter(|_| supported).map(Self)
     }
 
-    /// Runs a kernel on 256-bit registers, of which there are twice as many as on AVX2.
-    pub(in super::super) fn run<K: Kernel>(self, kernel: K) -> K::Output {
+    // On 256-bit registers, of which there are twice as many as on AVX2.
+    fn run<K: Kernel>(self, kernel: K) -> K::Output {
         #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512vl")]
         fn inner<K: Kernel>(token: Avx2, kernel: K) -> K::Output {
             kernel.run(token)
@@ -37,8 +39,7 @@ impl Avx512Vnni {
         unsafe { inner(self.0, kernel) }
     }
 
-    /// Outputs of one tile for `out.len()` rows from `row` on.
-    pub(in super::super) fn tile_rows(
+    fn tile_rows(
         self,
         tile: Tile<'_>,
         inputs: &Activations,
@@ -49,7 +50,7 @@ impl Avx512Vnni {
         fn inner(tile: Tile<'_>, inputs: &Activations, row: usize, out: &mut [[f32; COLUMNS]]) {
             // SAFETY: this function is compiled with, and called only where the CPU has, the
             // features.
-            unsafe { super::tile_rows::<Zmm>(tile, inputs, row, out) }
+            unsafe { tile_rows::<Zmm>(tile, inputs, row, out) }
         }
         // A single row waits for memory, and measured a few percent faster with narrower loads.
         if out.len() == 1 {
@@ -63,7 +64,22 @@ impl Avx512Vnni {
 /// One 512-bit register. `dpbusd` can't overflow here: 32 x 255 x 127 is far below 2^31.
 struct Zmm;
 
-impl Registers for Zmm {
+/// Implements operations of [`Registers`] that are one instruction each.
+macro_rules! instructions {
+    ($($name:ident($($argument:ident: $type:ty),*) -> $result:ty = $body:expr;)*) => {
+        $(
+            #[inline(always)]
+            unsafe fn $name($($argument: $type),*) -> $result {
+                // SAFETY: the caller vouches for the CPU, and for the memory behind an address.
+                unsafe { $body }
+            }
+        )*
+    };
+}
+
+// SAFETY: loads and stores are as wide as the contract says, `fetch` is no more than a prefetch, and
+// `call` runs its kernel once.
+unsafe impl Registers for Zmm {
     type Int = __m512i;
     type Float = __m512;
     const ROWS: usize = 8;
@@ -78,6 +94,11 @@ impl Registers for Zmm {
         }
         // SAFETY: as the caller vouches.
         unsafe { outlined(kernel) }
+    }
+
+    #[inline(always)]
+    unsafe fn fetch(at: *const u8, cache: Cache) {
+        fetch(at, cache);
     }
 
     instructions! {

@@ -2,30 +2,31 @@
 
 use std::arch::x86_64::*;
 
-use super::super::activations::Activations;
-use super::super::lanes::{Kernel, Lanes};
-use super::super::layout::{COLUMNS, Layout, VECTOR};
-use super::super::packed::Tile;
-use super::blocks::{broadcast, for_vectors, vector};
-use super::{Registers, TileKernel};
+use super::InstructionSet;
+use crate::activations::Activations;
+use crate::lanes::{Kernel, Lanes};
+use crate::layout::{COLUMNS, Layout, VECTOR};
+use crate::packed::Tile;
+use crate::tiles::codes::{broadcast, for_vectors, vector};
+use crate::tiles::{Cache, Registers, TileKernel, tile_rows};
 
 /// Proof that this CPU has AVX2, FMA and F16C.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(in super::super) struct Avx2(());
+pub(super) struct Avx2(());
 
 // === impl Avx2 ===
 
-impl Avx2 {
-    /// The proof, if this CPU can give it.
-    pub(in super::super) fn new() -> Option<Self> {
+impl InstructionSet for Avx2 {
+    const NAME: &'static str = "avx2";
+
+    fn new() -> Option<Self> {
         let supported = is_x86_feature_detected!("avx2")
             && is_x86_feature_detected!("fma")
             && is_x86_feature_detected!("f16c");
         supported.then_some(Self(()))
     }
 
-    /// Runs a kernel compiled with AVX2.
-    pub(in super::super) fn run<K: Kernel>(self, kernel: K) -> K::Output {
+    fn run<K: Kernel>(self, kernel: K) -> K::Output {
         #[target_feature(enable = "avx2,fma,f16c")]
         fn inner<K: Kernel>(token: Avx2, kernel: K) -> K::Output {
             kernel.run(token)
@@ -34,8 +35,7 @@ impl Avx2 {
         unsafe { inner(self, kernel) }
     }
 
-    /// Outputs of one tile for `out.len()` rows from `row` on.
-    pub(in super::super) fn tile_rows(
+    fn tile_rows(
         self,
         tile: Tile<'_>,
         inputs: &Activations,
@@ -46,7 +46,7 @@ impl Avx2 {
         fn inner(tile: Tile<'_>, inputs: &Activations, row: usize, out: &mut [[f32; COLUMNS]]) {
             // SAFETY: this function is compiled with, and called only where the CPU has, the
             // features.
-            unsafe { super::tile_rows::<Ymm>(tile, inputs, row, out) }
+            unsafe { tile_rows::<Ymm>(tile, inputs, row, out) }
         }
         // SAFETY: `self` proves that the CPU has the features.
         unsafe { inner(tile, inputs, row, out) }
@@ -126,8 +126,19 @@ impl Lanes for Avx2 {
     #[inline(always)]
     fn prefetch<T>(self, values: &[T]) {
         for line in (0..size_of_val(values)).step_by(64) {
-            // SAFETY: every x86-64 CPU can prefetch, and a prefetch never faults.
-            unsafe { _mm_prefetch::<_MM_HINT_T1>(values.as_ptr().cast::<i8>().wrapping_add(line)) };
+            fetch(values.as_ptr().cast::<u8>().wrapping_add(line), Cache::Second);
+        }
+    }
+}
+
+/// Asks for a cache line, wherever it lies.
+#[inline(always)]
+pub(super) fn fetch(at: *const u8, cache: Cache) {
+    // SAFETY: every x86-64 CPU can prefetch, and a prefetch never faults.
+    unsafe {
+        match cache {
+            Cache::First => _mm_prefetch::<_MM_HINT_T0>(at.cast()),
+            Cache::Second => _mm_prefetch::<_MM_HINT_T1>(at.cast()),
         }
     }
 }
@@ -202,7 +213,9 @@ macro_rules! by_value {
     };
 }
 
-impl Registers for Ymm {
+// SAFETY: both halves of a load or store together are as wide as the contract says, `fetch` is no
+// more than a prefetch, and `call` runs its kernel once.
+unsafe impl Registers for Ymm {
     type Int = Pair<__m256i>;
     type Float = Pair<__m256>;
     const ROWS: usize = 4;
@@ -227,6 +240,11 @@ impl Registers for Ymm {
         }
         // SAFETY: as the caller vouches.
         unsafe { outlined(kernel) }
+    }
+
+    #[inline(always)]
+    unsafe fn fetch(at: *const u8, cache: Cache) {
+        fetch(at, cache);
     }
 
     by_value! {

@@ -1,12 +1,12 @@
-//! The tile kernel in plain Rust: the oracle that the others must equal bit for bit, and the
-//! fallback for other CPUs.
+//! The tile kernel number by number, straight from the description of the layout: the oracle that
+//! every instruction set must equal bit for bit.
 
 use half::{bf16, f16};
 
-use super::activations::Activations;
-use super::layout::{COLUMNS, Layout, SUB_SCALES, VECTOR, for_layout};
-use super::packed::Tile;
-use super::weight_type::WeightType;
+use crate::activations::Activations;
+use crate::layout::{COLUMNS, Layout, SUB_SCALES, VECTOR, for_layout};
+use crate::packed::Tile;
+use crate::weight_type::WeightType;
 
 /// The outputs of tile `tile` for activation row `row`.
 pub(super) fn tile_row(tile: Tile<'_>, inputs: &Activations, row: usize) -> [f32; COLUMNS] {
@@ -23,7 +23,7 @@ fn half_at(bytes: &[u8], index: usize) -> f32 {
     f16::from_le_bytes([bytes[2 * index], bytes[2 * index + 1]]).to_f32()
 }
 
-/// Two chains, even and odd inputs, as the vector kernels keep them to hide the latency of the
+/// Two chains, even and odd inputs, as the loops keep them to hide the latency of the
 /// multiply-add.
 fn floats(kind: WeightType, bytes: &[u8], input: &[f32]) -> [f32; COLUMNS] {
     let mut sums = [[0.0_f32; COLUMNS]; 2];
@@ -132,4 +132,110 @@ fn blocks256<L: Layout>(tile: &[u8], inputs: &Activations, row: usize) -> [f32; 
         }
     }
     sums
+}
+
+mod tests {
+    use super::*;
+    use crate::activations::FormatSet;
+    use crate::isa::Isa;
+    use crate::packed::PackedMatrix;
+    use crate::pool::ThreadPool;
+
+    /// More rows than any instruction set takes at once.
+    const ROWS: usize = 9;
+
+    /// Computes outputs of a tile for the rows from one on.
+    type TileRows<'a> = dyn Fn(Tile<'_>, &Activations, usize, &mut [[f32; COLUMNS]]) + 'a;
+
+    struct Random(u64);
+
+    impl Random {
+        fn next(&mut self) -> u32 {
+            self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            (self.0 >> 33) as u32
+        }
+
+        /// In [-1, 1].
+        fn signed(&mut self) -> f32 {
+            self.next() as f32 / (1_u32 << 30) as f32 - 1.0
+        }
+
+        /// Random rows of a matrix, as in a file. Every code occurs, and every scale or weight
+        /// below 2, denormal ones too.
+        fn weights(&mut self, kind: WeightType, outputs: usize, width: usize) -> Vec<u8> {
+            let mut bytes: Vec<u8> =
+                (0..outputs * kind.row_bytes(width)).map(|_| self.next() as u8).collect();
+            // The last bytes of floating-point numbers, whose second bit is the exponent's highest.
+            let fields: &[usize] = match kind {
+                WeightType::F32 => &[3],
+                WeightType::Q4_1 | WeightType::Q5_1 | WeightType::Q4_K | WeightType::Q5_K => {
+                    &[1, 3]
+                }
+                WeightType::Q6_K => &[209],
+                _ => &[1],
+            };
+            for block in bytes.chunks_exact_mut(kind.block_bytes()) {
+                for &field in fields {
+                    block[field] &= !0x40;
+                }
+            }
+            bytes
+        }
+    }
+
+    /// Where `tile_rows` first differs from the reference, over all weight types, numbers of rows
+    /// and some magnitudes.
+    fn first_difference(tile_rows: &TileRows<'_>) -> Option<String> {
+        let mut random = Random(5);
+        for kind in WeightType::ALL {
+            let width = if kind.block_len() == 1 { 33 } else { 512 };
+            let bytes = random.weights(kind, COLUMNS + 3, width);
+            let matrix = PackedMatrix::pack(kind, COLUMNS + 3, width, &bytes, 1).unwrap();
+            for magnitude in [1e-30, 1.0, 1e20] {
+                let mut inputs = Activations::default();
+                inputs.reset(ROWS, width);
+                inputs.values_mut().fill_with(|| random.signed() * magnitude);
+                let formats = FormatSet::default().with(kind.activation_format());
+                inputs.quantize(&mut ThreadPool::new(1), Isa::portable(), formats);
+                for index in 0..matrix.tiles() {
+                    let tile = Tile::new(&matrix, index, None);
+                    let expected: Vec<_> =
+                        (0..ROWS).map(|row| tile_row(tile, &inputs, row)).collect();
+                    for rows in 1..=ROWS {
+                        let mut found = vec![[f32::NAN; COLUMNS]; rows];
+                        tile_rows(tile, &inputs, ROWS - rows, &mut found);
+                        let bits = |rows: &[[f32; COLUMNS]]| {
+                            rows.iter().map(|row| row.map(f32::to_bits)).collect::<Vec<_>>()
+                        };
+                        if bits(&found) != bits(&expected[ROWS - rows..]) {
+                            return Some(format!("{kind}, {rows} rows, magnitude {magnitude:e}"));
+                        }
+                    }
+                }
+            }
+        }
+        None
+    }
+
+    #[test]
+    fn every_instruction_set_gives_the_bits_of_the_reference() {
+        for isa in Isa::available() {
+            let found = first_difference(&|tile, inputs, row, out| {
+                isa.tile_rows(tile, inputs, row, out);
+            });
+            assert_eq!(found, None, "{}", isa.name());
+        }
+    }
+
+    /// The inverse: one bit of one column, for five rows only, must be noticed.
+    #[test]
+    fn a_single_wrong_bit_is_found() {
+        let found = first_difference(&|tile, inputs, row, out| {
+            Isa::portable().tile_rows(tile, inputs, row, out);
+            if tile.matrix().kind() == WeightType::Q6_K && out.len() == 5 {
+                out[4][15] = f32::from_bits(out[4][15].to_bits() ^ 1);
+            }
+        });
+        assert_eq!(found.as_deref(), Some("Q6_K, 5 rows, magnitude 1e-30"));
+    }
 }
