@@ -319,7 +319,8 @@ fn group_scale(values: &[f32]) -> (f32, f32) {
 fn round_codes(values: &[f32], codes: &mut [i8], inverse: f32) -> i32 {
     let mut sum = 0;
     for (code, &value) in codes.iter_mut().zip(values) {
-        // |value * inverse| <= 127 up to rounding. Of a NaN any code will do: its group has a NaN scale.
+        // At most 127 in magnitude, up to rounding. Of a NaN any code will do: its group has a NaN
+        // scale.
         *code = ((value * inverse).clamp(-127.0, 127.0) + ROUNDER).to_bits() as i8;
         sum += i32::from(*code);
     }

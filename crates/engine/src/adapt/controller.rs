@@ -1,9 +1,10 @@
 //! The controller of one stream: what to bet on next, and how far to go.
 //!
 //! Time is counted in plain steps. Drafting is a renewal process: a cycle costs time and commits
-//! tokens, and what counts is tokens over time in the long run. Against a given rate a step is worth
-//! its expected tokens minus the rate times its cost, so that one rule decides everything: whether to
-//! draft at all, by which plan, and whether to add one more token (an optimal stopping rule).
+//! tokens, and what counts is tokens over time in the long run. Against a given rate a step is
+//! worth its expected tokens minus the rate times its cost, so that one rule decides everything:
+//! whether to draft at all, by which plan, and whether to add one more token (an optimal stopping
+//! rule).
 
 mod forecast;
 
@@ -47,7 +48,8 @@ impl Controller {
         self.rate = best.map_or(1.0, |(_, rate)| rate.max(1.0));
         if found.tokens > 0 {
             let (tokens, value) = self.ngram_value(odds, chain, found);
-            // Against a plain step or a cycle of the best plan, whose value at its own rate is zero.
+            // Against a plain step or a cycle of the best plan, whose value at its own rate is
+            // zero.
             if tokens > 0 && value + 1.0 - self.rate * odds.costs.rows[1] > 0.0 {
                 return Bet::Ngram(tokens);
             }
@@ -76,8 +78,8 @@ impl Controller {
         Bet::Plan(self.turn)
     }
 
-    /// Whether a token of this confidence, drafted by `plan` at the end of `chain`, is worth its row
-    /// of the verify pass. The chain's survival takes it in.
+    /// Whether a token of this confidence, drafted by `plan` at the end of `chain`, is worth its
+    /// row of the verify pass. The chain's survival takes it in.
     pub fn keeps(&self, odds: Odds<'_>, plan: usize, chain: &mut Chain, confidence: f32) -> bool {
         chain.survival *= self.acceptance(odds.knowledge, plan, confidence_bin(confidence));
         self.allowed.always || chain.survival > self.rate * odds.costs.of_row(chain.drafted)

@@ -77,8 +77,8 @@ macro_rules! instructions {
     };
 }
 
-// SAFETY: loads and stores are as wide as the contract says, `fetch` is no more than a prefetch, and
-// `call` runs its kernel once.
+// SAFETY: loads and stores are as wide as the contract says, `fetch` is no more than a prefetch,
+// and `call` runs its kernel once.
 unsafe impl Registers for Zmm {
     type Int = __m512i;
     type Float = __m512;
