@@ -261,7 +261,7 @@ async fn the_page_s_data_is_the_service_s() {
     let json: serde_json::Value =
         serde_json::from_str(answer.split_once("\r\n\r\n").unwrap().1).unwrap();
     assert_eq!(json["running"][0]["request_id"], "as-json");
-    assert_eq!(json["running"][0]["mode"], "SPECULATION_MODE_OFF");
+    assert_eq!(json["running"][0]["policy"], "off");
     assert!(
         ["STREAM_STATE_PREFILL", "STREAM_STATE_DECODE"]
             .map(Some)
