@@ -52,10 +52,13 @@ async fn the_page_agrees_with_the_catalogue() {
             Kind::Histogram(_) => "histogram",
         };
         let name = metric.name;
-        let mut lines =
-            vec![format!("# HELP {name} {}", metric.help), format!("# TYPE {name} {kind}")];
+        let lines = [format!("# HELP {name} {}", metric.help), format!("# TYPE {name} {kind}")];
         if let Kind::Histogram(buckets) = metric.kind {
-            lines.extend(buckets.iter().map(|bound| format!("{name}_bucket{{le=\"{bound}\"}}")));
+            let prefix = format!("{name}_bucket{{");
+            let bounds = buckets.iter().map(|bound| format!("le=\"{bound}\""));
+            missing.extend(bounds.filter(|bound| {
+                !page.lines().any(|line| line.starts_with(&prefix) && line.contains(bound))
+            }));
         }
         for label in metric.labels {
             let labelled = page
