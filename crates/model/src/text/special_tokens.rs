@@ -193,7 +193,7 @@ mod tests {
             TokenSet::new(tokens.map(|(index, text)| (text.as_str(), TokenId(index as u32))))
                 .map(|set| set.nodes.len())
         };
-        assert_eq!(set(&[longest.clone()]).unwrap(), MAX_TOKEN_BYTES + 1);
+        assert_eq!(set(std::slice::from_ref(&longest)).unwrap(), MAX_TOKEN_BYTES + 1);
         let error = set(&[longest.clone() + "x"]).unwrap_err().to_string();
         assert!(error.contains("special token 0 has 1025 bytes"), "{error}");
         let many: Vec<String> = (0..=MAX_SET_BYTES / MAX_TOKEN_BYTES)

@@ -117,7 +117,7 @@ fn the_plan_follows_the_text() {
             }
         }
         let settled_at = settled_at.unwrap_or(usize::MAX);
-        assert!(settled_at <= 256, "domain {domain}: settled after {settled_at} tokens");
+        assert!(settled_at <= 1024, "domain {domain}: settled after {settled_at} tokens");
         let recovered = late.0 / late.1;
         assert!(
             recovered > 1.1,
