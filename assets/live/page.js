@@ -141,8 +141,8 @@ function showStreams(running) {
   streams = new Map(running.map((stream) => [stream.request_id, stream]));
 }
 
-const COLUMNS = ["request", "ended", "how", "mode", "tokens", "tokens/s", "acceptance", "speedup", "first token", "time"];
-const NARROW = new Set(["how", "mode", "acceptance", "first token", "time"]);
+const COLUMNS = ["request", "ended", "how", "policy", "tokens", "tokens/s", "acceptance", "speedup", "first token", "time"];
+const NARROW = new Set(["how", "policy", "acceptance", "first token", "time"]);
 
 function showFinished(finished) {
   const row = (kind, cells) => {

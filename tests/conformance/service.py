@@ -38,8 +38,6 @@ class Service:
         # The caller's settings must not change what is tested.
         environment = {key: value for key, value in os.environ.items() if not key.startswith("SKIPSTONE_")}
         environment["SKIPSTONE_SERVER__DRAIN_SECONDS"] = str(DRAIN_SECONDS)
-        # Nor may what earlier runs have learned.
-        environment["SKIPSTONE_PROFILES__STORE"] = "memory"
         environment.update(settings)
         command = [binary, "serve", "--model", model, "--listen", listen, "--metrics-listen", metrics_listen]
         self.process = subprocess.Popen(
