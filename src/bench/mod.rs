@@ -4,12 +4,14 @@
 
 pub mod decode;
 mod machine;
+mod passes;
 mod peer;
 mod record;
 mod rows;
 mod timeline;
 
 pub use machine::{Machine, fork_join_seconds, peak_resident_bytes};
+pub use passes::PassesBench;
 pub use peer::{DecodePeer, Peer, PeerError};
 pub use record::{RowRecord, append_csv, today};
 pub use rows::{RowCurve, RowPoint, RowReport, RowsBench};

@@ -11,8 +11,10 @@ use serde::Serialize;
 
 use super::median;
 use super::peer::{Peer, PeerError};
+use skipstone_engine::EngineOptions;
+use skipstone_engine::cost::Way;
 use skipstone_kernels::PAGE_POSITIONS;
-use skipstone_model::{LogitsWanted, PagePool, RowGroup, RowInput, Runner, TokenId};
+use skipstone_model::{LogitsWanted, PagePool, Runner};
 
 /// What to measure.
 #[derive(Clone, Debug)]
@@ -186,8 +188,8 @@ fn rest(peer: &Option<&mut Peer>) {
     }
 }
 
-/// Tokens of a prefill pass: what the server would run in one step when nothing else is running.
-const PREFILL_CHUNK: usize = 128;
+/// Tokens of a prefill pass: what the server runs in one step.
+const PREFILL_CHUNK: usize = EngineOptions::PREFILL_TOKENS_PER_STEP;
 
 fn prefill(runner: &mut Runner, pages: &[u32], tokens: usize) -> f64 {
     let chunks = (0..tokens).step_by(PREFILL_CHUNK);
@@ -208,9 +210,5 @@ fn pass(
     count: usize,
     logits: LogitsWanted<'_>,
 ) -> f64 {
-    let vocabulary = runner.model().config().vocabulary;
-    let token = |row: usize| TokenId(((100 + (position + row) % 1000) % vocabulary) as u32);
-    let rows: Vec<RowInput<'_>> = (0..count).map(|row| RowInput::Token(token(row))).collect();
-    let group = RowGroup { logits, ..RowGroup::new(pages, position, &rows) };
-    runner.run(std::slice::from_ref(&group)).seconds
+    Way { logits, ..Way::whole(position, count) }.run(runner, pages)
 }

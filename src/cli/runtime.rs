@@ -114,6 +114,19 @@ pub(super) fn start_native(
     start(settings, path, name, progress).with_context(|| format!("can't load {}", path.display()))
 }
 
+/// The native engine of the settings, which writes each pass to a file.
+pub(super) fn start_logged(
+    settings: &Settings,
+    path: &Path,
+    progress: &dyn LoadProgress,
+    pass_log: &Path,
+) -> anyhow::Result<Runtime> {
+    let name = model_cache::served_name(&settings.model, path);
+    let mut prepared = prepare(settings, path, name, progress)?;
+    prepared.options.pass_log = Some(pass_log.to_owned());
+    prepared.start()
+}
+
 /// The native engine of the settings, and further ones over the same weights, each a variant: to
 /// measure what a mechanism is worth.
 pub(super) fn start_variants(
@@ -270,6 +283,7 @@ fn engine_options(
         frontier: Vec::new(),
         mechanisms: Mechanisms::default(),
         cost_file: None,
+        pass_log: None,
         max_draft_tokens: speculation.max_draft_tokens,
         confidence_threshold: speculation.confidence_threshold as f32,
     })

@@ -39,6 +39,7 @@ pub fn options(loaded: &Loaded) -> EngineOptions {
         frontier: Vec::new(),
         mechanisms: Default::default(),
         cost_file: None,
+        pass_log: None,
         max_draft_tokens: 4,
         confidence_threshold: 0.0,
     }

@@ -4,6 +4,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use super::betting::Betting;
+use super::cost::{Company, StepShape};
 use super::event::GenerationError;
 use super::step::{Answer, Step, StepKind};
 use super::stream::Stream;
@@ -22,7 +23,7 @@ pub(super) fn step(
     let mut jobs: Vec<(usize, Step)> = Vec::with_capacity(streams.len());
     let decoding = streams.iter().filter(|stream| stream.is_decoding()).count().max(1);
     let unread: usize = streams.iter().map(|stream| stream.prompt_left()).sum();
-    let others = unread.min(prefill_tokens) + decoding - 1;
+    let others = Company { rows: unread.min(prefill_tokens) + decoding - 1, logits: decoding - 1 };
     for (index, stream) in streams.iter_mut().enumerate() {
         if let Some(step) = stream.next_step(budget, betting, others) {
             if step.kind == StepKind::Prefill {
@@ -52,9 +53,14 @@ pub(super) fn step(
 
 /// What else would be in a pass of these steps, for each that decodes, if all of these decoded
 /// plainly: the rows of prompts, and one of each other.
-fn company<'a>(steps: impl Iterator<Item = &'a Step>) -> usize {
-    let rows = |step: &Step| if step.kind == StepKind::Prefill { step.rows } else { 1 };
-    steps.map(rows).sum::<usize>().saturating_sub(1)
+fn company<'a>(steps: impl Iterator<Item = &'a Step>) -> Company {
+    let (mut rows, mut logits) = (0_usize, 0_usize);
+    for step in steps {
+        let is_prompt = step.kind == StepKind::Prefill;
+        rows += if is_prompt { step.rows } else { 1 };
+        logits += if is_prompt { step.logits } else { 1 };
+    }
+    Company { rows: rows.saturating_sub(1), logits: logits.saturating_sub(1) }
 }
 
 /// Runs the pass of `jobs` and applies its answers. Returns false if the pass itself panicked; then
@@ -67,11 +73,8 @@ fn attempt(
 ) -> bool {
     let model = Arc::clone(runner.model());
     let hidden = model.config().hidden;
-    let in_pass = jobs.iter().map(|(_, step)| step.rows).sum();
-    let share = |(index, step): &(usize, Step)| {
-        betting.share(step, in_pass, streams[*index].context(), &model)
-    };
-    let shares: Vec<f64> = jobs.iter().map(share).collect();
+    let shapes: Vec<StepShape> = jobs.iter().map(|(_, step)| step.shape(&model)).collect();
+    let shares = betting.costs.shares(&shapes);
     let total: f64 = shares.iter().sum();
     let rows: Vec<Vec<RowInput<'_>>> =
         jobs.iter().map(|(index, step)| streams[*index].rows(step, hidden)).collect();
@@ -84,23 +87,17 @@ fn attempt(
     let Ok(output) = catch_unwind(pass) else { return false };
     drop(groups);
     drop(rows);
-    if let [(index, step)] = jobs {
-        betting.observe_lone_pass(step, streams[*index].context(), output.seconds, &model);
-        if let StepKind::Plain(_) = step.kind {
-            let context = streams[*index].context();
-            record::plain_step_seconds(betting.baseline.seconds(context, 1));
-        }
-    }
+    betting.observe(&shapes, output.seconds);
+    record::plain_step_seconds(betting.costs.plain_seconds(0, Company::default()));
     let company = company(jobs.iter().map(|(_, step)| step));
     for (group, ((index, step), share)) in jobs.iter().zip(shares).enumerate() {
         let stream = &mut *streams[*index];
-        let costs = betting.costs(stream.context(), company);
+        let costs = betting.costs.costs(stream.context(), company);
         let answer = Answer {
             output,
             group,
             seconds: output.seconds * share / total,
-            plain_seconds: betting.baseline.seconds(stream.context(), company + 1),
-            alone: jobs.len() == 1,
+            plain_seconds: betting.costs.plain_seconds(stream.context(), company),
             costs: &costs,
         };
         let outcome = catch_unwind(AssertUnwindSafe(|| stream.apply(step, &answer, betting)));
@@ -125,14 +122,15 @@ mod tests {
         let plain = || step(StepKind::Plain(OffReason::NoGain), 1);
         let (verify, draft) = (|| step(StepKind::Verify, 5), || step(StepKind::Draft, 1));
         let prompt = |rows| step(StepKind::Prefill, rows);
-        for (steps, expected) in [
-            (vec![verify()], 0),
-            (vec![plain(), draft()], 1),
-            (vec![verify(), verify(), draft()], 2),
-            (vec![verify(), prompt(128)], 128),
-            (vec![plain(), prompt(128), prompt(7), plain()], 136),
+        let unfinished = |rows| Step { logits: 0, ..prompt(rows) };
+        for (steps, rows, logits) in [
+            (vec![verify()], 0, 0),
+            (vec![plain(), draft()], 1, 1),
+            (vec![verify(), verify(), draft()], 2, 2),
+            (vec![verify(), prompt(128)], 128, 1),
+            (vec![plain(), unfinished(128), prompt(7), plain()], 136, 2),
         ] {
-            assert_eq!(company(steps.iter()), expected, "{steps:?}");
+            assert_eq!(company(steps.iter()), Company { rows, logits }, "{steps:?}");
         }
     }
 }

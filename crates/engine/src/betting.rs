@@ -1,77 +1,61 @@
 //! What the streams of an engine bet with: plans and what is known of them, and what passes cost.
 
-use crate::adapt::{Costs, Knowledge, Seat};
-use crate::baseline::PlainStep;
-use crate::parts::{Outline, Parts, attention_share};
-use crate::step::{Step, StepKind};
+use crate::adapt::{Knowledge, Seat};
+use crate::cost::{CostModel, DraftShape, PassLog, StepShape};
 use skipstone_model::Model;
 
 /// Shared by all streams of an engine.
 pub struct Betting {
     /// The plans that may be bet on, and what all streams have learned about them.
     pub knowledge: Knowledge,
-    pub(crate) baseline: PlainStep,
-    pub(crate) parts: Parts,
+    /// What passes cost.
+    pub costs: CostModel,
+    /// The plans of `knowledge`, as far as they cost time.
+    shapes: Vec<DraftShape>,
+    /// Share of the attention sublayers that each runs.
+    attention: Vec<f64>,
+    log: Option<PassLog>,
 }
 
 // === impl Betting ===
 
 impl Betting {
     /// Streams bet on the plans of `seats`, which draft for `model`.
-    pub(crate) fn new(seats: Vec<Seat>, model: &Model, baseline: PlainStep, parts: Parts) -> Self {
-        let mut knowledge = Knowledge::new(seats);
-        for index in 0..knowledge.seats().len() {
-            let plan = &knowledge.seats()[index].plan;
-            let cost = parts.cost(&Outline::of(plan, model));
-            knowledge.place(index, attention_share(plan), cost);
+    pub(crate) fn new(seats: Vec<Seat>, model: &Model, costs: CostModel) -> Self {
+        let shapes = seats.iter().map(|seat| DraftShape::of(&seat.plan, model)).collect();
+        let attention = seats.iter().map(|seat| seat.plan.skip_set().attention_share()).collect();
+        let knowledge = Knowledge::new(seats);
+        let mut betting = Self { knowledge, costs, shapes, attention, log: None };
+        betting.price_plans();
+        betting
+    }
+
+    /// Writes each pass to `log` from now on.
+    pub(crate) fn log_passes(&mut self, log: PassLog) {
+        self.log = Some(log);
+    }
+
+    /// Whether the next step of a stream beside `others` rows of others should be a plain one, which
+    /// tells what drafts are compared with.
+    pub fn takes_plain_step(&mut self, others: usize) -> bool {
+        others == 0 && self.knowledge.mechanisms().confirmation && self.costs.wants_plain_step()
+    }
+
+    /// Takes in what a pass of these steps took.
+    pub(crate) fn observe(&mut self, steps: &[StepShape], seconds: f64) {
+        if let Some(log) = &mut self.log
+            && let Err(error) = log.write(steps, seconds)
+        {
+            tracing::warn!(%error, "passes are no longer written down");
+            self.log = None;
         }
-        Self { knowledge, baseline, parts }
+        self.costs.observe(steps, seconds);
+        self.price_plans();
     }
 
-    /// Whether the next step should be a plain one, which tells what drafts are compared with. Asks
-    /// once.
-    pub fn takes_plain_step(&mut self) -> bool {
-        self.knowledge.mechanisms().confirmation && self.baseline.takes_due()
-    }
-
-    /// What rows cost a stream at `context` positions beside `others` rows of other streams.
-    pub(crate) fn costs(&self, context: usize, others: usize) -> Costs {
-        self.baseline.costs(context, others)
-    }
-
-    /// Takes in what a pass took that did nothing but this step, at `context` positions.
-    pub(crate) fn observe_lone_pass(
-        &mut self,
-        step: &Step,
-        context: usize,
-        seconds: f64,
-        model: &Model,
-    ) {
-        let baseline = &mut self.baseline;
-        match (step.kind, &step.plan) {
-            (StepKind::Plain(_), _) => baseline.observe(step.rows, context, seconds),
-            // Rows that a draft was fed enter late and cost a little less; but all weights are read
-            // as long as one row enters at the embedding.
-            (StepKind::Verify, _) if step.entered < step.rows => {
-                baseline.observe(step.rows, context, seconds);
-            }
-            (StepKind::Draft, Some(plan)) => {
-                let cost = seconds / baseline.seconds(context, 1);
-                let added = baseline.context_share(context, 1);
-                self.parts.observe(&Outline::of(plan, model), cost, added);
-            }
-            _ => {}
+    fn price_plans(&mut self) {
+        for (index, (shape, &attention)) in self.shapes.iter().zip(&self.attention).enumerate() {
+            self.knowledge.set_cost(index, self.costs.draft(shape, 0), attention);
         }
-    }
-
-    /// The share that a step at `context` positions has in a pass of `in_pass` rows, roughly and in
-    /// plain steps.
-    pub(crate) fn share(&self, step: &Step, in_pass: usize, context: usize, model: &Model) -> f64 {
-        let (weight, attention) = match &step.plan {
-            Some(plan) => (self.parts.cost(&Outline::of(plan, model)), attention_share(plan)),
-            None => (step.rows as f64, 1.0),
-        };
-        let baseline = &self.baseline;
-        baseline.share(weight, in_pass) + attention * baseline.context_share(context, step.rows)
     }
 }

@@ -74,8 +74,6 @@ pub(super) struct Drafted<'a> {
     pub(super) logits: &'a [f32],
     /// Tokens of the model.
     pub(super) vocabulary: usize,
-    /// The time of the step over that of a plain one, if it had the pass to itself.
-    pub(super) cost: Option<f64>,
 }
 
 // === impl Drafter ===
@@ -225,12 +223,19 @@ impl Drafter {
         let (place, confidence) = top_probability(step.logits);
         let mut random = self.random.clone();
         let mut context = moment.context(limit, &mut random);
-        if policy.keeps(&mut context, &DraftStep { confidence, cost: step.cost }) {
+        if policy.keeps(&mut context, &DraftStep { confidence }) {
             self.draw(step, place.index(), confidence, chooser);
             if !self.cycle.wants_verify(limit) {
                 let chain: Vec<TokenId> = self.cycle.tokens().collect();
                 match policy.next(&mut context, &chain) {
                     Next::Draft => {}
+                    Next::DraftBy { plan, arm } => {
+                        let is_alike = |now: &Arc<DraftPlan>| now.entry() == plan.entry();
+                        match self.plan().is_some_and(is_alike) {
+                            true => self.take_plan(plan, arm),
+                            false => self.cycle.close(),
+                        }
+                    }
                     Next::Verify => self.cycle.close(),
                     Next::Append(proposal) => self.cycle.append(proposal),
                 }

@@ -11,12 +11,11 @@
 mod account;
 mod activity;
 pub mod adapt;
-mod baseline;
 mod batch;
 mod betting;
 mod board;
 pub mod calibrate;
-mod cost_file;
+pub mod cost;
 mod cycle;
 mod drafter;
 pub mod drafting;
@@ -26,7 +25,6 @@ mod lab;
 mod options;
 mod outbox;
 mod output_text;
-mod parts;
 mod predictor;
 mod queue;
 pub mod record;
@@ -38,10 +36,9 @@ mod thread;
 mod worker;
 
 pub use activity::{Activity, BridgeActivity, Ending, PlanActivity, StreamActivity, Totals};
-pub use baseline::PlainStep;
 pub use betting::Betting;
 pub use board::Observer;
-pub use cost_file::CostFile;
+pub use cost::CostFile;
 pub use event::{
     ArmUse, CommittedToken, Delta, DraftedBy, Event, FinishReason, Finished, GenerationError,
     PhaseTime, PhaseTimes, PlanSummary, SpeculationStats, Started, Timing, Usage,

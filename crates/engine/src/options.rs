@@ -1,8 +1,9 @@
 //! How an engine is set up.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
-use super::cost_file::CostFile;
+use super::cost::CostFile;
 use crate::adapt::{Mechanisms, Seat};
 use crate::drafting::{SkipSet, unified};
 use skipstone_kernels::KvPrecision;
@@ -38,6 +39,8 @@ pub struct EngineOptions {
     pub mechanisms: Mechanisms,
     /// Where costs are kept between runs, if they are to be.
     pub cost_file: Option<CostFile>,
+    /// Where each pass is written down, to see how well it was priced; `None` writes nothing.
+    pub pass_log: Option<PathBuf>,
     /// Cap on the draft length of a stream that names none.
     pub max_draft_tokens: usize,
     /// Draft probability below which drafting stops.
@@ -47,6 +50,9 @@ pub struct EngineOptions {
 // === impl EngineOptions ===
 
 impl EngineOptions {
+    /// Default of [`EngineOptions::prefill_tokens_per_step`].
+    pub const PREFILL_TOKENS_PER_STEP: usize = 64;
+
     /// For one model: all cores that the process may use, eight streams with a context of up to
     /// 4,096 positions each, and evenly spaced layers where no plan is calibrated.
     pub fn new(model: &Model) -> Self {
@@ -59,7 +65,7 @@ impl EngineOptions {
             threads: std::thread::available_parallelism().map_or(1, usize::from),
             max_streams,
             max_waiting: 256,
-            prefill_tokens_per_step: 64,
+            prefill_tokens_per_step: Self::PREFILL_TOKENS_PER_STEP,
             stall_timeout: Duration::from_secs(10),
             event_buffer: 32,
             kv_cache_tokens: max_streams * config.context_length.min(4096),
@@ -69,6 +75,7 @@ impl EngineOptions {
             frontier: Vec::new(),
             mechanisms: Mechanisms::default(),
             cost_file: None,
+            pass_log: None,
             max_draft_tokens: 8,
             confidence_threshold: 0.6,
         }

@@ -3,9 +3,10 @@
 use std::sync::Arc;
 
 use crate::adapt::{Costs, OffReason};
+use crate::cost::{DraftShape, StepShape};
 use crate::drafting::DraftPlan;
 use crate::record::Phase;
-use skipstone_model::PassOutput;
+use skipstone_model::{Model, PassOutput};
 
 /// A stream's part of a pass: rows that follow each other. The stream names it; the batch, the
 /// books and the cost model read it, and nobody works out again what it means.
@@ -50,8 +51,6 @@ pub(super) struct Answer<'a> {
     /// Seconds that plain decoding would take for a token of this stream beside the same rows of
     /// others.
     pub(super) plain_seconds: f64,
-    /// Whether the pass did the work of no other stream.
-    pub(super) alone: bool,
     /// What rows of such a pass cost the stream.
     pub(super) costs: &'a Costs,
 }
@@ -63,6 +62,13 @@ impl Step {
     /// logits.
     pub(super) fn whole(kind: StepKind, position: usize, rows: usize) -> Self {
         Self { kind, rows, position, entered: 0, entry: 0, plan: None, logits: 1 }
+    }
+
+    /// What it asks of a pass, as far as it costs time.
+    pub(super) fn shape(&self, model: &Model) -> StepShape {
+        let draft = self.plan.as_ref().map(|plan| DraftShape::of(plan, model));
+        let Self { rows, position, entered, entry, logits, .. } = *self;
+        StepShape { rows, entered, entry, position, logits, draft }
     }
 }
 

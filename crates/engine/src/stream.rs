@@ -6,6 +6,7 @@ use std::time::Instant;
 use super::account::{Account, Ended, StepTime};
 use super::activity::{Ending, StreamActivity};
 use super::betting::Betting;
+use super::cost::Company;
 use super::cycle::{Chooser, Confirmed};
 use super::drafter::{Drafted, Drafter, Moment};
 use super::event::{CommittedToken, Delta, Event, FinishReason, GenerationError, Started, Usage};
@@ -117,7 +118,7 @@ impl Stream {
         &mut self,
         prefill_budget: usize,
         betting: &mut Betting,
-        others: usize,
+        others: Company,
     ) -> Option<Step> {
         if self.is_finished() {
             return None;
@@ -129,7 +130,7 @@ impl Stream {
             let whole = Step::whole(StepKind::Prefill, self.computed, rows);
             return (rows > 0).then_some(Step { logits, ..whole });
         }
-        let costs = betting.costs(self.context(), others);
+        let costs = betting.costs.costs(self.context(), others);
         let (prompt, left) = (self.request.prompt.len(), self.left());
         let moment = Moment { betting, costs: &costs, tokens: &self.tokens, prompt, left };
         Some(self.drafter.next_step(moment, self.computed))
@@ -171,6 +172,8 @@ impl Stream {
         match (&step.plan, step.logits) {
             (Some(plan), _) => RowGroup {
                 skip: Some(plan.mask()),
+                gate: plan.gate(),
+                skipped_keys: plan.skipped_keys(),
                 bridges: plan.bridges(),
                 save_before: plan.entry(),
                 logits: self.drafter.head().map_or(LogitsWanted::Last, LogitsWanted::Draft),
@@ -215,7 +218,6 @@ impl Stream {
                     entered: answer.output.saved(answer.group, 0, 0),
                     logits: answer.output.logits(answer.group, 0),
                     vocabulary: answer.output.vocabulary,
-                    cost: answer.alone.then_some(time.spent_steps),
                 };
                 let (prompt, left) = (self.request.prompt.len(), self.left());
                 let moment =
@@ -255,7 +257,7 @@ impl Stream {
         match catch_unwind(AssertUnwindSafe(|| self.drafter.study(&mut lab))) {
             Ok(false) => {}
             Ok(true) => {
-                let plain_seconds = betting.baseline.seconds(self.context(), 1);
+                let plain_seconds = betting.costs.plain_seconds(self.context(), Company::default());
                 self.spend(StepTime::new(started.elapsed().as_secs_f64(), plain_seconds));
             }
             Err(_) => tracing::error!("a policy's own pass failed: a defect of the server"),

@@ -4,16 +4,14 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::activity::Activity;
-use super::baseline::PlainStep;
 use super::batch;
 use super::betting::Betting;
 use super::board::Board;
-use super::cost_file::CostFile;
+use super::cost::{Company, CostFile, CostModel, PassLog};
 use super::event::GenerationError;
 use super::lab::SparePages;
 use super::options::EngineOptions;
 use super::outbox::Delivery;
-use super::parts::{Outline, Parts};
 use super::queue::{Queue, queue};
 use super::stream::Stream;
 use super::thread::Engine;
@@ -50,7 +48,7 @@ impl Engine {
     /// Allocates the cache, measures the plain step and starts the thread.
     ///
     /// # Errors
-    /// If the system refuses a thread.
+    /// If the system refuses a thread, or the file that passes are to be written to.
     pub fn start(
         model: Arc<Model>,
         text: Arc<TextModel>,
@@ -68,17 +66,19 @@ impl Engine {
         let mut runner = Runner::with_options(model, runner_options);
         let pages = PagePool::new(total_pages);
         let kept = options.cost_file.as_ref().and_then(CostFile::read);
-        let (kept, kept_parts) = kept.unzip();
-        let baseline = PlainStep::measure(&mut runner, &pages, options.max_streams, kept);
-        let parts = Parts::measure(&mut runner, &pages, kept_parts);
-        record::plain_step_seconds(baseline.seconds(0, 1));
+        let most_rows = options.prefill_tokens_per_step + options.max_streams;
+        let costs = CostModel::measure(&mut runner, &pages, most_rows, kept.as_ref());
+        record::plain_step_seconds(costs.plain_seconds(0, Company::default()));
+        let log =
+            options.pass_log.as_ref().map(|path| PassLog::create(path, &costs)).transpose()?;
         let (entrance, queue) = queue(options.max_waiting, options.event_buffer);
         let frontier = match options.frontier.is_empty() {
-            true => vec![default_plan(runner.model(), &options, &parts)],
+            true => vec![default_plan(&options)],
             false => options.frontier.clone(),
         };
-        let mut betting = Betting::new(frontier, runner.model(), baseline, parts);
+        let mut betting = Betting::new(frontier, runner.model(), costs);
         betting.knowledge.set_mechanisms(options.mechanisms);
+        log.into_iter().for_each(|log| betting.log_passes(log));
         let board = Board::new();
         let observer = board.observer();
         let mut worker = Worker {
@@ -139,7 +139,7 @@ impl Worker {
         self.show();
         self.board.set_idle(true);
         if let Some(file) = &self.options.cost_file
-            && let Err(error) = file.write(self.betting.baseline, self.betting.parts)
+            && let Err(error) = file.write(&self.betting.costs)
         {
             tracing::warn!(path = %file.path.display(), %error, "what passes cost could not be kept; see engine.state_folder");
         }
@@ -265,7 +265,7 @@ impl Worker {
         self.board.show(Activity {
             running: self.running.iter().map(|stream| stream.activity(&self.betting)).collect(),
             waiting: self.queue.len(),
-            plain_step_seconds: self.betting.baseline.seconds(0, 1),
+            plain_step_seconds: self.betting.costs.plain_seconds(0, Company::default()),
             kv_cache_usage: self.kv_usage(),
             ..Activity::default()
         });
@@ -273,12 +273,8 @@ impl Worker {
 }
 
 /// The plan that adaptive streams start from where nothing was calibrated.
-fn default_plan(model: &Model, options: &EngineOptions, parts: &Parts) -> Seat {
+fn default_plan(options: &EngineOptions) -> Seat {
     let plan = DraftPlan::skipping(&options.default_skip_set, options.confidence_threshold);
-    let cost = parts.cost(&Outline::of(&plan, model));
-    Seat {
-        name: "default".to_owned(),
-        plan: Arc::new(plan),
-        knowledge: PlanKnowledge::unknown(cost),
-    }
+    let (name, knowledge) = ("default".to_owned(), PlanKnowledge::unknown(1.0));
+    Seat { name, plan: Arc::new(plan), knowledge }
 }

@@ -26,7 +26,7 @@ mod tiles;
 mod weight_type;
 
 pub use activations::{Activations, FormatSet};
-pub use attention::AttentionRow;
+pub use attention::{AttentionRow, ROW_BLOCK as ATTENTION_ROW_BLOCK};
 pub use blocks::dequantize_row;
 pub use elementwise::{RopeAngles, RopePairs, rms_norm, swiglu};
 pub use isa::Isa;

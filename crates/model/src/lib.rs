@@ -40,7 +40,9 @@ pub use draft_head::{DraftHead, DraftVocabulary};
 pub use error::ModelError;
 pub use ids::{LayerIndex, TokenId};
 pub use pages::{PageLease, PagePool};
-pub use pass::{LogitsWanted, PassOutput, RowGroup, RowInput, SkipMask};
+pub use pass::{
+    Gate, GateStep, LogitsWanted, PassOutput, RowGroup, RowInput, Signs, SkipMask, SkippedKeys,
+};
 pub use runner::{Runner, RunnerOptions};
 pub use weights::Weights;
 

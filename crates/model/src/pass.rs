@@ -19,6 +19,10 @@ pub struct RowGroup<'a> {
     pub rows: &'a [RowInput<'a>],
     /// Sublayers that these rows don't run; `None` runs all.
     pub skip: Option<&'a SkipMask>,
+    /// Decides row by row what else they don't run.
+    pub gate: Option<&'a dyn Gate>,
+    /// What becomes of the keys and values of attention that they don't run.
+    pub skipped_keys: SkippedKeys,
     /// Bridges that these rows take where a skipped run begins.
     pub bridges: &'a [Arc<Bridge>],
     /// Keep the hidden states that enter these sublayers, for a later entry there or to learn from;
@@ -64,6 +68,53 @@ pub struct SkipMask {
     first: Option<usize>,
 }
 
+/// Keys and values at the places of attention sublayers that a draft does not run. What an earlier
+/// draft or another stream left there must never be read: drafts would not repeat, and would tell
+/// about others.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub enum SkippedKeys {
+    /// Nothing is written. Right where no later row of the chain runs what an earlier one skipped:
+    /// where all have one mask, or masks that only grow.
+    #[default]
+    Unread,
+    /// Projected from the state that passes by: a quarter of the sublayer's attention weights.
+    /// Right for any masks.
+    Fill,
+}
+
+/// Decides while a pass runs, sublayer by sublayer, whether a row goes on. A pure function of the
+/// row's own states, so that a row drafts the same in any company.
+pub trait Gate: std::fmt::Debug + Send + Sync {
+    /// The first sublayer that it may decide about: before, all rows run all.
+    fn first(&self) -> usize;
+
+    /// What a row at `position` does at `sublayer`, which is not before [`Gate::first`]. `signs` are
+    /// those of the sublayers before, by index; `None` where the row did not run one.
+    fn decide(&self, position: usize, sublayer: usize, signs: &[Option<Signs>]) -> GateStep;
+}
+
+/// What a gated row does at a sublayer.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum GateStep {
+    /// It runs it.
+    Run,
+    /// It leaves it out.
+    Skip,
+    /// It leaves out this sublayer and all that follow.
+    Exit,
+}
+
+/// What a sublayer did to the state of a row.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub struct Signs {
+    /// Euclidean norm of the state before.
+    pub before: f32,
+    /// Of the state after.
+    pub after: f32,
+    /// Cosine of the angle between the two.
+    pub cosine: f32,
+}
+
 /// The answer of a pass. Borrowed from the runner, which reuses the memory.
 #[derive(Clone, Copy, Debug)]
 pub struct PassOutput<'a> {
@@ -77,8 +128,20 @@ pub struct PassOutput<'a> {
     /// First saved row and rows of each group.
     pub(super) saved_rows: &'a [(usize, usize)],
     pub(super) features: &'a Features,
+    pub(super) gated: &'a [GatedRow],
+    /// First row of each group, among all.
+    pub(super) first_rows: &'a [usize],
     /// Time of the whole pass, in seconds.
     pub seconds: f64,
+}
+
+/// A row that a gate decides about.
+#[derive(Clone, Debug)]
+pub(super) struct GatedRow {
+    /// Its place among all rows.
+    pub(super) row: usize,
+    pub(super) signs: Vec<Option<Signs>>,
+    pub(super) has_left: bool,
 }
 
 /// The logits of one group, in the memory of all.
@@ -99,10 +162,26 @@ impl<'a> RowGroup<'a> {
             position,
             rows,
             skip: None,
+            gate: None,
+            skipped_keys: SkippedKeys::default(),
             bridges: &[],
             save_before: &[],
             logits: LogitsWanted::None,
         }
+    }
+}
+
+// === impl Signs ===
+
+impl Signs {
+    /// Of a state before and after.
+    pub(super) fn of(before: &[f32], after: &[f32]) -> Self {
+        let dot = |a: &[f32], b: &[f32]| -> f64 {
+            a.iter().zip(b).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum()
+        };
+        let (old, new) = (dot(before, before).sqrt(), dot(after, after).sqrt());
+        let cosine = dot(before, after) / (old * new).max(f64::MIN_POSITIVE);
+        Self { before: old as f32, after: new as f32, cosine: cosine as f32 }
     }
 }
 
@@ -159,6 +238,14 @@ impl<'a> PassOutput<'a> {
     pub fn saved(&self, group: usize, place: usize, row: usize) -> &'a [f32] {
         let (start, rows) = self.saved_rows[group];
         &self.saved[(start + place * rows + row) * self.hidden..][..self.hidden]
+    }
+
+    /// What each sublayer did to row `row` of group `group`, which has a gate; `None` for those that
+    /// the row did not run. Empty without a gate.
+    pub fn signs(&self, group: usize, row: usize) -> &'a [Option<Signs>] {
+        let wanted = self.first_rows[group] + row;
+        let found = self.gated.iter().find(|gated| gated.row == wanted);
+        found.map_or(&[], |gated| &gated.signs)
     }
 
     /// Appends what a bridge reads that begins where the state of this row was saved, as for

@@ -106,10 +106,12 @@ impl Runner {
             }
             self.bridge(config, groups, sublayer);
             self.scratch.choose_active(groups, sublayer);
-            if self.scratch.active.is_empty() {
-                continue;
+            self.fill_keys(block, groups, sublayer);
+            self.scratch.note_before(config.hidden);
+            if !self.scratch.active.is_empty() {
+                self.run_block(block, groups);
             }
-            self.run_block(block, groups);
+            self.scratch.note_signs(config.hidden);
         }
         self.scratch.save(config, groups, config.sublayers());
         self.head(&model, groups);
@@ -122,6 +124,8 @@ impl Runner {
             hidden: config.hidden,
             saved_rows: &scratch.saved_rows,
             features: &self.features,
+            gated: &scratch.gated,
+            first_rows: &scratch.first_rows,
             seconds: started.elapsed().as_secs_f64(),
         }
     }

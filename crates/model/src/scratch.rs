@@ -3,7 +3,9 @@
 use super::Model;
 use super::block::Norm;
 use super::config::ModelConfig;
-use super::pass::{LogitRows, LogitsWanted, RowGroup, RowInput};
+use super::pass::{
+    GateStep, GatedRow, LogitRows, LogitsWanted, RowGroup, RowInput, Signs, SkippedKeys,
+};
 use super::rope::Angles;
 use skipstone_kernels::{Activations, FormatSet, Isa, ThreadPool};
 
@@ -34,6 +36,13 @@ pub(super) struct Scratch {
     pub(super) logit_rows: Vec<LogitRows>,
     pub(super) saved: Vec<f32>,
     pub(super) saved_rows: Vec<(usize, usize)>,
+    /// Rows that don't run the current sublayer, but want its keys and values.
+    pub(super) filled: Vec<usize>,
+    /// Rows that a gate decides about, ascending.
+    pub(super) gated: Vec<GatedRow>,
+    /// The states of those that run the current sublayer, before it.
+    pub(super) before: Vec<f32>,
+    pub(super) first_rows: Vec<usize>,
     /// Groups whose bridge at the current sublayer is applied.
     pub(super) bridged: Vec<bool>,
 }
@@ -53,12 +62,22 @@ impl Scratch {
         let config = model.config();
         self.rows.clear();
         self.saved_rows.clear();
+        self.gated.clear();
+        self.first_rows.clear();
         let count: usize = groups.iter().map(|group| group.rows.len()).sum();
         self.hidden.resize(count * config.hidden, 0.0);
         let mut saved = 0;
         for (index, group) in groups.iter().enumerate() {
             self.saved_rows.push((saved, group.rows.len()));
             saved += group.save_before.len() * group.rows.len();
+            self.first_rows.push(self.rows.len());
+            if group.gate.is_some() {
+                self.gated.extend((0..group.rows.len()).map(|offset| GatedRow {
+                    row: self.rows.len() + offset,
+                    signs: Vec::with_capacity(config.sublayers()),
+                    has_left: false,
+                }));
+            }
             for (offset, input) in group.rows.iter().enumerate() {
                 let state = &mut self.hidden[self.rows.len() * config.hidden..][..config.hidden];
                 let first_sublayer = match *input {
@@ -130,13 +149,70 @@ impl Scratch {
         full_rows
     }
 
+    /// Makes the rows that run `sublayer` the active ones. A gate decides about a row that its
+    /// group's mask lets run.
     pub(super) fn choose_active(&mut self, groups: &[RowGroup<'_>], sublayer: usize) {
-        self.active.clear();
+        let Self { active, rows, gated, .. } = self;
+        active.clear();
         let runs = |row: &Row| {
             row.first_sublayer <= sublayer
                 && groups[row.group].skip.is_none_or(|skip| !skip.skips(sublayer))
         };
-        self.active.extend((0..self.rows.len()).filter(|&index| runs(&self.rows[index])));
+        let mut gated = gated.iter_mut().peekable();
+        for (index, row) in rows.iter().enumerate() {
+            let mut is_active = runs(row);
+            if let Some(gated) = gated.next_if(|gated| gated.row == index) {
+                is_active &= !gated.has_left;
+                if let Some(gate) = groups[row.group].gate
+                    && is_active
+                    && sublayer >= gate.first()
+                {
+                    let step = gate.decide(row.position, sublayer, &gated.signs);
+                    is_active = step == GateStep::Run;
+                    gated.has_left = step == GateStep::Exit;
+                }
+            }
+            if is_active {
+                active.push(index);
+            }
+        }
+    }
+
+    /// Finds the rows that don't run `sublayer`, where the active ones are those that do, but want
+    /// keys and values of it. Returns whether there are any.
+    pub(super) fn choose_filled(&mut self, groups: &[RowGroup<'_>], sublayer: usize) -> bool {
+        if groups.iter().all(|group| group.skipped_keys == SkippedKeys::Unread) {
+            return false;
+        }
+        let Self { active, rows, filled, .. } = self;
+        let fills = |(index, row): &(usize, &Row)| {
+            groups[row.group].skipped_keys == SkippedKeys::Fill
+                && row.first_sublayer <= sublayer
+                && active.binary_search(index).is_err()
+        };
+        filled.clear();
+        filled.extend(rows.iter().enumerate().filter(fills).map(|(index, _)| index));
+        !filled.is_empty()
+    }
+
+    /// Keeps the states of the active rows that have a gate.
+    pub(super) fn note_before(&mut self, width: usize) {
+        let Self { gated, active, hidden, before, .. } = self;
+        before.clear();
+        for gated in gated.iter().filter(|gated| active.binary_search(&gated.row).is_ok()) {
+            before.extend_from_slice(&hidden[gated.row * width..][..width]);
+        }
+    }
+
+    /// Notes what the sublayer did to them.
+    pub(super) fn note_signs(&mut self, width: usize) {
+        let Self { gated, active, hidden, before, .. } = self;
+        let mut states = before.chunks_exact(width);
+        for gated in gated {
+            let ran = active.binary_search(&gated.row).is_ok().then(|| states.next()).flatten();
+            let after = &hidden[gated.row * width..][..width];
+            gated.signs.push(ran.map(|before| Signs::of(before, after)));
+        }
     }
 
     /// Norms the hidden states of the active rows into `inputs` and quantises them.

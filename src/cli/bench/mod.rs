@@ -5,6 +5,7 @@ mod decode;
 mod decode_table;
 mod measurement;
 mod modes;
+mod passes;
 mod prompt_set;
 mod rows;
 mod timeline;
@@ -27,6 +28,7 @@ enum BenchCommand {
     Rows(Box<rows::Rows>),
     Decode(Box<decode::Decode>),
     Timeline(Box<timeline::Timeline>),
+    Passes(Box<passes::Passes>),
 }
 
 // === impl Bench ===
@@ -37,6 +39,7 @@ impl Bench {
             BenchCommand::Rows(command) => command.run(),
             BenchCommand::Decode(command) => command.run(),
             BenchCommand::Timeline(command) => command.run(),
+            BenchCommand::Passes(command) => command.run(),
         }
     }
 }

@@ -14,13 +14,6 @@ pub struct Costs {
     pub context: f64,
 }
 
-/// A draft step in plain steps at an empty context, from what it is where the context adds the
-/// share `context` to those. Attention alone takes longer with the context, and the step runs the
-/// share `attention` of it.
-pub fn cost_without_context(cost: f64, attention: f64, context: f64) -> f64 {
-    cost * (1.0 + context) - attention * context
-}
-
 // === impl Costs ===
 
 impl Costs {

@@ -4,7 +4,6 @@
 use std::sync::Arc;
 
 use super::acceptance::{Acceptance, BINS, Offset, Shift, confidence_bin};
-use super::costs::cost_without_context;
 use super::mechanisms::Mechanisms;
 use crate::drafting::DraftPlan;
 
@@ -14,13 +13,6 @@ const MATCH_BINS: usize = 7;
 /// Kinds of tokens of n-gram matches that are told apart: by the match's length, the first token
 /// and those that follow it.
 pub const NGRAM_BINS: usize = 2 * MATCH_BINS;
-
-/// How much one measurement moves a cost, once there were many. Little: a cost that looks too high
-/// by chance ends the drafts that would correct it.
-const COST_WEIGHT: f64 = 0.01;
-
-/// Measurements that a cost known at start counts for.
-const COST_PRIOR: f64 = 4.0;
 
 /// Judgements that a rule of thumb weighs in each bin...
 const RULE_WEIGHT: f64 = 4.0;
@@ -69,8 +61,6 @@ pub struct PlanKnowledge {
     /// Share of the attention sublayers that a draft step runs: with them, its cost rises with the
     /// context.
     attention: f64,
-    /// Draft steps that it was measured by.
-    steps: u32,
 }
 
 /// How far one stream is off what all streams learned.
@@ -122,29 +112,20 @@ impl Knowledge {
         StreamOffsets { plans, ngram: Offset::default() }
     }
 
-    /// Plan `index` runs this share of the attention sublayers, and a draft step of it costs so
-    /// many plain steps at an empty context, by what its parts take on this machine.
-    pub(crate) fn place(&mut self, index: usize, attention: f64, plain_steps: f64) {
+    /// A draft step of plan `index` costs so many plain steps at an empty context, and runs this
+    /// share of the attention sublayers.
+    pub(crate) fn set_cost(&mut self, index: usize, plain_steps: f64, attention: f64) {
         let plan = &mut self.seats[index].knowledge;
-        plan.attention = attention;
-        plan.cost = (plan.cost + plain_steps) / 2.0;
+        (plan.cost, plan.attention) = (plain_steps, attention);
     }
 
-    /// Takes in a draft step of plan `index`: its confidence, and if it was measured its cost in
-    /// plain steps, where the context adds the share `context` to those.
-    pub fn observe_step(&mut self, index: usize, confidence: f32, cost: Option<f64>, context: f64) {
+    /// Takes in how sure a draft step of plan `index` was.
+    pub fn observe_step(&mut self, index: usize, confidence: f32) {
         let plan = &mut self.seats[index].knowledge;
         for share in &mut plan.confidences {
             *share *= HISTOGRAM_DECAY;
         }
         plan.confidences[confidence_bin(confidence)] += 1.0 - HISTOGRAM_DECAY;
-        let Some(cost) = cost else { return };
-        let cost = cost_without_context(cost, plan.attention, context).max(0.0);
-        plan.steps += 1;
-        let weight = (COST_PRIOR + f64::from(plan.steps)).recip().max(COST_WEIGHT);
-        // A step that took several times as long was interrupted, or the cost known so far is
-        // wrong: it counts, but not in full.
-        plan.cost += weight * (cost.min(2.0 * plan.cost) - plan.cost);
     }
 
     /// Takes in what became of a token that plan `index` drafted.
@@ -217,7 +198,6 @@ impl PlanKnowledge {
             confidences: confidences.map(|share| share / total),
             cost,
             attention: 1.0,
-            steps: 0,
         }
     }
 
@@ -265,21 +245,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn costs_follow_steps_and_interruptions_hardly_move_them() {
+    fn the_histogram_of_confidences_follows_the_steps() {
         let mut knowledge = Knowledge::new(seats(&[PlanKnowledge::unknown(0.5)]));
-        for _ in 0..200 {
-            knowledge.observe_step(0, 0.95, Some(0.6), 0.0);
-        }
-        assert!((knowledge.plan(0).cost - 0.6).abs() < 5e-3);
-        knowledge.observe_step(0, 0.95, Some(60.0), 0.0);
-        assert!(knowledge.plan(0).cost < 0.67, "{}", knowledge.plan(0).cost);
-        let mut wrong = Knowledge::new(seats(&[PlanKnowledge::unknown(0.1)]));
-        (0..200).for_each(|_| wrong.observe_step(0, 0.95, Some(0.6), 0.0));
-        assert!(
-            (wrong.plan(0).cost - 0.6).abs() < 5e-2,
-            "a cost that was too low rises: {}",
-            wrong.plan(0).cost
-        );
+        (0..200).for_each(|_| knowledge.observe_step(0, 0.95));
         let histogram = knowledge.plan(0).confidences;
         assert!(
             histogram[9] > 0.6 && (histogram.iter().sum::<f64>() - 1.0).abs() < 1e-9,
@@ -289,10 +257,8 @@ mod tests {
 
     #[test]
     fn a_context_that_a_plan_attends_to_in_full_costs_it_in_full() {
-        let mut knowledge = Knowledge::new(seats(&[PlanKnowledge::unknown(0.4)]));
-        knowledge.place(0, 0.5, 0.4);
-        // Half of the attention, and with the context all passes take twice as long.
-        (0..400).for_each(|_| knowledge.observe_step(0, 0.95, Some(0.45), 1.0));
+        let mut knowledge = Knowledge::new(seats(&[PlanKnowledge::unknown(0.9)]));
+        knowledge.set_cost(0, 0.4, 0.5);
         for (context, expected) in [(0.0, 0.4), (1.0, 0.45), (1e9, 0.5)] {
             let found = knowledge.plan(0).cost(context);
             assert!((found - expected).abs() < 1e-3, "context {context}: {found}, not {expected}");

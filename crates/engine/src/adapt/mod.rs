@@ -22,7 +22,7 @@ pub use acceptance::{BINS, confidence_bin};
 pub use bet::{Allowed, Bet, Chain, Match, Odds, OffReason};
 pub use bridge_fit::{BridgeFit, BridgeFitError, BridgeWeights};
 pub use controller::Controller;
-pub use costs::{Costs, MAX_ROWS, cost_without_context};
+pub use costs::{Costs, MAX_ROWS};
 pub use frontier::{FrontierError, frontier};
 pub use knowledge::{Knowledge, NGRAM_BINS, PlanKnowledge, Seat, StreamOffsets, ngram_bin};
 pub use mechanisms::{MECHANISMS, Mechanisms};

@@ -1,78 +1,64 @@
-//! A candidate draft: runs of skipped sublayers, and what stands in for each.
+//! A candidate draft: a plan with a name, and what its bridges were made of.
 
 use std::ops::Range;
 use std::sync::Arc;
 
+use super::CalibrationError;
 use crate::adapt::{BridgeKind, BridgeWeights};
-use skipstone_model::{Bridge, BridgeError, SkipMask};
+use crate::drafting::{DraftPlan, Gap};
+use skipstone_model::{Bridge, ModelConfig};
 
-/// Runs that a draft skips, ascending, with a running sublayer between any two.
-#[derive(Clone, Debug)]
+/// A plan that calibration looks at.
+#[derive(Clone)]
 pub(super) struct Candidate {
     /// For people.
     pub(super) name: String,
-    pub(super) gaps: Vec<Gap>,
-}
-
-/// A skipped run, and what stands in for it; `None` is the identity.
-#[derive(Clone, Debug)]
-pub(super) struct Gap {
-    pub(super) span: Range<usize>,
-    pub(super) bridge: Option<BridgeWeights>,
+    pub(super) plan: DraftPlan,
+    /// Of the plan's bridges, in their order: what the profile keeps.
+    pub(super) weights: Vec<BridgeWeights>,
 }
 
 // === impl Candidate ===
 
 impl Candidate {
-    /// A candidate that puts `bridge(run)` in place of each run.
+    /// A candidate that skips these runs and puts `bridge(run)` in place of each.
+    ///
+    /// # Errors
+    /// If the runs make no plan, or a bridge does not fit the model.
     pub(super) fn new(
         name: String,
         runs: Vec<Range<usize>>,
+        config: &ModelConfig,
         bridge: impl Fn(&Range<usize>) -> Option<BridgeWeights>,
-    ) -> Self {
-        let gaps = runs.into_iter().map(|span| Gap { bridge: bridge(&span), span }).collect();
-        Self { name, gaps }
+    ) -> Result<Self, CalibrationError> {
+        let mut weights = Vec::new();
+        let mut gaps = Vec::with_capacity(runs.len());
+        for span in runs {
+            let Some(filling) = bridge(&span) else {
+                gaps.push(Gap::empty(span));
+                continue;
+            };
+            let BridgeWeights { bias, down, up } = &filling;
+            let bridge = Bridge::new(span, config.hidden, bias.clone(), down, up)?;
+            gaps.push(Gap::bridged(Arc::new(bridge)));
+            weights.push(filling);
+        }
+        Ok(Self { name, plan: DraftPlan::new(gaps, config.layers)?, weights })
+    }
+
+    /// The skipped runs, ascending.
+    pub(super) fn runs(&self) -> Vec<Range<usize>> {
+        self.plan.gaps().iter().map(|gap| gap.span.clone()).collect()
     }
 
     /// The skipped sublayers, ascending.
     pub(super) fn skipped(&self) -> Vec<usize> {
-        self.gaps.iter().flat_map(|gap| gap.span.clone()).collect()
+        self.runs().into_iter().flatten().collect()
     }
 
-    /// The first skipped sublayer: the draft is exact before it.
-    pub(super) fn entry(&self) -> usize {
-        self.gaps.first().map_or(0, |gap| gap.span.start)
-    }
-
-    pub(super) fn mask(&self, sublayers: usize) -> SkipMask {
-        let mut skipped = vec![false; sublayers];
-        self.skipped().into_iter().for_each(|sublayer| skipped[sublayer] = true);
-        SkipMask::new(skipped)
-    }
-
-    pub(super) fn bridges(&self, hidden: usize) -> Result<Vec<Arc<Bridge>>, BridgeError> {
-        let bridged =
-            self.gaps.iter().filter_map(|gap| Some((gap.span.clone(), gap.bridge.as_ref()?)));
-        bridged
-            .map(|(span, weights)| {
-                Ok(Arc::new(Bridge::new(
-                    span,
-                    hidden,
-                    weights.bias.clone(),
-                    &weights.down,
-                    &weights.up,
-                )?))
-            })
-            .collect()
-    }
-
-    /// The highest rank of its bridges; `None` without any.
-    pub(super) fn rank(&self) -> Option<usize> {
-        self.gaps.iter().filter_map(|gap| gap.bridge.as_ref()).map(BridgeWeights::rank).max()
-    }
-
+    /// What its most capable bridge is.
     pub(super) fn kind(&self) -> BridgeKind {
-        match self.rank() {
+        match self.weights.iter().map(BridgeWeights::rank).max() {
             None => BridgeKind::Identity,
             Some(0) => BridgeKind::Bias,
             Some(_) => BridgeKind::LowRank,

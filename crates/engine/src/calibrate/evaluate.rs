@@ -193,10 +193,8 @@ impl Evaluator {
         candidate: &Candidate,
         starts: &[usize],
     ) -> Result<Vec<Chain>, CalibrationError> {
-        let mask = candidate.mask(self.sublayers);
-        let bridges = candidate.bridges(self.hidden)?;
         // Late enough that what comes before is exact, early enough that features are kept.
-        let first = candidate.entry().min(runner.model().config().feature_sublayer());
+        let first = candidate.plan.exact_until().min(runner.model().config().feature_sublayer());
         // A bridge reads what the draft made of the row before, so rows go one at a time.
         let width = if candidate.kind() == BridgeKind::LowRank { 1 } else { CHAIN };
         let mut chains: Vec<Chain> = Vec::with_capacity(starts.len());
@@ -223,8 +221,8 @@ impl Evaluator {
                     .map(|&place| part[place])
                     .zip(&rows)
                     .map(|(start, rows)| RowGroup {
-                        skip: Some(&mask),
-                        bridges: &bridges,
+                        skip: Some(candidate.plan.mask()),
+                        bridges: candidate.plan.bridges(),
                         logits: LogitsWanted::All,
                         ..RowGroup::new(
                             &self.starts[start].pages,

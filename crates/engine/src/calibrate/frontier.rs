@@ -1,17 +1,19 @@
 //! From candidates to plans: settings by replay, the frontier of cost and acceptance, priors.
 
 use std::collections::HashMap;
+use std::ops::Range;
 use std::sync::Arc;
 
 use super::candidate::Candidate;
-use super::cost::{self, CostModel};
 use super::evaluate::{CHAIN, Chain, Evaluator};
 use super::{CalibrationError, CalibrationProgress};
 use crate::adapt::{
-    AcceptanceCount, AcceptancePrior, BINS, BridgeKind, Measurement, ProfileBridge, ProfilePlan,
-    confidence_bin,
+    AcceptanceCount, AcceptancePrior, BINS, BridgeKind, Costs, Measurement, ProfileBridge,
+    ProfilePlan, confidence_bin,
 };
-use skipstone_model::{DraftVocabulary, PagePool, Runner, TokenId};
+use crate::cost::{Company, CostModel, DraftShape, Way, median, time};
+use crate::drafting::DraftPlan;
+use skipstone_model::{DraftHead, DraftVocabulary, LogitsWanted, Model, PagePool, Runner, TokenId};
 
 /// Draft vocabularies that are tried, as parts of the whole: 1/16 to all of it.
 const VOCABULARY_PARTS: [usize; 5] = [16, 8, 4, 2, 1];
@@ -32,10 +34,20 @@ const LEAST_GAIN: f64 = 0.01;
 /// A plan that accepts less than this is of no use at any cost: drafts would have to be free.
 const LEAST_ACCEPTANCE: f64 = 0.25;
 
+/// Context that costs are told for, in positions.
+const COST_CONTEXT: usize = 256;
+
+/// Measurements of a plan's cost; the median counts.
+const COST_ROUNDS: usize = 25;
+
+/// Positions that measuring costs needs.
+pub(super) const COST_POSITIONS: usize = COST_CONTEXT + CHAIN + 1;
+
 /// What choosing needs.
 pub(super) struct Context<'a> {
     pub(super) evaluator: &'a Evaluator,
     pub(super) costs: &'a CostModel,
+    pub(super) model: &'a Model,
     pub(super) order: &'a [TokenId],
     pub(super) threads: usize,
 }
@@ -202,13 +214,16 @@ impl Context<'_> {
     /// The settings that replay best.
     fn rank<'o>(&self, outcome: &'o Outcome, parts: &[usize], places: &[usize]) -> Ranked<'o> {
         let mut best: Option<Ranked<'o>> = None;
+        let shape = DraftShape::of(&outcome.candidate.plan, self.model);
+        let costs = self.costs.costs(COST_CONTEXT, Company::default());
         for &part in parts {
             let vocabulary = places.len().div_ceil(part);
-            let cost = self.costs.estimate(&outcome.candidate, 1.0 / part as f64);
+            let draft = DraftShape { vocabulary: 1.0 / part as f64, ..shape.clone() };
+            let cost = self.costs.draft(&draft, COST_CONTEXT);
             for threshold in THRESHOLDS {
                 for limit in 1..=CHAIN {
                     let settings = Settings { part, vocabulary, threshold, limit };
-                    let speedup = self.replay(&outcome.chains, settings, cost, places);
+                    let speedup = self.replay(&outcome.chains, settings, (cost, &costs), places);
                     if best.as_ref().is_none_or(|best| speedup > best.speedup) {
                         best = Some(Ranked { outcome, settings, cost, acceptance: 0.0, speedup });
                     }
@@ -227,7 +242,13 @@ impl Context<'_> {
     }
 
     /// Tokens committed for the time of plain steps, if each start were a cycle.
-    fn replay(&self, chains: &[Chain], settings: Settings, cost: f64, places: &[usize]) -> f64 {
+    fn replay(
+        &self,
+        chains: &[Chain],
+        settings: Settings,
+        (cost, costs): (f64, &Costs),
+        places: &[usize],
+    ) -> f64 {
         let (mut committed, mut spent) = (0.0, 0.0);
         for chain in chains {
             let (mut drafted, mut accepted, mut alive) = (0, 0, true);
@@ -248,7 +269,7 @@ impl Context<'_> {
                 accepted += usize::from(alive);
             }
             committed += 1.0 + accepted as f64;
-            spent += self.costs.rows[drafted + 1];
+            spent += costs.rows[drafted + 1];
         }
         if spent > 0.0 { committed / spent } else { 0.0 }
     }
@@ -288,7 +309,7 @@ impl Context<'_> {
         ranked: &Ranked<'_>,
         places: &[usize],
     ) -> Result<ProfilePlan, CalibrationError> {
-        let Candidate { name, gaps } = &ranked.outcome.candidate;
+        let Candidate { name, plan, weights } = &ranked.outcome.candidate;
         let Settings { vocabulary, threshold, limit, .. } = ranked.settings;
         let tokens = (0..places.len() as u32)
             .map(TokenId)
@@ -298,16 +319,17 @@ impl Context<'_> {
             true => Some(DraftVocabulary::new(&model, &tokens.collect::<Vec<_>>(), self.threads)?),
             false => None,
         };
-        let cost = cost::measure_draft(runner, pool, &ranked.outcome.candidate, head.as_ref())?;
+        let cost = measure_cost(runner, pool, plan, head.as_ref())?;
+        let costs = self.costs.costs(COST_CONTEXT, Company::default());
         // What chose the plan flatters it.
         let judging = &self.evaluator.evaluate(
             runner,
             &ranked.outcome.candidate,
             &self.evaluator.judging(),
         )?;
-        let bridges = gaps.iter().filter_map(|gap| {
-            let weights = gap.bridge.clone()?;
-            Some(ProfileBridge { first: gap.span.start, end: gap.span.end, weights })
+        let bridges = plan.bridges().iter().zip(weights).map(|(bridge, weights)| {
+            let Range { start: first, end } = bridge.span();
+            ProfileBridge { first, end, weights: weights.clone() }
         });
         Ok(ProfilePlan {
             name: name.clone(),
@@ -317,8 +339,28 @@ impl Context<'_> {
             max_draft_tokens: limit,
             confidence_threshold: threshold,
             cost,
-            speedup: self.replay(judging, ranked.settings, cost, places),
+            speedup: self.replay(judging, ranked.settings, (cost, &costs), places),
             prior: self.prior(judging, vocabulary, places).0,
         })
     }
+}
+
+/// The measured cost of a draft step in plain steps, which are made in turn with it.
+fn measure_cost(
+    runner: &mut Runner,
+    pool: &PagePool,
+    plan: &DraftPlan,
+    vocabulary: Option<&DraftVocabulary>,
+) -> Result<f64, CalibrationError> {
+    let lease = pool.lease(COST_POSITIONS).ok_or(CalibrationError::Pages)?;
+    let plain = Way::whole(COST_CONTEXT, 1);
+    let head = |vocabulary| LogitsWanted::Draft(DraftHead { vocabulary, extra_tiles: &[] });
+    let draft = Way {
+        skip: Some(plan.mask()),
+        bridges: plan.bridges(),
+        logits: vocabulary.map_or(LogitsWanted::All, head),
+        ..plain
+    };
+    let seconds = time(runner, &lease, &[plain, draft], COST_ROUNDS);
+    Ok(median(&seconds[1]) / median(&seconds[0]))
 }

@@ -3,7 +3,7 @@
 //!
 //! The way: [`corpus`] writes the text, [`evaluate`] tells how good a candidate draft is on
 //! held-back positions, [`trace`] sums up what runs of sublayers do, [`search`] chooses candidates,
-//! [`cost`] times them, [`frontier`] keeps what pays. Each stage can be told to a person who waits,
+//! [`frontier`] keeps those that pay. Each stage can be told to a person who waits,
 //! and what the dear ones found is kept in files ([`partial`], [`kept_moments`]), so that an
 //! interrupted calibration goes on.
 
@@ -11,7 +11,6 @@
 
 mod candidate;
 mod corpus;
-mod cost;
 mod evaluate;
 mod frontier;
 mod kept_moments;
@@ -25,11 +24,12 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use self::corpus::Sequence;
-use self::cost::CostModel;
-use self::evaluate::Evaluator;
+use self::evaluate::{CHAIN, Evaluator};
 use self::kept_moments::KeptMoments;
 use self::partial::Partial;
 use crate::adapt::{BridgeFitError, Profile, ProfileError, ProfiledModel};
+use crate::cost::CostModel;
+use crate::drafting::PlanError;
 use skipstone_model::{BridgeError, Model, PagePool, Runner, TokenId};
 
 /// What to calibrate with.
@@ -77,6 +77,9 @@ pub enum CalibrationError {
     /// A fitted bridge can't be run.
     #[error(transparent)]
     Bridge(#[from] BridgeError),
+    /// What was skipped makes no plan.
+    #[error(transparent)]
+    Plan(#[from] PlanError),
     /// The head's rows can't be packed.
     #[error("the draft vocabulary can't be packed: {0}")]
     Pack(#[from] skipstone_kernels::PackError),
@@ -122,11 +125,11 @@ impl Calibration {
         }
         let pages = Evaluator::pages(&held_back, &starts)
             + PagePool::pages_for(corpus::MAX_SEQUENCE)
-            + cost::pages();
+            + PagePool::pages_for(frontier::COST_POSITIONS);
         let mut runner = Runner::new(Arc::clone(model), pages, self.threads);
         let pool = PagePool::new(pages);
         let evaluator = Evaluator::new(&mut runner, &pool, &held_back, &starts, progress)?;
-        let costs = CostModel::measure(&mut runner, &pool)?;
+        let costs = CostModel::measure(&mut runner, &pool, CHAIN + 1, None);
         let order = corpus::vocabulary_order(&partial.sequences);
         let relevance = match partial.relevance.clone() {
             Some(relevance) => relevance,
@@ -141,6 +144,7 @@ impl Calibration {
         let context = frontier::Context {
             evaluator: &evaluator,
             costs: &costs,
+            model,
             order: &order,
             threads: self.threads,
         };

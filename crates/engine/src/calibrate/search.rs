@@ -10,8 +10,8 @@ use super::trace::Spans;
 use super::{CalibrationError, CalibrationProgress};
 use crate::adapt::{BridgeFit, BridgeWeights, Moments};
 use crate::drafting::{run_name, runs};
-use skipstone_model::Runner;
 use skipstone_model::sublayer::{self, SublayerKind, kind_of, of_layers};
+use skipstone_model::{ModelConfig, Runner};
 
 /// Lengths of runs, as shares of the inner layers.
 const LENGTHS: [f64; 7] = [0.14, 0.21, 0.28, 0.36, 0.43, 0.5, 0.57];
@@ -23,7 +23,7 @@ const TRIES: usize = 4;
 const CLIMBS: usize = 3;
 
 /// Ranks of bridges.
-pub(super) const RANKS: [usize; 4] = [16, 64, 128, 256];
+const RANKS: [usize; 4] = [16, 64, 128, 256];
 
 /// Ranks of the bridges of a plan that has several.
 const SHAPE_RANKS: [usize; 2] = [64, 128];
@@ -57,7 +57,7 @@ struct Search<'a, 'b> {
     evaluator: &'b Evaluator,
     relevance: &'b [Option<f32>],
     biases: HashMap<Range<usize>, BridgeWeights>,
-    layers: usize,
+    config: ModelConfig,
 }
 
 /// For each inner sublayer, how often the full model's best token stays the best without it.
@@ -66,14 +66,15 @@ pub(super) fn relevance(
     evaluator: &Evaluator,
     progress: &dyn CalibrationProgress,
 ) -> Result<Vec<Option<f32>>, CalibrationError> {
-    let sublayers = runner.model().config().sublayers();
+    let config = runner.model().config().clone();
+    let sublayers = config.sublayers();
     let inner = of_layers(1..runner.model().config().layers.saturating_sub(1));
     let starts = evaluator.rough();
     progress.stage("relevance of each sublayer", inner.len());
     let mut relevance = vec![None; sublayers];
     for sublayer in inner {
         let run = sublayer..sublayer + 1;
-        let candidate = Candidate::new(String::new(), vec![run], |_| None);
+        let candidate = Candidate::new(String::new(), vec![run], &config, |_| None)?;
         let chains = evaluator.evaluate(runner, &candidate, &starts)?;
         let agreed: usize =
             chains.iter().flat_map(|chain| &chain.steps).filter(|step| step.agrees).count();
@@ -90,16 +91,19 @@ pub(super) fn candidates(
     relevance: &[Option<f32>],
     progress: &dyn CalibrationProgress,
 ) -> Result<Vec<Candidate>, CalibrationError> {
-    let layers = sublayer::layers(relevance.len());
-    let mut search = Search { spans, evaluator, relevance, biases: HashMap::new(), layers };
+    let config = spans.runner.model().config().clone();
+    let mut search = Search { spans, evaluator, relevance, biases: HashMap::new(), config };
     search.learn_biases(progress)?;
     let best = search.best_runs(progress)?;
-    let shapes = search.other_shapes(&best);
+    let shapes = search.other_shapes(&best)?;
     let mut found: Vec<Candidate> = search.bridged_shapes(shapes, progress)?;
     for run in &best {
         let name = run_name(run);
-        found.push(Candidate::new(format!("{name}, identity"), vec![run.clone()], |_| None));
-        found.push(search.biased(format!("{name}, bias"), vec![run.clone()]));
+        let config = &search.config;
+        let identity =
+            Candidate::new(format!("{name}, identity"), vec![run.clone()], config, |_| None);
+        found.push(identity?);
+        found.push(search.biased(format!("{name}, bias"), vec![run.clone()])?);
     }
     let moments = search.spans.moments(&best, usize::MAX, progress)?;
     let bridged: Vec<(&Range<usize>, &Moments)> = best.iter().zip(&moments).collect();
@@ -109,7 +113,9 @@ pub(super) fn candidates(
         for (index, (run, moments)) in bridged.into_iter().enumerate() {
             let fit = BridgeFit::new(moments, ridge)?;
             let ranks = RANKS.iter().filter(|&&rank| rank <= moments.hidden() / 2);
-            found.extend(ranks.map(|&rank| over_run(run, &fit, rank)));
+            for &rank in ranks {
+                found.push(over_run(run, &fit, rank, &search.config)?);
+            }
             progress.done(index + 1);
         }
     }
@@ -117,10 +123,15 @@ pub(super) fn candidates(
 }
 
 /// The candidate with a bridge of this rank over a run.
-fn over_run(run: &Range<usize>, fit: &BridgeFit, rank: usize) -> Candidate {
+fn over_run(
+    run: &Range<usize>,
+    fit: &BridgeFit,
+    rank: usize,
+    config: &ModelConfig,
+) -> Result<Candidate, CalibrationError> {
     let bridge = fit.bridge(rank);
     let name = format!("{}, rank {}", run_name(run), bridge.rank());
-    Candidate::new(name, vec![run.clone()], |_| Some(bridge.clone()))
+    Candidate::new(name, vec![run.clone()], config, |_| Some(bridge.clone()))
 }
 
 /// Committed tokens of a cycle that drafts whole chains, on average.
@@ -134,12 +145,12 @@ fn score(chains: &[Chain]) -> f64 {
 impl Search<'_, '_> {
     /// The sublayers between the first layer and the last.
     fn inner(&self) -> Range<usize> {
-        of_layers(1..self.layers.saturating_sub(1))
+        of_layers(1..self.config.layers.saturating_sub(1))
     }
 
     /// Lengths of runs in layers.
     fn lengths(&self) -> Vec<usize> {
-        let inner = self.layers.saturating_sub(2);
+        let inner = self.config.layers.saturating_sub(2);
         let mut lengths: Vec<usize> = LENGTHS
             .iter()
             .map(|share| (share * inner as f64).round() as usize)
@@ -151,7 +162,7 @@ impl Search<'_, '_> {
 
     /// All runs of `length` layers, as sublayers.
     fn runs_of(&self, length: usize) -> Vec<Range<usize>> {
-        let last = (self.layers - 1).saturating_sub(length);
+        let last = (self.config.layers - 1).saturating_sub(length);
         (1..=last).map(|first| of_layers(first..first + length)).collect()
     }
 
@@ -210,7 +221,7 @@ impl Search<'_, '_> {
     }
 
     fn rough_score(&mut self, run: &Range<usize>) -> Result<f64, CalibrationError> {
-        let candidate = self.biased(String::new(), vec![run.clone()]);
+        let candidate = self.biased(String::new(), vec![run.clone()])?;
         Ok(score(&self.evaluator.evaluate(
             self.spans.runner,
             &candidate,
@@ -218,8 +229,8 @@ impl Search<'_, '_> {
         )?))
     }
 
-    fn biased(&self, name: String, runs: Vec<Range<usize>>) -> Candidate {
-        Candidate::new(name, runs, |run| self.biases.get(run).cloned())
+    fn biased(&self, name: String, runs: Vec<Range<usize>>) -> Result<Candidate, CalibrationError> {
+        Candidate::new(name, runs, &self.config, |run| self.biases.get(run).cloned())
     }
 
     /// How many of the least relevant sublayers to skip, where they lie apart.
@@ -236,7 +247,10 @@ impl Search<'_, '_> {
     }
 
     /// Shapes other than one run, each with bias bridges, and of what kind.
-    fn other_shapes(&self, best: &[Range<usize>]) -> Vec<(Shape, Candidate)> {
+    fn other_shapes(
+        &self,
+        best: &[Range<usize>],
+    ) -> Result<Vec<(Shape, Candidate)>, CalibrationError> {
         let mut found = Vec::new();
         for length in self.lengths().into_iter().step_by(2) {
             for (shape, name, kind) in [
@@ -252,13 +266,13 @@ impl Search<'_, '_> {
                 });
                 if let Some(run) = least {
                     let name = format!("{name} of {}, bias", run_name(run));
-                    found.push((shape, self.biased(name, runs(of(run)))));
+                    found.push((shape, self.biased(name, runs(of(run)))?));
                 }
             }
         }
         for count in self.relevance_counts() {
             let name = format!("{count} least relevant sublayers, bias");
-            found.push((Shape::Scattered, self.biased(name, runs(self.least_relevant(count)))));
+            found.push((Shape::Scattered, self.biased(name, runs(self.least_relevant(count)))?));
         }
         // A second run beside a best one, with a layer between them.
         let short = self.lengths().first().map(|&length| self.runs_of(length)).unwrap_or_default();
@@ -275,10 +289,10 @@ impl Search<'_, '_> {
                 let mut both = vec![run.clone(), second.clone()];
                 both.sort_unstable_by_key(|run| run.start);
                 let name = both.iter().map(run_name).collect::<Vec<_>>().join(" and ");
-                found.push((Shape::TwoRuns, self.biased(format!("{name}, bias"), both)));
+                found.push((Shape::TwoRuns, self.biased(format!("{name}, bias"), both)?));
             }
         }
-        found
+        Ok(found)
     }
 
     /// Of each kind of shape the one that does best with bias bridges, also with bridges of several
@@ -293,7 +307,7 @@ impl Search<'_, '_> {
         let mut best: Vec<(Shape, f64, Candidate)> = Vec::new();
         for (index, (kind, candidate)) in shapes.into_iter().enumerate() {
             progress.done(index + 1);
-            if candidate.gaps.len() > SHAPE_BRIDGES {
+            if candidate.plan.gaps().len() > SHAPE_BRIDGES {
                 found.push(candidate);
                 continue;
             }
@@ -308,7 +322,7 @@ impl Search<'_, '_> {
         }
         // One at a time: moments take much memory.
         for (_, _, shape) in best {
-            let runs: Vec<Range<usize>> = shape.gaps.iter().map(|gap| gap.span.clone()).collect();
+            let runs = shape.runs();
             let moments = self.spans.moments(&runs, SHAPE_TOKENS, progress)?;
             progress.stage("bridges of another shape", runs.len());
             let mut fits = HashMap::with_capacity(runs.len());
@@ -316,11 +330,11 @@ impl Search<'_, '_> {
                 fits.insert(run.clone(), BridgeFit::new(&moments, SHAPE_RIDGE)?);
                 progress.done(index + 1);
             }
-            let hidden = self.spans.runner.model().config().hidden;
-            for rank in SHAPE_RANKS.into_iter().filter(|&rank| rank <= hidden / 2) {
+            let most = self.config.hidden / 2;
+            for rank in SHAPE_RANKS.into_iter().filter(|&rank| rank <= most) {
                 let name = shape.name.replace(", bias", &format!(", rank {rank}"));
                 let bridge = |run: &Range<usize>| fits.get(run).map(|fit| fit.bridge(rank));
-                found.push(Candidate::new(name, runs.clone(), bridge));
+                found.push(Candidate::new(name, runs.clone(), &self.config, bridge)?);
             }
             found.push(shape);
         }
@@ -338,7 +352,8 @@ impl Search<'_, '_> {
         let starts = self.evaluator.choosing();
         let mut best = (0.0, RIDGES[0]);
         for (index, ridge) in RIDGES.into_iter().enumerate() {
-            let candidate = over_run(run, &BridgeFit::new(moments, ridge)?, RIDGE_RANK);
+            let fit = BridgeFit::new(moments, ridge)?;
+            let candidate = over_run(run, &fit, RIDGE_RANK, &self.config)?;
             let found = score(&self.evaluator.evaluate(self.spans.runner, &candidate, &starts)?);
             if found > best.0 {
                 best = (found, ridge);

@@ -129,9 +129,10 @@ fn evaluator(scale: f32) -> (Runner, Evaluator) {
 #[test]
 fn a_chain_that_skips_nothing_agrees_everywhere() {
     let (mut runner, evaluator) = evaluator(0.6);
+    let config = runner.model().config().clone();
     let all: Vec<usize> = (0..evaluator.len()).collect();
     let mut agreement = |skipped: Vec<usize>| {
-        let candidate = Candidate::new(String::new(), runs(skipped), |_| None);
+        let candidate = Candidate::new(String::new(), runs(skipped), &config, |_| None).unwrap();
         let chains = evaluator.evaluate(&mut runner, &candidate, &all).unwrap();
         let steps: Vec<bool> =
             chains.iter().flat_map(|chain| chain.steps.map(|step| step.agrees)).collect();
@@ -146,13 +147,15 @@ fn a_chain_that_skips_nothing_agrees_everywhere() {
 #[test]
 fn a_bridge_of_zeros_drafts_what_the_identity_drafts_until_it_is_wrong() {
     let (mut runner, evaluator) = evaluator(0.3);
+    let config = runner.model().config().clone();
     let zeros = BridgeWeights {
         bias: vec![0.0; HIDDEN],
         down: vec![0.0; 2 * HIDDEN],
         up: vec![0.0; HIDDEN],
     };
     let mut chains = |bridge: Option<BridgeWeights>| {
-        let candidate = Candidate::new(String::new(), runs(4..8), |_| bridge.clone());
+        let candidate =
+            Candidate::new(String::new(), runs(4..8), &config, |_| bridge.clone()).unwrap();
         evaluator.evaluate(&mut runner, &candidate, &evaluator.choosing()).unwrap()
     };
     let (identity, bridged) = (chains(None), chains(Some(zeros)));

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::skip_set::{SkipSet, SkipSetError};
 use skipstone_model::sublayer::{layer_of, sublayers};
-use skipstone_model::{Bridge, DraftVocabulary, SkipMask};
+use skipstone_model::{Bridge, DraftVocabulary, Gate, SkipMask, SkippedKeys};
 
 /// What to skip and what stands in for it, which tokens to look at, and when to stop.
 #[derive(Clone, Debug)]
@@ -14,6 +14,8 @@ pub struct DraftPlan {
     vocabulary: Option<Arc<DraftVocabulary>>,
     /// A cycle stops drafting before a token whose draft probability is below this.
     pub confidence_threshold: f32,
+    gate: Option<Arc<dyn Gate>>,
+    skipped_keys: SkippedKeys,
     // What follows from the gaps, as a pass and the books want it.
     skip_set: SkipSet,
     mask: SkipMask,
@@ -129,7 +131,18 @@ impl DraftPlan {
         let bridges = gaps.iter().filter_map(|gap| gap.bridge.clone()).collect();
         let entry = [mask.first_skipped().unwrap_or(sublayers(skip_set.layer_count()))];
         let (vocabulary, confidence_threshold) = (None, 0.0);
-        Self { gaps, vocabulary, confidence_threshold, skip_set, mask, bridges, entry }
+        let (gate, skipped_keys) = (None, SkippedKeys::default());
+        Self {
+            gaps,
+            vocabulary,
+            confidence_threshold,
+            gate,
+            skipped_keys,
+            skip_set,
+            mask,
+            bridges,
+            entry,
+        }
     }
 
     /// The plan with a draft head over `vocabulary` only.
@@ -140,6 +153,36 @@ impl DraftPlan {
     /// The plan with another threshold; see [`DraftPlan::confidence_threshold`].
     pub fn with_threshold(self, confidence_threshold: f32) -> Self {
         Self { confidence_threshold, ..self }
+    }
+
+    /// The plan with a gate that decides, row by row, what else is left out. Rows of one chain may
+    /// then run different sublayers, so their keys are filled in.
+    pub fn with_gate(self, gate: Arc<dyn Gate>) -> Self {
+        let entry = [self.entry[0].min(gate.first())];
+        Self { gate: Some(gate), entry, ..self.with_filled_keys() }
+    }
+
+    /// The plan with keys and values of the attention that it skips: for chains whose plans differ
+    /// from position to position, other than by skipping more and more.
+    pub fn with_filled_keys(self) -> Self {
+        Self { skipped_keys: SkippedKeys::Fill, ..self }
+    }
+
+    /// The plan with states saved before `sublayer` or where it begins to skip, whichever is
+    /// earlier. The plans of one chain must agree there; see [`Next::DraftBy`](super::Next).
+    pub fn entering_at(self, sublayer: usize) -> Self {
+        let entry = [self.entry[0].min(sublayer)];
+        Self { entry, ..self }
+    }
+
+    /// The gate.
+    pub fn gate(&self) -> Option<&dyn Gate> {
+        self.gate.as_deref()
+    }
+
+    /// What becomes of the keys and values of attention that it skips.
+    pub fn skipped_keys(&self) -> SkippedKeys {
+        self.skipped_keys
     }
 
     /// The skipped runs and what stands in for them, ascending.
@@ -167,8 +210,8 @@ impl DraftPlan {
         self.vocabulary.as_ref()
     }
 
-    /// The first sublayer that the draft skips, or the number of sublayers if it skips none:
-    /// everything before is exact, so the verify pass may enter there.
+    /// The sublayer before which everything is exact, so that the verify pass may enter there: the
+    /// first that the draft skips, or the number of sublayers if it skips none.
     pub fn exact_until(&self) -> usize {
         self.entry[0]
     }

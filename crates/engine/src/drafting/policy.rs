@@ -110,6 +110,16 @@ pub enum Begin {
 pub enum Next {
     /// One more draft step of the plan.
     Draft,
+    /// One more draft step, by another plan: a mask for each position of the chain. Both must be
+    /// exact up to the same sublayer ([`DraftPlan::entering_at`]), or the chain ends here; and have
+    /// their keys filled in ([`DraftPlan::with_filled_keys`]), unless attention is skipped more and
+    /// more.
+    DraftBy {
+        /// The plan.
+        plan: Arc<DraftPlan>,
+        /// Its number among those of the policy.
+        arm: usize,
+    },
     /// A verify of the chain.
     Verify,
     /// A verify of the chain and of tokens that cost nothing to draft.
@@ -130,9 +140,6 @@ pub struct Proposal {
 pub struct DraftStep {
     /// The highest probability of the step.
     pub confidence: f32,
-    /// Its time in plain steps, where it had a pass to itself: with others, what falls to it is an
-    /// estimate.
-    pub cost: Option<f64>,
 }
 
 /// Where a drafted token comes from, and what was known about it before it was judged.

@@ -95,6 +95,11 @@ impl SkipSet {
         self.layer_count
     }
 
+    /// Share of the attention sublayers that run, 0 to 1.
+    pub fn attention_share(&self) -> f64 {
+        1.0 - self.attention.len() as f64 / self.layer_count.max(1) as f64
+    }
+
     /// Whether nothing is skipped.
     pub fn is_empty(&self) -> bool {
         self.attention.is_empty() && self.mlp.is_empty()

@@ -28,7 +28,7 @@ const SEGMENT: usize = 4 * PAGE_POSITIONS;
 const ROUND: usize = 16;
 
 /// Rows of one stream that share one read of a page from memory, at most.
-const ROW_BLOCK: usize = 8;
+pub const ROW_BLOCK: usize = 8;
 
 /// Segments are computed apart where there are fewer tasks than this for each thread.
 const TASKS_PER_THREAD: usize = 4;

@@ -24,11 +24,48 @@ impl Runner {
         self.add_result(block);
     }
 
+    /// Writes the keys and values of an attention sublayer for the rows that don't run it and want
+    /// them nevertheless. Leaves the active rows as they were.
+    pub(super) fn fill_keys(&mut self, block: &Block, groups: &[RowGroup<'_>], sublayer: usize) {
+        let BlockKind::Attention(attention) = &block.kind else { return };
+        if !self.scratch.choose_filled(groups, sublayer) {
+            return;
+        }
+        let Self { compute: Compute { pool, isa }, scratch, .. } = self;
+        std::mem::swap(&mut scratch.active, &mut scratch.filled);
+        scratch.norm_active(pool, *isa, &block.norm, block.input_formats());
+        let Scratch { inputs, key, value, active, .. } = scratch;
+        let count = active.len();
+        key.resize(count * attention.key.outputs(), 0.0);
+        value.resize(count * attention.value.outputs(), 0.0);
+        let products = [attention.key.product(count, key), attention.value.product(count, value)];
+        kernels::multiply(pool, *isa, inputs, products, None);
+        self.write_keys(attention, groups);
+        std::mem::swap(&mut self.scratch.active, &mut self.scratch.filled);
+    }
+
+    /// Writes `key` and `value` of the active rows to their pages. The inputs are used up: heads are
+    /// normed into their place.
+    fn write_keys(&mut self, weights: &Attention, groups: &[RowGroup<'_>]) {
+        let Self { model, store, compute: Compute { pool, isa }, scratch, .. } = self;
+        let Scratch { inputs, key, value, active, rows, angles, .. } = scratch;
+        let ropes = &model.weights().ropes;
+        let slot = |index: usize| {
+            let Row { group, position, .. } = rows[active[index]];
+            let page = groups[group].pages[position / PAGE_POSITIONS];
+            let turned = |rope: usize| ropes[rope].angles(&angles[rope], active[index]);
+            let angles = weights.rope.map_or(UNTURNED, turned);
+            KvSlot { page, slot: position % PAGE_POSITIONS, angles }
+        };
+        let key = normed(weights.key_norm.as_ref(), pool, *isa, key, inputs);
+        store.write(pool, *isa, weights.kv_layer, slot, key, value);
+    }
+
     /// Leaves what the heads looked up in `inner`, for the output map.
     fn attend(&mut self, weights: &Attention, groups: &[RowGroup<'_>]) {
-        let Self { model, store, compute: Compute { pool, isa }, scratch, .. } = self;
-        let Scratch { inputs, inner, query, key, value, active, rows, angles, .. } = scratch;
-        let (isa, count) = (*isa, active.len());
+        let Self { compute: Compute { pool, isa }, scratch, .. } = self;
+        let Scratch { inputs, query, key, value, active, .. } = scratch;
+        let count = active.len();
         let query_width = weights.query.outputs();
         query.resize(count * query_width, 0.0);
         key.resize(count * weights.key.outputs(), 0.0);
@@ -38,19 +75,15 @@ impl Runner {
             weights.key.product(count, key),
             weights.value.product(count, value),
         ];
-        kernels::multiply(pool, isa, inputs, products, Some(&weights.output.matrix));
+        kernels::multiply(pool, *isa, inputs, products, Some(&weights.output.matrix));
+        self.write_keys(weights, groups);
+        let Self { model, store, compute: Compute { pool, isa }, scratch, .. } = self;
+        let Scratch { inputs, inner, query, active, rows, angles, .. } = scratch;
+        let isa = *isa;
         let ropes = &model.weights().ropes;
         let turned = |row: usize| {
             weights.rope.map_or(UNTURNED, |rope| ropes[rope].angles(&angles[rope], row))
         };
-        let slot = |index: usize| {
-            let Row { group, position, .. } = rows[active[index]];
-            let page = groups[group].pages[position / PAGE_POSITIONS];
-            KvSlot { page, slot: position % PAGE_POSITIONS, angles: turned(active[index]) }
-        };
-        // The inputs are done with: heads are normed into their place.
-        let key = normed(weights.key_norm.as_ref(), pool, isa, key, inputs);
-        store.write(pool, isa, weights.kv_layer, slot, key, value);
         let attending = |index: usize| {
             let Row { group, position, .. } = rows[active[index]];
             AttentionRow {

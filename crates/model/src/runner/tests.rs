@@ -93,15 +93,7 @@ fn runner(model: &Arc<Model>, threads: usize) -> (Runner, PageLease) {
 }
 
 fn group<'a>(lease: &'a PageLease, position: usize, rows: &'a [RowInput<'a>]) -> RowGroup<'a> {
-    RowGroup {
-        pages: lease.pages(),
-        position,
-        rows,
-        skip: None,
-        bridges: &[],
-        save_before: &[],
-        logits: LogitsWanted::All,
-    }
+    RowGroup { logits: LogitsWanted::All, ..RowGroup::new(lease.pages(), position, rows) }
 }
 
 /// Logits after each token, fed in chunks.

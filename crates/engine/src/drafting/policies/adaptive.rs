@@ -83,7 +83,7 @@ impl Adaptive {
 impl DraftPolicy for Adaptive {
     fn begin(&mut self, context: &mut Context<'_>) -> Begin {
         self.chain = Chain::new(context.limit);
-        if !self.controller.is_forced() && context.betting.takes_plain_step() {
+        if !self.controller.is_forced() && context.betting.takes_plain_step(context.costs.others) {
             self.bet = Bet::Plain(OffReason::Baseline);
             return Begin::Plain(OffReason::Baseline);
         }
@@ -110,8 +110,8 @@ impl DraftPolicy for Adaptive {
 
     fn keeps(&mut self, context: &mut Context<'_>, step: &DraftStep) -> bool {
         let Bet::Plan(plan) = self.bet else { return false };
-        let DraftStep { confidence, cost } = *step;
-        context.betting.knowledge.observe_step(plan, confidence, cost, context.costs.context);
+        let DraftStep { confidence } = *step;
+        context.betting.knowledge.observe_step(plan, confidence);
         self.controller.keeps(odds(context), plan, &mut self.chain, confidence)
     }
 

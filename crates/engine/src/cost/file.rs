@@ -7,8 +7,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use super::baseline::PlainStep;
-use super::parts::Parts;
+use super::{CostModel, ModelSize, PACE, PARAMETERS, deviations};
 
 /// Where the costs of one model on one machine are kept.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -23,8 +22,8 @@ pub struct CostFile {
 #[derive(Serialize, Deserialize)]
 struct Kept {
     key: String,
-    plain_step: PlainStep,
-    parts: Parts,
+    size: ModelSize,
+    parameters: Vec<f64>,
 }
 
 // === impl CostFile ===
@@ -39,19 +38,29 @@ impl CostFile {
 
     /// What was kept, if it is of this key and makes sense. A file that can't be read is as good as
     /// none: costs are measured then.
-    pub(super) fn read(&self) -> Option<(PlainStep, Parts)> {
-        let Kept { key, plain_step, parts } =
+    pub(crate) fn read(&self) -> Option<CostModel> {
+        let Kept { key, size, parameters } =
             serde_json::from_slice(&fs::read(&self.path).ok()?).ok()?;
-        let is_sound = key == self.key && plain_step.is_plausible() && parts.is_plausible();
-        is_sound.then_some((plain_step, parts))
+        let parameters: [f64; PARAMETERS] = parameters.try_into().ok()?;
+        let is_price = |price: &f64| (0.0..1e3).contains(price);
+        let is_sound = key == self.key
+            && parameters[PACE].is_finite()
+            && parameters[PACE + 1..].iter().all(is_price);
+        is_sound
+            .then(|| CostModel::new(parameters, deviations(&parameters, usize::MAX, 0.05), size))
     }
 
     /// Keeps costs, whole or not at all.
-    pub(super) fn write(&self, plain_step: PlainStep, parts: Parts) -> io::Result<()> {
+    pub(crate) fn write(&self, costs: &CostModel) -> io::Result<()> {
         let folder = self.path.parent().ok_or(io::ErrorKind::InvalidInput)?;
         fs::create_dir_all(folder)?;
         let mut file = tempfile::NamedTempFile::new_in(folder)?;
-        serde_json::to_writer(&mut file, &Kept { key: self.key.clone(), plain_step, parts })?;
+        // The parameters in terms of the plain step as it is now.
+        let parameters = costs.normalised().to_vec();
+        serde_json::to_writer(
+            &mut file,
+            &Kept { key: self.key.clone(), size: costs.size(), parameters },
+        )?;
         file.persist(&self.path)?;
         Ok(())
     }
@@ -59,9 +68,8 @@ impl CostFile {
 
 #[cfg(test)]
 mod tests {
+    use super::super::testing::model;
     use super::*;
-    use crate::baseline::testing::STEP;
-    use crate::parts::testing::PARTS;
 
     #[test]
     fn costs_come_back_under_their_key_only() {
@@ -69,15 +77,16 @@ mod tests {
         let file = CostFile::new(&folder.path().join("state"), "a model, a machine".to_owned());
         let path = file.path.clone();
         assert_ne!(path, CostFile::new(&folder.path().join("state"), "another".to_owned()).path);
-        assert_eq!(file.read(), None, "nothing was kept yet");
-        file.write(STEP, PARTS).unwrap();
-        assert_eq!(file.read(), Some((STEP, PARTS)));
-        assert_eq!(CostFile { key: "another".to_owned(), ..file.clone() }.read(), None);
-        for damaged in ["", "{}", "[1", &fs::read_to_string(&path).unwrap().replace("0.01", "-1.0")]
-        {
+        assert!(file.read().is_none(), "nothing was kept yet");
+        file.write(&model()).unwrap();
+        assert_eq!(file.read().unwrap().parameters, model().parameters);
+        let other = CostFile { key: "another".to_owned(), ..file.clone() };
+        assert!(other.read().is_none());
+        let whole = fs::read_to_string(&path).unwrap();
+        for damaged in ["", "{}", "[1", &whole.replace("0.3", "-1.0"), &whole.replace("0.3,", "")] {
             fs::write(&path, damaged).unwrap();
-            assert_eq!(file.read(), None, "{damaged}");
+            assert!(file.read().is_none(), "{damaged}");
         }
-        assert!(CostFile { path: "/".into(), key: String::new() }.write(STEP, PARTS).is_err());
+        assert!(CostFile { path: "/".into(), key: String::new() }.write(&model()).is_err());
     }
 }
