@@ -85,7 +85,7 @@ fn verified(
     fault: Fault,
 ) -> Vec<Bits> {
     let first = mask.first_skipped().unwrap();
-    let last = 2 * runner.model().config().layers;
+    let last = runner.model().config().sublayers();
     let mut all = Vec::with_capacity(tokens.len());
     for (index, part) in tokens.chunks(length).enumerate() {
         let position = index * length;
@@ -114,7 +114,7 @@ fn verified(
 
 /// Every entry: all sublayers from one on, each alone, and a few random ones.
 fn masks(layers: usize) -> Vec<SkipMask> {
-    let sublayers = 2 * layers;
+    let sublayers = skipstone::model::sublayer::sublayers(layers);
     let inner = |index: usize| (2..sublayers - 2).contains(&index);
     let mut masks = Vec::new();
     for skipped in 2..sublayers - 2 {

@@ -15,7 +15,7 @@ use rand_chacha::rand_core::Rng;
 use skipstone::adapt::{Allowed, OffReason};
 use skipstone::drafting::{
     Begin, Context, DraftPlan, DraftPolicy, DraftStep, FinishedCycle, Next, POLICIES, PolicyEntry,
-    PolicyRequest, Proposal, SkipSet,
+    PolicyRequest, PromptStates, Proposal, SkipSet,
 };
 use skipstone::engine::{Betting, EngineOptions, Speculation};
 use skipstone::model::TokenId;
@@ -33,12 +33,13 @@ static COIN: PolicyEntry = PolicyEntry {
     start: |setup| {
         let skip_set = setup.request.skip_set.as_ref().unwrap_or(setup.default_skip_set);
         let plan = Arc::new(DraftPlan::skipping(skip_set, 0.0));
-        Box::new(Coin { plan, committed: 0, judged: 0 })
+        Box::new(Coin { plan, seen: 0, committed: 0, judged: 0 })
     },
 };
 
 struct Coin {
     plan: Arc<DraftPlan>,
+    seen: usize,
     committed: usize,
     judged: usize,
 }
@@ -55,6 +56,7 @@ fn echo(context: &Context<'_>) -> Option<Proposal> {
 impl DraftPolicy for Coin {
     fn begin(&mut self, context: &mut Context<'_>) -> Begin {
         assert!(context.limit > 0 && context.tokens.len() > context.prompt);
+        assert_eq!(self.seen, context.prompt, "it was shown the whole prompt, once");
         match (heads(context), heads(context), echo(context)) {
             (true, true, _) => Begin::Plain(OffReason::NoGain),
             (true, false, Some(proposal)) => Begin::Verify(proposal),
@@ -79,6 +81,18 @@ impl DraftPolicy for Coin {
     fn learn(&mut self, _: &mut Context<'_>, cycle: &FinishedCycle<'_>) {
         assert!(cycle.committed == cycle.accepted + 1 && cycle.steps > 0.0);
         self.judged += cycle.origins.len();
+    }
+
+    fn prompt_places(&self) -> &[usize] {
+        &[3, 16]
+    }
+
+    fn see_prompt(&mut self, states: &PromptStates<'_>) {
+        for row in 0..states.rows {
+            let (early, last) = (states.state(0, row), states.state(1, row));
+            assert!(early != last && early.iter().chain(last).all(|value| value.is_finite()));
+        }
+        self.seen += states.rows;
     }
 
     fn commit(&mut self, tokens: &[TokenId]) {

@@ -1,5 +1,6 @@
 //! Promise: none of the mistakes that speculative decoders were shipped with. Those of sampling are
-//! in `sampling_rules.rs` and `sampling_distribution.rs`.
+//! in `sampling_rules.rs` and `sampling_distribution.rs`, those of streams that draft and don't in
+//! turn in `policies.rs`.
 #![allow(clippy::unwrap_used, reason = "helpers of tests may assert by panicking, as tests do")]
 
 mod common;
@@ -12,9 +13,8 @@ use common::engine::{
 use common::tiny_model::{Loaded, TinyModel};
 use common::weights::Random;
 use skipstone::drafting::SkipSet;
-use skipstone::engine::{
-    Delta, Engine, EngineOptions, FinishReason, Speculation, StopCriteria, ValidRequest,
-};
+use skipstone::engine::{Delta, Engine, FinishReason, Speculation, StopCriteria, ValidRequest};
+use skipstone::kernels::WeightType;
 use skipstone::model::TokenId;
 use skipstone::sampling::{SamplingParams, SamplingSettings};
 
@@ -157,6 +157,38 @@ fn a_stop_token_inside_an_accepted_draft_ends_the_stream_there() {
     assert!(inside > 10, "a stop token fell inside a draft {inside} times: too few to tell");
 }
 
+/// What the model would make of tokens behind the end is no concern of the stream: plain decoding
+/// never computes it.
+#[test]
+fn nonsense_behind_an_accepted_stop_token_fails_nobody() {
+    let recipe = TinyModel { kind: WeightType::F32, ..TinyModel::default() };
+    let healthy = recipe.load();
+    let reference = start(&healthy, options(&healthy));
+    let whole = SkipSet::empty(healthy.model.config().layers);
+    let mut ended_inside = 0;
+    for prompt in prompts(12) {
+        let plain = generate(&reference, request(&prompt, 16, Speculation::Off)).unwrap();
+        let Some(place) = (2..14).find(|&place| {
+            let stop = plain.tokens[place];
+            !prompt.contains(&stop) && !plain.tokens[..place].contains(&stop)
+        }) else {
+            continue;
+        };
+        let stop = plain.tokens[place];
+        let poisoned = TinyModel { poisoned: Some(stop), ..recipe.clone() }.load();
+        let engine = start(&poisoned, options(&poisoned));
+        for speculation in [Speculation::Off, fixed(&whole, 16)] {
+            let mut request = request(&prompt, 16, speculation);
+            request.stop.stop_token_ids = vec![stop];
+            let outcome = generate(&engine, request).unwrap();
+            assert_eq!(outcome.tokens, plain.tokens[..=place], "{prompt:?}");
+            let last = outcome.deltas.last().unwrap();
+            ended_inside += usize::from(last.accepted == last.tokens.len());
+        }
+    }
+    assert!(ended_inside > 3, "the stop was seldom an accepted draft: {ended_inside}");
+}
+
 #[test]
 fn a_stop_string_across_accepted_drafts_ends_the_stream_there() {
     let (mut requests, mut expected) = (Vec::new(), Vec::new());
@@ -271,28 +303,6 @@ fn keys_and_values_of_rejected_drafts_leave_no_trace() {
     let count: usize =
         compare(&requests).iter().flat_map(|(_, outcomes)| outcomes).map(rejected).sum();
     assert!(count > 1000, "only {count} drafts were rejected");
-}
-
-/// A stream that folds and probes again goes on as if it had never drafted.
-#[test]
-fn switching_drafts_off_and_on_leaves_no_trace() {
-    let layers = MODEL.model.config().layers;
-    // Hardly a draft is accepted, so every stream folds after its first cycles and probes again
-    // later.
-    let bad = SkipSet::new(&[1, 2, 3, 4], &[1, 2, 3, 4], layers).unwrap();
-    let engine = start(&MODEL, EngineOptions { default_skip_set: bad, ..options(&MODEL) });
-    let adaptive = Speculation::adaptive(Some(8));
-    for prompt in prompts(4) {
-        let plain = generate(&engine, request(&prompt, 400, Speculation::Off)).unwrap();
-        let outcome = generate(&engine, request(&prompt, 400, adaptive.clone())).unwrap();
-        assert_eq!(outcome.said(), plain.said());
-        let kinds: Vec<bool> =
-            outcome.deltas.iter().skip(1).map(|delta| delta.drafted > 0).collect();
-        assert!(
-            kinds.contains(&true) && kinds.contains(&false),
-            "the stream never switched: {kinds:?}"
-        );
-    }
 }
 
 #[test]

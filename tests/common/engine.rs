@@ -23,10 +23,10 @@ use super::weights::Random;
 /// No test waits longer for anything.
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
-/// Room for everything, one thread, and drafts that never stop because they are unsure.
+/// Room for everything, two threads, and drafts that never stop because they are unsure.
 pub fn options(loaded: &Loaded) -> EngineOptions {
     EngineOptions {
-        threads: 1,
+        threads: 2,
         max_streams: 8,
         max_waiting: 4096,
         prefill_tokens_per_step: 64,

@@ -101,6 +101,11 @@ impl TinyModel {
     }
 
     fn build(&self) -> Vec<u8> {
+        self.gguf().build()
+    }
+
+    /// Its file, to be changed.
+    pub fn gguf(&self) -> GgufBuilder {
         let mut weights = Weights { recipe: self, random: Random(self.seed), gguf: self.header() };
         let query_width = self.hidden / self.head_dim * self.head_dim;
         let kv_width = self.kv_heads * self.head_dim;
@@ -120,7 +125,7 @@ impl TinyModel {
         }
         weights.norm("output_norm.weight");
         weights.linear("output", self.vocabulary, self.hidden, self.head_scale);
-        weights.gguf.build()
+        weights.gguf
     }
 
     fn header(&self) -> GgufBuilder {

@@ -8,6 +8,7 @@ use super::event::{Event, FinishReason, Finished, PhaseTime, SpeculationStats, T
 use super::step::StepKind;
 use crate::drafting::DraftPlan;
 use crate::record;
+use skipstone_model::sublayer::sublayers;
 
 /// Counts and times of a stream.
 pub(super) struct Account {
@@ -120,7 +121,7 @@ impl Account {
     /// Books a draft step that left out what `plan` skips.
     pub(super) fn count_skips(&mut self, plan: &DraftPlan) {
         let counts = &mut self.stats.skipped_per_sublayer;
-        counts.resize(2 * plan.skip_set().layer_count(), 0);
+        counts.resize(sublayers(plan.skip_set().layer_count()), 0);
         for (index, count) in counts.iter_mut().enumerate() {
             *count += usize::from(plan.mask().skips(index));
         }

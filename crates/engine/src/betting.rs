@@ -35,8 +35,8 @@ impl Betting {
         self.log = Some(log);
     }
 
-    /// Whether the next step of a stream beside `others` rows of others should be a plain one, which
-    /// tells what drafts are compared with.
+    /// Whether the next step of a stream should be a plain one, which tells what drafts are
+    /// compared with; other streams have `others` rows in the pass.
     pub fn takes_plain_step(&mut self, others: usize) -> bool {
         others == 0 && self.knowledge.mechanisms().confirmation && self.costs.wants_plain_step()
     }

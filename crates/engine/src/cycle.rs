@@ -10,7 +10,7 @@ use skipstone_model::sampling::{
 /// The chain drafted so far, after the last committed token.
 #[derive(Default)]
 pub(super) struct Cycle {
-    drafted: Vec<Drafted>,
+    drafted: Vec<DraftedToken>,
     /// Hidden states before the plan's first skipped sublayer, \[rows fed, hidden\]: the verify
     /// enters there.
     states: Vec<f32>,
@@ -22,7 +22,7 @@ pub(super) struct Cycle {
     closed: bool,
 }
 
-struct Drafted {
+struct DraftedToken {
     token: TokenId,
     /// What it was drawn from; `None` for a token of an n-gram match.
     distribution: Option<Distribution>,
@@ -82,7 +82,7 @@ impl Cycle {
     /// Appends the tokens of an n-gram match, and ends drafting: no draft step has seen them.
     pub(super) fn append(&mut self, found: drafting::Proposal) {
         let drafting::Proposal { tokens, matched } = found;
-        self.drafted.extend(tokens.into_iter().enumerate().map(|(place, token)| Drafted {
+        self.drafted.extend(tokens.into_iter().enumerate().map(|(place, token)| DraftedToken {
             token,
             distribution: None,
             origin: Origin::Ngram { matched, place },
@@ -114,13 +114,17 @@ impl Cycle {
         let token = sampler.draw(&distribution, RandomStream::Draft, self.draws);
         self.draws += 1;
         let origin = Origin::Plan { confidence };
-        self.drafted.push(Drafted { token, distribution: Some(distribution), origin });
+        self.drafted.push(DraftedToken { token, distribution: Some(distribution), origin });
     }
 
     /// Takes the most likely token of a draft step, for a sampler that takes nothing else.
     pub(super) fn take(&mut self, token: TokenId, confidence: f32) {
         let distribution = Some(Distribution::one_hot(token));
-        self.drafted.push(Drafted { token, distribution, origin: Origin::Plan { confidence } });
+        self.drafted.push(DraftedToken {
+            token,
+            distribution,
+            origin: Origin::Plan { confidence },
+        });
     }
 
     /// The state that the `index`-th draft step left before the first sublayer that it skipped.

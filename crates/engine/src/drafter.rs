@@ -15,8 +15,8 @@ use super::request::{Speculation, ValidRequest};
 use super::step::{Step, StepKind};
 use crate::adapt::{Costs, OffReason};
 use crate::drafting::{
-    Begin, Context, DraftPlan, DraftPolicy, DraftStep, FinishedCycle, Next, Origin, Setup,
-    SharedStates,
+    Begin, Context, DraftPlan, DraftPolicy, DraftStep, FinishedCycle, Next, Origin, PromptStates,
+    Setup, SharedStates,
 };
 use crate::lab::Lab;
 use crate::record::{self, DraftCycle, DraftSource};
@@ -67,7 +67,7 @@ pub(super) struct Moment<'a> {
 }
 
 /// A draft step's answer, and what it cost.
-pub(super) struct Drafted<'a> {
+pub(super) struct DraftAnswer<'a> {
     /// The hidden state where the verify pass may enter.
     pub(super) entered: &'a [f32],
     /// Over the draft vocabulary, or the whole one.
@@ -213,7 +213,12 @@ impl Drafter {
     }
 
     /// Takes in a draft step.
-    pub(super) fn draft(&mut self, step: &Drafted<'_>, moment: Moment<'_>, chooser: Chooser<'_>) {
+    pub(super) fn draft(
+        &mut self,
+        step: &DraftAnswer<'_>,
+        moment: Moment<'_>,
+        chooser: Chooser<'_>,
+    ) {
         let limit = self.limit(moment.left);
         let Some(plan) = self.plan() else { return };
         record::sublayers_skipped(plan.skip_set(), 1);
@@ -249,7 +254,13 @@ impl Drafter {
 
     /// Adds a token to the chain: the one at `place` of a step's logits, of which `confidence` is
     /// the probability, or one drawn.
-    fn draw(&mut self, step: &Drafted<'_>, place: usize, confidence: f32, chooser: Chooser<'_>) {
+    fn draw(
+        &mut self,
+        step: &DraftAnswer<'_>,
+        place: usize,
+        confidence: f32,
+        chooser: Chooser<'_>,
+    ) {
         if confidence > 0.0 && chooser.sampler.takes_peak() {
             let token = self.head().map_or(TokenId(place as u32), |head| head.token(place));
             return self.cycle.take(token, confidence);
@@ -296,6 +307,16 @@ impl Drafter {
             policy.learn(&mut moment.context(limit, &mut self.random), &cycle);
         }
         time
+    }
+
+    /// Sublayers whose entering states of the prompt's rows the policy wants to see.
+    pub(super) fn prompt_places(&self) -> &[usize] {
+        self.policy.as_ref().map_or(&[], |policy| policy.prompt_places())
+    }
+
+    /// Shows the policy states of the prompt.
+    pub(super) fn see_prompt(&mut self, states: &PromptStates<'_>) {
+        self.policy.iter_mut().for_each(|policy| policy.see_prompt(states));
     }
 
     /// Takes in tokens of the prompt that were read.

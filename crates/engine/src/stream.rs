@@ -8,7 +8,7 @@ use super::activity::{Ending, StreamActivity};
 use super::betting::Betting;
 use super::cost::Company;
 use super::cycle::{Chooser, Confirmed};
-use super::drafter::{Drafted, Drafter, Moment};
+use super::drafter::{DraftAnswer, Drafter, Moment};
 use super::event::{CommittedToken, Delta, Event, FinishReason, GenerationError, Started, Usage};
 use super::handle::CancelFlag;
 use super::lab::{Lab, SparePages};
@@ -18,7 +18,7 @@ use super::output_text::OutputText;
 use super::queue::Pending;
 use super::request::ValidRequest;
 use super::step::{Answer, Step, StepKind};
-use crate::drafting::SharedStates;
+use crate::drafting::{PromptStates, SharedStates};
 use crate::record;
 use skipstone_model::sampling::{Sampler, SamplingError, TokenHistory, log_probabilities};
 use skipstone_model::text::TextModel;
@@ -168,7 +168,10 @@ impl Stream {
 
     /// The group of a step with these rows.
     pub(super) fn group<'a>(&'a self, step: &'a Step, rows: &'a [RowInput<'a>]) -> RowGroup<'a> {
-        let whole = RowGroup::new(self.pages(), step.position, rows);
+        let mut whole = RowGroup::new(self.pages(), step.position, rows);
+        if step.kind == StepKind::Prefill {
+            whole.save_before = self.drafter.prompt_places();
+        }
         match (&step.plan, step.logits) {
             (Some(plan), _) => RowGroup {
                 skip: Some(plan.mask()),
@@ -201,6 +204,10 @@ impl Stream {
         let time = StepTime::new(answer.seconds, answer.plain_seconds);
         match step.kind {
             StepKind::Prefill => {
+                if !self.drafter.prompt_places().is_empty() {
+                    let (output, group) = (answer.output, answer.group);
+                    self.drafter.see_prompt(&PromptStates { rows: step.rows, output, group });
+                }
                 let read = self.computed..self.computed + step.rows;
                 self.drafter.read(&self.tokens[read]);
                 self.computed += step.rows;
@@ -214,7 +221,7 @@ impl Stream {
             StepKind::Draft => {
                 self.spend(time);
                 step.plan.iter().for_each(|plan| self.account.count_skips(plan));
-                let drafted = Drafted {
+                let drafted = DraftAnswer {
                     entered: answer.output.saved(answer.group, 0, 0),
                     logits: answer.output.logits(answer.group, 0),
                     vocabulary: answer.output.vocabulary,

@@ -45,6 +45,13 @@ impl GgufBuilder {
         self
     }
 
+    /// Sets a metadata entry, in place of the one of this key.
+    #[must_use]
+    pub fn replace(mut self, key: &str, value: impl Into<Value>) -> Self {
+        self.metadata.retain(|(other, _)| other != key);
+        self.metadata(key, value)
+    }
+
     /// Adds a tensor; `dims` has the fastest dimension first, `data` is in the layout of `kind`.
     #[must_use]
     pub fn tensor(mut self, name: &str, dims: &[u64], kind: TensorType, data: Vec<u8>) -> Self {

@@ -89,7 +89,6 @@ impl ModelConfig {
                 reason: "a vocabulary has between 1 and 16777216 tokens".to_owned(),
             })?;
         let context_length = header.required("context_length", 1..=1 << 24)?;
-        let epsilon = header.key("attention.layer_norm_rms_epsilon");
         Ok(Self {
             architecture: header.architecture.to_owned(),
             layers,
@@ -100,7 +99,7 @@ impl ModelConfig {
             head_dim,
             vocabulary,
             context_length,
-            norm_epsilon: header.metadata().require_f32(&epsilon)?,
+            norm_epsilon: header.required_number("attention.layer_norm_rms_epsilon", 0.0..=1.0)?,
         })
     }
 

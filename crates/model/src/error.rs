@@ -25,6 +25,18 @@ pub enum ModelError {
         /// What it should be.
         reason: String,
     },
+    /// A number is impossible.
+    #[error("{key} = {value}: must be between {least} and {most}; convert the model again")]
+    Number {
+        /// The metadata key.
+        key: String,
+        /// Its value.
+        value: f32,
+        /// The least that is possible.
+        least: f32,
+        /// The most.
+        most: f32,
+    },
     /// The file asks for a position scaling that is not implemented.
     #[error(
         "rope scaling {0:?} is not supported; supported are none, linear, and factors in the file (llama3)"

@@ -60,6 +60,33 @@ impl<'a> Header<'a> {
         }
     }
 
+    /// A number within `range`, if the file names it.
+    pub(super) fn number(
+        &self,
+        name: &str,
+        range: RangeInclusive<f32>,
+    ) -> Result<Option<f32>, ModelError> {
+        let Some(value) = self.metadata().f32(&self.key(name))? else { return Ok(None) };
+        let (least, most) = range.into_inner();
+        match (least..=most).contains(&value) {
+            true => Ok(Some(value)),
+            false => Err(ModelError::Number { key: self.key(name), value, least, most }),
+        }
+    }
+
+    /// A number within `range`, which the file must name.
+    pub(super) fn required_number(
+        &self,
+        name: &str,
+        range: RangeInclusive<f32>,
+    ) -> Result<f32, ModelError> {
+        match self.number(name, range)? {
+            Some(number) => Ok(number),
+            // Asks again for the error that names the key.
+            None => Ok(self.metadata().require_f32(&self.key(name))?),
+        }
+    }
+
     /// A required size that the kernels can cut into vectors of eight.
     pub(super) fn multiple_of_8(&self, name: &str) -> Result<usize, ModelError> {
         let size = self.required(name, 8..=1 << 20)?;

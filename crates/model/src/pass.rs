@@ -88,8 +88,8 @@ pub trait Gate: std::fmt::Debug + Send + Sync {
     /// The first sublayer that it may decide about: before, all rows run all.
     fn first(&self) -> usize;
 
-    /// What a row at `position` does at `sublayer`, which is not before [`Gate::first`]. `signs` are
-    /// those of the sublayers before, by index; `None` where the row did not run one.
+    /// The step of a row at `position` at `sublayer`, which is not before [`Gate::first`]. `signs`
+    /// are those of the sublayers before, by index; `None` where the row did not run one.
     fn decide(&self, position: usize, sublayer: usize, signs: &[Option<Signs>]) -> GateStep;
 }
 
@@ -240,8 +240,8 @@ impl<'a> PassOutput<'a> {
         &self.saved[(start + place * rows + row) * self.hidden..][..self.hidden]
     }
 
-    /// What each sublayer did to row `row` of group `group`, which has a gate; `None` for those that
-    /// the row did not run. Empty without a gate.
+    /// Signs of row `row` of group `group` by sublayer; `None` for those that the row did not run.
+    /// Empty where the group has no gate.
     pub fn signs(&self, group: usize, row: usize) -> &'a [Option<Signs>] {
         let wanted = self.first_rows[group] + row;
         let found = self.gated.iter().find(|gated| gated.row == wanted);

@@ -53,13 +53,10 @@ impl RopeConfig {
         let scaling = metadata.string(&header.key("rope.scaling.type"))?.unwrap_or("none");
         let linear_factor = match scaling {
             "none" => 1.0,
-            "linear" => metadata.require_f32(&header.key("rope.scaling.factor"))?,
+            "linear" => header.required_number("rope.scaling.factor", 1e-3..=1e6)?,
             other => return Err(ModelError::RopeScaling(other.to_owned())),
         };
-        if !(linear_factor.is_finite() && linear_factor > 0.0) {
-            return Err(ModelError::RopeScaling(format!("linear by {linear_factor}")));
-        }
-        let base = metadata.f32(&header.key("rope.freq_base"))?.unwrap_or(10_000.0);
+        let base = header.number("rope.freq_base", 1.0..=1e12)?.unwrap_or(10_000.0);
         Ok(Self { pairs, dimensions, base, linear_factor })
     }
 

@@ -3,7 +3,7 @@
 //!
 //! The way: [`corpus`] writes the text, [`evaluate`] tells how good a candidate draft is on
 //! held-back positions, [`trace`] sums up what runs of sublayers do, [`search`] chooses candidates,
-//! [`frontier`] keeps those that pay. Each stage can be told to a person who waits,
+//! [`selection`] keeps those that pay. Each stage can be told to a person who waits,
 //! and what the dear ones found is kept in files ([`partial`], [`kept_moments`]), so that an
 //! interrupted calibration goes on.
 
@@ -12,10 +12,10 @@
 mod candidate;
 mod corpus;
 mod evaluate;
-mod frontier;
 mod kept_moments;
 mod partial;
 mod search;
+mod selection;
 #[cfg(test)]
 mod tests;
 mod trace;
@@ -125,7 +125,7 @@ impl Calibration {
         }
         let pages = Evaluator::pages(&held_back, &starts)
             + PagePool::pages_for(corpus::MAX_SEQUENCE)
-            + PagePool::pages_for(frontier::COST_POSITIONS);
+            + PagePool::pages_for(selection::COST_POSITIONS);
         let mut runner = Runner::new(Arc::clone(model), pages, self.threads);
         let pool = PagePool::new(pages);
         let evaluator = Evaluator::new(&mut runner, &pool, &held_back, &starts, progress)?;
@@ -141,14 +141,14 @@ impl Calibration {
         let spans =
             trace::Spans { runner: &mut runner, pool: &pool, sequences: &fitted, kept: &kept };
         let candidates = search::candidates(spans, &evaluator, &relevance, progress)?;
-        let context = frontier::Context {
+        let selection = selection::Selection {
             evaluator: &evaluator,
             costs: &costs,
             model,
             order: &order,
             threads: self.threads,
         };
-        let frontier = context.choose(&mut runner, &pool, candidates, progress)?;
+        let selected = selection.choose(&mut runner, &pool, candidates, progress)?;
         Ok(Profile {
             model: ProfiledModel {
                 name: self.name.clone(),
@@ -159,8 +159,8 @@ impl Calibration {
             },
             tokens: partial.tokens(),
             relevance,
-            plans: frontier.plans,
-            measurements: frontier.measurements,
+            plans: selected.plans,
+            measurements: selected.measurements,
             vocabulary_order: order,
         })
     }

@@ -17,9 +17,9 @@ pub(super) fn reached(rows: usize) -> [f64; INCREMENTS] {
     })
 }
 
-/// The increments of a curve of which the first `values.len()` points were measured; beyond, it goes
-/// on as it did on average. What disturbs a pass makes it slower, so where fewer rows seem to cost
-/// more, it is the fewer that were disturbed.
+/// Increments of a curve whose first `values.len()` points were measured; beyond, it goes on as it
+/// did on average. Whatever disturbs a pass makes it slower, so where fewer rows seem to cost more,
+/// it is the fewer that were disturbed.
 pub(super) fn increments(values: &[f64]) -> [f64; INCREMENTS] {
     let mut ascending = values.to_vec();
     let mut least = f64::INFINITY;

@@ -118,8 +118,8 @@ impl ModelSize {
 
 impl CostModel {
     /// Measures passes of up to `most_rows` rows, of short and long context, and passes that leave
-    /// out one kind of part each. What is measured is averaged with what an earlier run `kept`: what
-    /// disturbs one start does not disturb all.
+    /// out one kind of part each. Averages the prices with those that an earlier run `kept`:
+    /// whatever disturbs one start does not disturb all.
     pub fn measure(
         runner: &mut Runner,
         pages: &PagePool,
@@ -265,8 +265,8 @@ impl Measured {
     }
 }
 
-/// How far parameters may be off at start, by one standard deviation: `share` of what they are and a
-/// little; those of the curve beyond its `measured` points, all of it.
+/// Standard deviations of the parameters at start: `share` of each and a little; of the curve's
+/// beyond its `measured` points, all of each.
 pub(super) fn deviations(
     parameters: &[f64; PARAMETERS],
     measured: usize,

@@ -131,6 +131,17 @@ struct Priced {
     gradient: Vector,
 }
 
+// === impl Priced ===
+
+impl Priced {
+    /// Relative change of the pass's time by each parameter.
+    fn slopes(&self) -> Vector {
+        let mut slopes = self.gradient.map(|slope| slope / self.price);
+        slopes[PACE] = 1.0;
+        slopes
+    }
+}
+
 // === impl CostModel ===
 
 impl CostModel {
@@ -154,9 +165,9 @@ impl CostModel {
         self.pace() * self.priced(steps).price
     }
 
-    /// What each step's part of the pass costs, in plain steps; together the price of the pass. What
-    /// several rows share is shared out equally among them, sublayer by sublayer (the Shapley value,
-    /// where further rows are free).
+    /// Shares of the price of a pass by step, in plain steps; they add up to it. Each sublayer's
+    /// price is divided equally among the rows that run it (the Shapley value, as far as further
+    /// rows are free).
     pub fn shares(&self, steps: &[StepShape]) -> Vec<f64> {
         let rows = |at: &dyn Fn(&StepShape) -> usize| steps.iter().map(at).sum::<usize>();
         let each = |rows: usize, price: f64| if rows == 0 { 0.0 } else { price / rows as f64 };
@@ -211,16 +222,15 @@ impl CostModel {
     /// Takes in what a pass took.
     pub fn observe(&mut self, steps: &[StepShape], seconds: f64) {
         self.since_asked = self.since_asked.saturating_add(1);
-        let Priced { price, gradient } = self.priced(steps);
-        let ratio = seconds / (self.pace() * price);
+        let priced = self.priced(steps);
+        let ratio = seconds / (self.pace() * priced.price);
         if !(ratio.is_finite() && ratio > 0.0) {
             return;
         }
         for (row, drift) in self.drift.iter().enumerate() {
             self.covariance[row][row] += drift;
         }
-        let mut slopes = gradient.map(|slope| slope / price);
-        slopes[PACE] = 1.0;
+        let slopes = priced.slopes();
         let most = MOST_OFF * (self.variance(&slopes) + NOISE * NOISE).sqrt();
         let off = ratio - 1.0;
         if off.abs() <= most {
@@ -242,9 +252,7 @@ impl CostModel {
     /// Whether the next step should be a plain one of a lone stream, which tells best what drafts
     /// are compared with. Having said so, it waits for a while.
     pub fn wants_plain_step(&mut self) -> bool {
-        let Priced { price, gradient } = self.priced(&[StepShape::whole(0, 1, 1)]);
-        let mut slopes = gradient.map(|slope| slope / price);
-        slopes[PACE] = 1.0;
+        let slopes = self.priced(&[StepShape::whole(0, 1, 1)]).slopes();
         let wants = self.since_asked > 3 && self.variance(&slopes) > CONFIRMED * CONFIRMED;
         if wants {
             self.since_asked = 0;

@@ -20,7 +20,8 @@ fn prompt(position: usize, rows: usize) -> StepShape {
 
 /// A step that skips the two middle layers and looks at an eighth of the vocabulary.
 fn draft(position: usize) -> StepShape {
-    let draft = DraftShape { skipped: vec![2..6], vocabulary: 0.125, bridges: 0.02 };
+    let skipped = std::iter::once(2..6).collect();
+    let draft = DraftShape { skipped, vocabulary: 0.125, bridges: 0.02 };
     StepShape { draft: Some(draft), ..plain(position) }
 }
 

@@ -14,8 +14,8 @@ pub use plan::{DraftPlan, Gap, PlanError, run_name, runs};
 pub use policies::swift::{SwiftOptions, SwiftSearch};
 pub use policies::unified::unified;
 pub use policy::{
-    Begin, Context, DraftPolicy, DraftStep, FinishedCycle, Next, Origin, PolicyRequest, Proposal,
-    Setup, SharedStates,
+    Begin, Context, DraftPolicy, DraftStep, FinishedCycle, Next, Origin, PolicyRequest,
+    PromptStates, Proposal, Setup, SharedStates,
 };
 pub use registry::{POLICIES, PolicyEntry, policy};
 pub use skip_set::{SkipSet, SkipSetError};

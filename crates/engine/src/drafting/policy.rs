@@ -19,7 +19,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use rand_chacha::ChaCha8Rng;
-use skipstone_model::{Model, TokenId};
+use skipstone_model::{Model, PassOutput, TokenId};
 
 use super::plan::DraftPlan;
 use super::registry::PolicyEntry;
@@ -47,6 +47,14 @@ pub trait DraftPolicy: Send {
 
     /// Takes in a finished cycle, plain steps included.
     fn learn(&mut self, _context: &mut Context<'_>, _cycle: &FinishedCycle<'_>) {}
+
+    /// Sublayers, ascending, whose entering states of the prompt's rows the policy wants to see.
+    fn prompt_places(&self) -> &[usize] {
+        &[]
+    }
+
+    /// Takes in the states of a part of the prompt, in the order of its tokens.
+    fn see_prompt(&mut self, _states: &PromptStates<'_>) {}
 
     /// Takes in tokens of the prompt as they are read, then those that each cycle commits.
     fn commit(&mut self, _tokens: &[TokenId]) {}
@@ -88,6 +96,14 @@ pub struct Context<'a> {
     pub prompt: usize,
     /// Random numbers of the stream's policy; those of sampling are others.
     pub random: &'a mut ChaCha8Rng,
+}
+
+/// Hidden states of rows of a prompt, before the sublayers of [`DraftPolicy::prompt_places`].
+pub struct PromptStates<'a> {
+    /// Rows.
+    pub rows: usize,
+    pub(crate) output: PassOutput<'a>,
+    pub(crate) group: usize,
 }
 
 /// What a cycle does first.
@@ -217,6 +233,15 @@ impl Origin {
             Self::Plan { .. } => DraftSource::LayerSkip,
             Self::Ngram { .. } => DraftSource::Ngram,
         }
+    }
+}
+
+// === impl PromptStates ===
+
+impl PromptStates<'_> {
+    /// The state of row `row` before the `place`-th of the policy's sublayers, \[hidden\].
+    pub fn state(&self, place: usize, row: usize) -> &[f32] {
+        self.output.saved(self.group, place, row)
     }
 }
 

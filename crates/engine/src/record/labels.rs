@@ -137,6 +137,7 @@ mod tests {
     use crate::record::{self, BuildInfo, DraftCycle, DraftSource, Instruments};
     use crate::{FinishReason, GenerationError};
     use skipstone_model::TokenId;
+    use skipstone_model::sublayer::sublayers;
 
     /// The samples of a page by name, histograms left out: name, then each set of labels.
     fn series(page: &str) -> BTreeMap<&str, Vec<Vec<(&str, &str)>>> {
@@ -225,6 +226,6 @@ mod tests {
         }
         let positions = &found["skipstone_spec_decode_num_draft_tokens_per_pos_total"];
         assert_eq!(positions.len(), POSITIONS, "the inverse: without a bound there would be more");
-        assert_eq!(found["skipstone_spec_decode_sublayer_skipped_total"].len(), 2 * LAYERS);
+        assert_eq!(found["skipstone_spec_decode_sublayer_skipped_total"].len(), sublayers(LAYERS));
     }
 }

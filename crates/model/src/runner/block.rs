@@ -44,7 +44,7 @@ impl Runner {
         std::mem::swap(&mut self.scratch.active, &mut self.scratch.filled);
     }
 
-    /// Writes `key` and `value` of the active rows to their pages. The inputs are used up: heads are
+    /// Writes `key` and `value` of the active rows to their pages. Uses up the inputs: heads are
     /// normed into their place.
     fn write_keys(&mut self, weights: &Attention, groups: &[RowGroup<'_>]) {
         let Self { model, store, compute: Compute { pool, isa }, scratch, .. } = self;

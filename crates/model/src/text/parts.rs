@@ -9,7 +9,7 @@ use super::token_table::{TokenRole, TokenTable};
 use super::{TextError, TokenType, Vocabulary, byte_level};
 
 /// A tokenizer as it was read, before it becomes a [`super::TextModel`].
-pub(super) struct Parts {
+pub(super) struct TokenizerParts {
     pub(super) encoder: Encoder,
     pub(super) table: TokenTable,
     /// What a prompt begins with.
@@ -51,9 +51,9 @@ impl Kind {
     }
 }
 
-// === impl Parts ===
+// === impl TokenizerParts ===
 
-impl Parts {
+impl TokenizerParts {
     /// Checks the values and builds from them. `templates` tell markers from other added tokens.
     pub(super) fn from_vocabulary(
         vocabulary: &Vocabulary,

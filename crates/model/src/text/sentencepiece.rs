@@ -38,7 +38,7 @@ struct Symbol {
 
 /// Two neighbours that may merge.
 #[derive(PartialEq)]
-struct Candidate {
+struct PossibleMerge {
     score: f32,
     left: usize,
     right: usize,
@@ -111,7 +111,7 @@ impl SentencePiece {
         for left in 0..symbols.len().saturating_sub(1) {
             candidates.extend(self.candidate(&escaped, &symbols, left));
         }
-        while let Some(Candidate { left, right, len, .. }) = candidates.pop() {
+        while let Some(PossibleMerge { left, right, len, .. }) = candidates.pop() {
             let stale = symbols[left].len == 0 || symbols[right].len == 0;
             if stale || symbols[left].len + symbols[right].len != len {
                 continue;
@@ -138,7 +138,7 @@ impl SentencePiece {
     }
 
     /// The merge of a symbol with the one after it, if the two make a piece.
-    fn candidate(&self, text: &str, symbols: &[Symbol], left: usize) -> Option<Candidate> {
+    fn candidate(&self, text: &str, symbols: &[Symbol], left: usize) -> Option<PossibleMerge> {
         let right = symbols[left].next?;
         let len = symbols[left].len + symbols[right].len;
         if len > self.longest {
@@ -146,7 +146,7 @@ impl SentencePiece {
         }
         let start = symbols[left].start;
         let &(_, score) = self.pieces.get(&text[start..start + len])?;
-        Some(Candidate { score, left, right, len })
+        Some(PossibleMerge { score, left, right, len })
     }
 
     fn spell_out(&self, character: &str, ids: &mut Vec<TokenId>) {
@@ -159,17 +159,17 @@ impl SentencePiece {
     }
 }
 
-// === impl Candidate ===
+// === impl PossibleMerge ===
 
-impl Eq for Candidate {}
+impl Eq for PossibleMerge {}
 
-impl Ord for Candidate {
+impl Ord for PossibleMerge {
     fn cmp(&self, other: &Self) -> Ordering {
         self.score.total_cmp(&other.score).then_with(|| other.left.cmp(&self.left))
     }
 }
 
-impl PartialOrd for Candidate {
+impl PartialOrd for PossibleMerge {
     fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
         Some(self.cmp(other))
     }

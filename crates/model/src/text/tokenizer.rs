@@ -10,7 +10,7 @@ use skipstone_gguf::{GgufFile, Manifest};
 
 use super::chat_template::{ChatMessage, ChatTemplate, Role};
 use super::limits::TEXT_BYTES;
-use super::parts::{Encoder, Parts, unsupported};
+use super::parts::{Encoder, TokenizerParts, unsupported};
 use super::segments::{ContentMarker, Unmarked};
 use super::special_tokens::{Piece, TokenSet};
 use super::token_table::{TokenRole, TokenTable};
@@ -112,7 +112,7 @@ impl TextModel {
     /// [`TextError::InvalidVocabulary`], and the kinds of [`ChatTemplate::new`].
     pub fn from_vocabulary(vocabulary: &Vocabulary) -> Result<Self, TextError> {
         let templates = Vec::from_iter(vocabulary.chat_template.clone());
-        Self::from_parts(Parts::from_vocabulary(vocabulary, &templates)?, &templates)
+        Self::from_parts(TokenizerParts::from_vocabulary(vocabulary, &templates)?, &templates)
     }
 
     /// Sets the limit on the bytes of one text, or of one chat's contents;
@@ -123,13 +123,13 @@ impl TextModel {
         self
     }
 
-    fn parts_of(manifest: &Manifest, templates: &[String]) -> Result<Parts, TextError> {
+    fn parts_of(manifest: &Manifest, templates: &[String]) -> Result<TokenizerParts, TextError> {
         let vocabulary =
             Vocabulary::from_manifest(manifest)?.ok_or_else(|| unsupported("(none)"))?;
-        Parts::from_vocabulary(&vocabulary, templates)
+        TokenizerParts::from_vocabulary(&vocabulary, templates)
     }
 
-    fn from_parts(parts: Parts, templates: &[String]) -> Result<Self, TextError> {
+    fn from_parts(parts: TokenizerParts, templates: &[String]) -> Result<Self, TextError> {
         let table = parts.table;
         let set = |wanted: fn(TokenRole) -> bool| {
             let tokens =

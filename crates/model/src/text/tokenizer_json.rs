@@ -17,7 +17,7 @@ use crate::TokenId;
 use super::added_tokens::{ends_output, role_of};
 use super::byte_pair::Pipeline;
 use super::limits::{TEMPLATE_BYTES, TOKENIZER_FILE_BYTES};
-use super::parts::{Encoder, Parts, distinct};
+use super::parts::{Encoder, TokenizerParts, distinct};
 use super::token_table::{TokenRole, TokenTable};
 use super::vocabulary::{SpecialIds, TokenType};
 use super::{TextError, byte_level, sentencepiece};
@@ -85,7 +85,7 @@ pub(super) fn load(
     folder: &Path,
     special: &SpecialIds,
     templates: &[String],
-) -> Result<Option<Parts>, TextError> {
+) -> Result<Option<TokenizerParts>, TextError> {
     let path = folder.join("tokenizer.json");
     let Some(mut file) = read_json(&path)? else { return Ok(None) };
     let config = read_json(&folder.join("tokenizer_config.json"))?.unwrap_or_default();
@@ -110,7 +110,7 @@ pub(super) fn load(
         (tokenizer.get_normalizer().cloned(), tokenizer.get_pre_tokenizer().cloned());
     let model = tokenizer.get_model().clone();
     let pipeline = Pipeline { normalizer, pre_tokenizer, inner_pre_tokenizer: inner, model };
-    Ok(Some(Parts {
+    Ok(Some(TokenizerParts {
         encoder: Encoder::Pipeline(Box::new(pipeline)),
         table,
         prefix,

@@ -6,6 +6,7 @@ use rand_chacha::rand_core::{Rng, SeedableRng};
 use super::gaussian_process::GaussianProcess;
 use crate::drafting::skip_set::SkipSet;
 use skipstone_model::TokenId;
+use skipstone_model::sublayer::sublayers;
 
 /// What SWIFT leaves to its user; the defaults are those of its evaluation script for Llama models.
 #[derive(Clone, PartialEq, Debug)]
@@ -50,7 +51,7 @@ pub struct SwiftSearch {
     random: ChaCha8Rng,
     best: SkipSet,
     best_score: f64,
-    candidate: Option<Candidate>,
+    candidate: Option<Trial>,
     points: Vec<Vec<f64>>,
     scores: Vec<f64>,
     steps: usize,
@@ -61,7 +62,7 @@ pub struct SwiftSearch {
 
 /// A set that waits for its score.
 #[derive(Clone, Debug)]
-struct Candidate {
+struct Trial {
     skip_set: SkipSet,
     /// What the process is told: one coordinate for each sublayer that may be skipped, attention
     /// first.
@@ -171,7 +172,7 @@ impl SwiftSearch {
             let is_bayes = (self.steps + 1).is_multiple_of(self.options.bayes_interval.max(1));
             let by_process = if is_bayes { self.most_promising() } else { None };
             let point = by_process.unwrap_or_else(|| self.random_point());
-            self.candidate = Some(Candidate { skip_set: self.skip_set_of(&point), point });
+            self.candidate = Some(Trial { skip_set: self.skip_set_of(&point), point });
         }
         self.candidate.as_ref().map(|candidate| &candidate.skip_set)
     }
@@ -200,7 +201,7 @@ impl SwiftSearch {
 
     /// Sublayers that may be skipped.
     fn dimensions(&self) -> usize {
-        2 * self.layer_count.saturating_sub(2)
+        sublayers(self.layer_count.saturating_sub(2))
     }
 
     /// Sublayers that a candidate skips.
@@ -307,8 +308,10 @@ mod tests {
         let planted = |index: &usize| matches!(index / 2, 3..=8);
         for _ in 0..steps {
             let Some(candidate) = search.propose() else { break };
-            let hits =
-                (0..2 * LAYERS).filter(|&index| candidate.skips(index)).filter(planted).count();
+            let hits = (0..sublayers(LAYERS))
+                .filter(|&index| candidate.skips(index))
+                .filter(planted)
+                .count();
             let score = hits as f64 / skipped(candidate) as f64;
             search.observe(score);
         }

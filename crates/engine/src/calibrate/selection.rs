@@ -34,7 +34,7 @@ const LEAST_GAIN: f64 = 0.01;
 /// A plan that accepts less than this is of no use at any cost: drafts would have to be free.
 const LEAST_ACCEPTANCE: f64 = 0.25;
 
-/// Context that costs are told for, in positions.
+/// Selection that costs are told for, in positions.
 const COST_CONTEXT: usize = 256;
 
 /// Measurements of a plan's cost; the median counts.
@@ -44,7 +44,7 @@ const COST_ROUNDS: usize = 25;
 pub(super) const COST_POSITIONS: usize = COST_CONTEXT + CHAIN + 1;
 
 /// What choosing needs.
-pub(super) struct Context<'a> {
+pub(super) struct Selection<'a> {
     pub(super) evaluator: &'a Evaluator,
     pub(super) costs: &'a CostModel,
     pub(super) model: &'a Model,
@@ -53,13 +53,13 @@ pub(super) struct Context<'a> {
 }
 
 /// The plans that are kept, and all that was measured.
-pub(super) struct Frontier {
+pub(super) struct Selected {
     pub(super) plans: Vec<ProfilePlan>,
     pub(super) measurements: Vec<Measurement>,
 }
 
 /// A candidate with its chains at [`Evaluator::choosing`] starts.
-struct Outcome {
+struct Tried {
     candidate: Candidate,
     chains: Vec<Chain>,
 }
@@ -75,7 +75,7 @@ struct Settings {
 }
 
 struct Ranked<'a> {
-    outcome: &'a Outcome,
+    tried: &'a Tried,
     settings: Settings,
     cost: f64,
     acceptance: f64,
@@ -93,9 +93,9 @@ fn accepts_more(acceptance: f64, most: &mut f64) -> bool {
     is_kept
 }
 
-// === impl Context ===
+// === impl Selection ===
 
-impl Context<'_> {
+impl Selection<'_> {
     /// Settles each candidate's settings, keeps the frontier, and measures what it costs.
     pub(super) fn choose(
         &self,
@@ -103,11 +103,11 @@ impl Context<'_> {
         pool: &PagePool,
         candidates: Vec<Candidate>,
         progress: &dyn CalibrationProgress,
-    ) -> Result<Frontier, CalibrationError> {
+    ) -> Result<Selected, CalibrationError> {
         let places = self.places(runner.model().config().vocabulary);
-        let outcomes = self.look(runner, candidates, &places, progress)?;
+        let tries = self.look(runner, candidates, &places, progress)?;
         let rank = |parts: &[usize]| -> Vec<Ranked<'_>> {
-            outcomes.iter().map(|outcome| self.rank(outcome, parts, &places)).collect()
+            tries.iter().map(|tried| self.rank(tried, parts, &places)).collect()
         };
         // All plans share one draft vocabulary, since each has to be packed: the one that suits the
         // best bet.
@@ -118,8 +118,8 @@ impl Context<'_> {
         let measurements = ranked
             .iter()
             .map(|ranked| Measurement {
-                name: ranked.outcome.candidate.name.clone(),
-                kind: ranked.outcome.candidate.kind(),
+                name: ranked.tried.candidate.name.clone(),
+                kind: ranked.tried.candidate.kind(),
                 cost: ranked.cost,
                 acceptance: ranked.acceptance,
             })
@@ -133,7 +133,7 @@ impl Context<'_> {
         kept.sort_by(|a, b| b.speedup.total_cmp(&a.speedup));
         let mut relatives: HashMap<Vec<usize>, usize> = HashMap::new();
         kept.retain(|ranked| {
-            let count = relatives.entry(ranked.outcome.candidate.skipped()).or_default();
+            let count = relatives.entry(ranked.tried.candidate.skipped()).or_default();
             *count += 1;
             *count <= MAX_OF_SKIP_SET
         });
@@ -149,7 +149,7 @@ impl Context<'_> {
         plans.sort_by(|a, b| a.cost.total_cmp(&b.cost));
         let mut most = 0.0;
         plans.retain(|plan| accepts_more(plan.acceptance(), &mut most));
-        Ok(Frontier { plans, measurements })
+        Ok(Selected { plans, measurements })
     }
 
     /// Looks at all candidates at a few starts, and closely at the half that replays best there
@@ -161,40 +161,36 @@ impl Context<'_> {
         candidates: Vec<Candidate>,
         places: &[usize],
         progress: &dyn CalibrationProgress,
-    ) -> Result<Vec<Outcome>, CalibrationError> {
+    ) -> Result<Vec<Tried>, CalibrationError> {
         progress.stage("a first look at the candidates", candidates.len());
         let rough = self.evaluator.rough();
-        let mut looked: Vec<(f64, Outcome)> = Vec::with_capacity(candidates.len());
+        let mut tries: Vec<(f64, Tried)> = Vec::with_capacity(candidates.len());
         for candidate in candidates {
             let chains = self.evaluator.evaluate(runner, &candidate, &rough)?;
-            let outcome = Outcome { candidate, chains };
-            looked.push((self.rank(&outcome, &VOCABULARY_PARTS, places).speedup, outcome));
-            progress.done(looked.len());
+            let tried = Tried { candidate, chains };
+            tries.push((self.rank(&tried, &VOCABULARY_PARTS, places).speedup, tried));
+            progress.done(tries.len());
         }
-        looked.sort_by(|a, b| b.0.total_cmp(&a.0));
-        let half = looked.len().div_ceil(2);
-        let is_close = |(place, outcome): &(usize, Outcome)| {
-            *place < half || outcome.candidate.kind() == BridgeKind::Identity
+        tries.sort_by(|a, b| b.0.total_cmp(&a.0));
+        let half = tries.len().div_ceil(2);
+        let is_close = |(place, tried): &(usize, Tried)| {
+            *place < half || tried.candidate.kind() == BridgeKind::Identity
         };
-        let close = looked.into_iter().map(|(_, outcome)| outcome).enumerate().filter(is_close);
-        let mut outcomes: Vec<Outcome> = close.map(|(_, outcome)| outcome).collect();
+        let close = tries.into_iter().map(|(_, tried)| tried).enumerate().filter(is_close);
+        let mut tries: Vec<Tried> = close.map(|(_, tried)| tried).collect();
         let rest: Vec<usize> = self
             .evaluator
             .choosing()
             .into_iter()
             .filter(|start| rough.binary_search(start).is_err())
             .collect();
-        progress.stage("acceptance on held-back text", outcomes.len());
-        for (index, outcome) in outcomes.iter_mut().enumerate() {
-            outcome.chains.append(&mut self.evaluator.evaluate(
-                runner,
-                &outcome.candidate,
-                &rest,
-            )?);
-            debug_assert_eq!(outcome.chains.len(), self.evaluator.choosing().len());
+        progress.stage("acceptance on held-back text", tries.len());
+        for (index, tried) in tries.iter_mut().enumerate() {
+            tried.chains.append(&mut self.evaluator.evaluate(runner, &tried.candidate, &rest)?);
+            debug_assert_eq!(tried.chains.len(), self.evaluator.choosing().len());
             progress.done(index + 1);
         }
-        Ok(outcomes)
+        Ok(tries)
     }
 
     /// The place of each token in the draft vocabulary's order.
@@ -212,9 +208,9 @@ impl Context<'_> {
     }
 
     /// The settings that replay best.
-    fn rank<'o>(&self, outcome: &'o Outcome, parts: &[usize], places: &[usize]) -> Ranked<'o> {
+    fn rank<'o>(&self, tried: &'o Tried, parts: &[usize], places: &[usize]) -> Ranked<'o> {
         let mut best: Option<Ranked<'o>> = None;
-        let shape = DraftShape::of(&outcome.candidate.plan, self.model);
+        let shape = DraftShape::of(&tried.candidate.plan, self.model);
         let costs = self.costs.costs(COST_CONTEXT, Company::default());
         for &part in parts {
             let vocabulary = places.len().div_ceil(part);
@@ -223,21 +219,21 @@ impl Context<'_> {
             for threshold in THRESHOLDS {
                 for limit in 1..=CHAIN {
                     let settings = Settings { part, vocabulary, threshold, limit };
-                    let speedup = self.replay(&outcome.chains, settings, (cost, &costs), places);
+                    let speedup = self.replay(&tried.chains, settings, (cost, &costs), places);
                     if best.as_ref().is_none_or(|best| speedup > best.speedup) {
-                        best = Some(Ranked { outcome, settings, cost, acceptance: 0.0, speedup });
+                        best = Some(Ranked { tried, settings, cost, acceptance: 0.0, speedup });
                     }
                 }
             }
         }
         let mut best = best.unwrap_or(Ranked {
-            outcome,
+            tried,
             settings: Settings { part: 1, vocabulary: places.len(), threshold: 0.0, limit: 1 },
             cost: 1.0,
             acceptance: 0.0,
             speedup: 0.0,
         });
-        best.acceptance = self.prior(&outcome.chains, best.settings.vocabulary, places).1;
+        best.acceptance = self.prior(&tried.chains, best.settings.vocabulary, places).1;
         best
     }
 
@@ -309,7 +305,7 @@ impl Context<'_> {
         ranked: &Ranked<'_>,
         places: &[usize],
     ) -> Result<ProfilePlan, CalibrationError> {
-        let Candidate { name, plan, weights } = &ranked.outcome.candidate;
+        let Candidate { name, plan, weights } = &ranked.tried.candidate;
         let Settings { vocabulary, threshold, limit, .. } = ranked.settings;
         let tokens = (0..places.len() as u32)
             .map(TokenId)
@@ -322,18 +318,15 @@ impl Context<'_> {
         let cost = measure_cost(runner, pool, plan, head.as_ref())?;
         let costs = self.costs.costs(COST_CONTEXT, Company::default());
         // What chose the plan flatters it.
-        let judging = &self.evaluator.evaluate(
-            runner,
-            &ranked.outcome.candidate,
-            &self.evaluator.judging(),
-        )?;
+        let judging =
+            &self.evaluator.evaluate(runner, &ranked.tried.candidate, &self.evaluator.judging())?;
         let bridges = plan.bridges().iter().zip(weights).map(|(bridge, weights)| {
             let Range { start: first, end } = bridge.span();
             ProfileBridge { first, end, weights: weights.clone() }
         });
         Ok(ProfilePlan {
             name: name.clone(),
-            skipped: ranked.outcome.candidate.skipped(),
+            skipped: ranked.tried.candidate.skipped(),
             bridges: bridges.collect(),
             draft_vocabulary: vocabulary,
             max_draft_tokens: limit,
