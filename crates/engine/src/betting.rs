@@ -1,4 +1,5 @@
-//! What the streams of an engine bet with: plans and what is known of them, and what passes cost.
+//! The means by which the streams of an engine bet: plans, knowledge about them, and the cost of
+//! passes.
 
 use crate::adapt::{Knowledge, Seat};
 use crate::cost::{CostModel, DraftShape, PassLog, StepShape};
@@ -8,7 +9,7 @@ use skipstone_model::Model;
 pub struct Betting {
     /// The plans that may be bet on, and what all streams have learned about them.
     pub knowledge: Knowledge,
-    /// What passes cost.
+    /// The cost of passes.
     pub costs: CostModel,
     /// The plans of `knowledge`, as far as they cost time.
     shapes: Vec<DraftShape>,
@@ -35,8 +36,8 @@ impl Betting {
         self.log = Some(log);
     }
 
-    /// Whether the next step of a stream beside `others` rows of others should be a plain one, which
-    /// tells what drafts are compared with.
+    /// Whether the next step of a stream beside `others` rows of others should be a plain one, to
+    /// measure what drafts are compared with.
     pub fn takes_plain_step(&mut self, others: usize) -> bool {
         others == 0 && self.knowledge.mechanisms().confirmation && self.costs.wants_plain_step()
     }
