@@ -22,7 +22,7 @@ pub enum ModelError {
         key: String,
         /// Its value.
         value: u64,
-        /// What it should be.
+        /// The rule that it breaks.
         reason: String,
     },
     /// The file asks for a position scaling that is not implemented.
@@ -60,7 +60,7 @@ pub enum ModelError {
     Pack {
         /// The tensor.
         name: String,
-        /// Why.
+        /// The reason.
         source: skipstone_kernels::PackError,
     },
 }
