@@ -18,11 +18,11 @@ use crate::bench::PassesBench;
 use crate::bench::decode::DecodeMode;
 use skipstone_engine::cost::CostModel;
 
-/// Run many streams at once and compare what each pass took with what the engine foresaw
+/// Run many streams at once and compare what each pass took with what the engine predicted
 ///
 /// Everything that the engine says of speedup, and every bet, comes from the price of a pass: so
-/// the price must be right for any mix of prompts, drafts and verifies. Prompts are decoded greedily
-/// in every mode in turn, so many streams at a time.
+/// the price must be right for any mix of prompts, drafts and verifies. Prompts are decoded
+/// greedily in every mode in turn, several streams at a time.
 #[derive(Args, Debug)]
 pub(super) struct Passes {
     #[command(flatten)]
