@@ -43,7 +43,7 @@ impl Home {
             .unwrap()
     }
 
-    /// What lies in the folder of models, temporary files included.
+    /// Names of the files in the folder of models, temporary ones included.
     fn left(&self) -> Vec<String> {
         let Ok(entries) = fs::read_dir(self.models()) else { return Vec::new() };
         entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()

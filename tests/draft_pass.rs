@@ -1,4 +1,4 @@
-//! What only drafts use of a pass: bridges and the draft head.
+//! The parts of a pass that only drafts use: bridges and the draft head.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 

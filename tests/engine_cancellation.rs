@@ -21,7 +21,7 @@ fn model() -> Loaded {
     TinyModel { context_length: 2 * PREFILL, ..TinyModel::default() }.load()
 }
 
-/// An engine whose cache has room for so many positions.
+/// An engine whose cache has room for `positions` positions.
 fn tight(
     loaded: &Loaded,
     positions: usize,

@@ -30,7 +30,7 @@ fn draining_refuses_new_requests_and_finishes_the_others() {
     wait_until_idle(&engine);
 }
 
-/// What ended a stream that had begun or not.
+/// The error that ended a stream, whether or not it had begun.
 fn last_words(mut stream: GenerationStream) -> Option<GenerationError> {
     loop {
         match stream.blocking_next() {

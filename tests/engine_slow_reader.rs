@@ -1,4 +1,4 @@
-//! Promise: who does not read slows nobody down, and is told why the stream ended.
+//! Promise: a client that does not read slows nobody down, and is told why the stream ended.
 
 mod common;
 
@@ -69,7 +69,7 @@ fn others_go_on_while_readers_stall() {
         assert_eq!(generate(&engine, request.clone()).unwrap().said(), *expected);
     }
     wait_until("only those who stall are left", || engine.in_flight() == stalled.len());
-    // Paused is not lost: who reads again gets the whole answer.
+    // Paused is not lost: a client that reads again gets the whole answer.
     let expected =
         generate(&engine, request(&[TokenId(7); 9], 300, Speculation::Off)).unwrap().said();
     for stream in stalled {

@@ -115,7 +115,7 @@ fn what_others_left_in_the_pages_does_not_change_a_draft() {
     let gate = Scatter { first: 2 };
     let drafts = |keys, poison| chain(&model, Some(&gate), keys, poison);
     assert_eq!(drafts(SkippedKeys::Fill, false), drafts(SkippedKeys::Fill, true));
-    // The test tells: without keys of its own the draft reads what was there.
+    // The test would notice: without keys of its own the draft reads what was there.
     assert_ne!(drafts(SkippedKeys::Unread, false), drafts(SkippedKeys::Unread, true));
     let plain = chain(&model, None, SkippedKeys::Unread, true);
     assert_ne!(drafts(SkippedKeys::Fill, false), plain, "the gate skips something");

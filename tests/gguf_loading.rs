@@ -1,4 +1,4 @@
-//! Promise: what a model file says of its tokenizer, chat template and sizes is checked before it is
+//! Promise: a model file's tokenizer, chat template and sizes are checked before they are
 //! used: loading it fails with an error that names the value, and never panics or takes memory that
 //! the file does not have.
 #![allow(clippy::unwrap_used, reason = "helpers of tests may assert by panicking, as tests do")]

@@ -28,7 +28,7 @@ struct Case {
     top5: Vec<Vec<(TokenId, f64)>>,
 }
 
-/// How well a pass agrees with the golden file.
+/// Agreement of a pass with the golden file.
 #[derive(Debug)]
 struct Agreement {
     positions: usize,

@@ -68,7 +68,7 @@ fn plain(request: &ValidRequest) -> ValidRequest {
     ValidRequest { speculation: Speculation::Off, ..request.clone() }
 }
 
-/// What plain decoding says to each case, one stream at a time.
+/// Answers of plain decoding to each case, one stream at a time.
 fn expected(loaded: &Loaded, cases: &[Case]) -> Vec<Said> {
     let alone = EngineOptions { max_streams: 1, ..options(loaded) };
     let outcomes =

@@ -60,7 +60,7 @@ fn chunks_of_any_size_give_the_bits_of_single_rows() {
     assert!(failures.is_empty(), "{failures:#?}");
 }
 
-/// What may be wrong with a verify pass.
+/// Fault of a verify pass.
 #[derive(Clone, Copy, PartialEq, Debug)]
 enum Fault {
     None,

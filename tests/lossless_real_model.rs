@@ -18,7 +18,7 @@ use skipstone::text::{ChatMessage, Role};
 const PROMPTS: usize = 10;
 const NEW_TOKENS: usize = 48;
 
-/// What ships with the program for this model.
+/// The profile that ships with the program for this model.
 const PROFILE: &[u8] = include_bytes!("../profiles/smollm2-135m-instruct-q4_1.profile");
 
 #[derive(Deserialize)]

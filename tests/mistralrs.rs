@@ -1,6 +1,6 @@
 //! Promise: mistral.rs serves a folder of safetensors as our own engine serves a file: all get
-//! their own text, a seed repeats it, who leaves makes room, and what can't be loaded is refused by
-//! name.
+//! their own text, a seed repeats it, a client that leaves makes room, and what can't be loaded is
+//! refused by name.
 #![cfg(feature = "mistralrs")]
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 

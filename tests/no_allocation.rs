@@ -20,7 +20,7 @@ static COUNTED: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
 
 const THREADS: usize = 2;
 const POSITIONS: usize = 320;
-/// Where verify and plain steps stand.
+/// Position of verify and plain steps.
 const CONTEXT: usize = 256;
 
 /// Allocations of all threads while `action` runs.

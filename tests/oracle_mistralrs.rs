@@ -51,7 +51,7 @@ struct Comparison {
     same: usize,
     difference: f64,
     correlation: f64,
-    /// Where mistral.rs was sure, and ours chose another.
+    /// Places where mistral.rs was sure, and ours chose another.
     contradictions: Vec<String>,
 }
 

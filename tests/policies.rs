@@ -152,7 +152,7 @@ fn every_policy_of_the_registry_says_what_plain_decoding_says() {
         for length in [5, 31, 32, 33, 60] {
             let tokens = prompt(length, vocabulary, &mut Random(length as u64));
             let plain = generate(&engine, request(&tokens, 200, Speculation::Off)).unwrap();
-            // A tiny model is not worth drafting for: who bets, bets whatever the odds.
+            // A tiny model is not worth drafting for: policies that bet do so whatever the odds.
             let allowed = Allowed { always: true, ..Allowed::default() };
             let wanted = PolicyRequest { allowed, ..PolicyRequest::new(entry) };
             let speculation = Speculation::Draft(wanted);

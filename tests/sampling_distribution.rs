@@ -62,7 +62,7 @@ struct Case {
     settings: SamplingSettings,
 }
 
-/// How a case drafts.
+/// The way a case drafts.
 #[derive(Clone, Copy, PartialEq)]
 enum Drafting {
     /// Skips these attention and MLP layers.

@@ -67,7 +67,8 @@ fn random_weights(case: u64, stream: RandomStream, vocabulary: usize) -> Vec<f64
     (0..vocabulary).map(|index| if index == alone { 1.0 } else { weight(index) }).collect()
 }
 
-/// What is committed at one position, summed over every draft: accepted drafts and replacements.
+/// Distribution of the token committed at one position, summed over every draft: accepted drafts
+/// and replacements.
 fn committed(
     target: &Distribution,
     proposals: &[(f64, Proposal<'_>)],

@@ -67,7 +67,7 @@ impl Reply {
         serde_json::from_str(&self.body).unwrap_or_else(|error| panic!("{error}: {self:?}"))
     }
 
-    /// What a stream sent, its end left out.
+    /// Events that a stream sent, its end left out.
     fn events(&self) -> Vec<Value> {
         let data: Vec<&str> =
             self.body.lines().filter_map(|line| line.strip_prefix("data: ")).collect();

@@ -1,4 +1,4 @@
-//! What the machine and this process say about themselves.
+//! Facts that the machine and this process state about themselves.
 
 use std::fmt;
 use std::fs;
@@ -36,7 +36,7 @@ impl fmt::Display for Machine {
 }
 
 /// The most memory that this process has held so far, in bytes; `None` where the system does not
-/// tell.
+/// say.
 pub fn peak_resident_bytes() -> Option<u64> {
     let status = fs::read_to_string("/proc/self/status").ok()?;
     let kilobytes: u64 = field(&status, "VmHWM")?.strip_suffix("kB")?.trim_end().parse().ok()?;
@@ -46,7 +46,7 @@ pub fn peak_resident_bytes() -> Option<u64> {
 /// Median seconds to fork a job to `threads` threads, see each of them start on it, and join them;
 /// job after job, as in a pass.
 pub fn fork_join_seconds(threads: usize) -> f64 {
-    /// Enough for a steady median: some milliseconds in all.
+    /// Enough for a steady median: some milliseconds in total.
     const JOBS: usize = 2001;
     let mut pool = ThreadPool::new(threads);
     let threads = pool.threads();

@@ -7,7 +7,7 @@ use super::decode::{DecodeError, DecodeMode, DecodePrompt, Turn};
 use skipstone_engine::Submit;
 use skipstone_model::sampling::SamplingSettings;
 
-/// What to run: greedy.
+/// The streams to run: greedy.
 #[derive(Clone, Debug)]
 pub struct PassesBench {
     /// The prompts, each in one of the modes in turn.

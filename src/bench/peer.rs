@@ -1,4 +1,4 @@
-//! What to compare with. llama.cpp as a peer: a child process that times its own passes when told
+//! Peers to compare with. llama.cpp as a peer: a child process that times its own passes when told
 //! to, so that both engines alternate in one run.
 
 use std::io::{self, BufRead, BufReader, Write};
@@ -9,7 +9,7 @@ use skipstone_model::TokenId;
 
 /// An engine that decodes the prompts of `bench decode` in turn with our own.
 pub trait DecodePeer {
-    /// What it is.
+    /// Its name.
     fn name(&self) -> &str;
 
     /// Decodes greedily after `prompt`, up to `max_new_tokens` tokens or the end of the sequence;
@@ -33,7 +33,7 @@ pub struct Peer {
     name: String,
 }
 
-/// Why there is no peer to compare with.
+/// A reason why there is no peer to compare with.
 #[derive(Debug, thiserror::Error)]
 pub enum PeerError {
     /// Python did not start.
@@ -44,7 +44,7 @@ pub enum PeerError {
     Start {
         /// The interpreter.
         python: String,
-        /// Why.
+        /// The reason.
         source: io::Error,
     },
     /// The child ended.
@@ -99,7 +99,7 @@ impl Peer {
         Ok(peer)
     }
 
-    /// What it is.
+    /// Its name.
     pub fn name(&self) -> &str {
         &self.name
     }

@@ -17,9 +17,9 @@ pub struct RowRecord<'a> {
     pub machine: String,
     /// The model's file name.
     pub model: &'a str,
-    /// Which engine.
+    /// Name of the engine.
     pub engine: &'a str,
-    /// Of its kernels; the peer does not say.
+    /// Instruction set of its kernels; the peer does not say.
     pub instruction_set: &'a str,
     /// Threads.
     pub threads: usize,
@@ -33,7 +33,7 @@ pub struct RowRecord<'a> {
     pub v: f64,
     /// Weight bytes over time.
     pub gigabytes_per_second: f64,
-    /// Of the timed prefill, the same on all lines of an engine.
+    /// Tokens a second of the timed prefill, the same on all lines of an engine.
     pub prefill_tokens_per_second: Option<f64>,
 }
 

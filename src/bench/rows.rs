@@ -16,7 +16,7 @@ use skipstone_engine::cost::Way;
 use skipstone_kernels::PAGE_POSITIONS;
 use skipstone_model::{LogitsWanted, PagePool, Runner};
 
-/// What to measure.
+/// The passes to measure.
 #[derive(Clone, Debug)]
 pub struct RowsBench {
     /// Row counts; the first need not be 1, but v is relative to 1 row, which is always measured.
@@ -32,7 +32,7 @@ pub struct RowsBench {
 /// Times of one engine.
 #[derive(Clone, Serialize, Debug)]
 pub struct RowCurve {
-    /// Which engine.
+    /// Name of the engine.
     pub name: String,
     /// One point for each row count.
     pub rows: Vec<RowPoint>,
@@ -61,11 +61,11 @@ pub struct RowReport {
     pub model: String,
     /// Bytes of the model's file.
     pub model_bytes: u64,
-    /// What it took to load it and pack the weights, in seconds.
+    /// Time to load it and pack the weights, in seconds.
     pub load_seconds: f64,
     /// The most memory this process held until the model was loaded (keys, values and scratch come
     /// later and depend on what is run), and the same over the file's size; `None` where the system
-    /// does not tell.
+    /// does not say.
     pub peak_resident_bytes: Option<u64>,
     /// See above.
     pub peak_resident_ratio: Option<f64>,
@@ -176,7 +176,7 @@ impl Times {
     }
 }
 
-/// How long an engine rests while the other has its turn: the threads of GNU OpenMP, which
+/// Time that an engine rests while the other has its turn: the threads of GNU OpenMP, which
 /// llama.cpp uses, spin for some milliseconds after a pass, ours for less. (Telling them not to
 /// spin would be unfair: it triples llama.cpp's plain step.)
 const REST: Duration = Duration::from_millis(20);

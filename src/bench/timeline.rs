@@ -1,4 +1,4 @@
-//! Where in a stream drafting pays: one output in windows, plain and adaptive in turn.
+//! The places in a stream where drafting pays: one output in windows, plain and adaptive in turn.
 
 use std::time::Instant;
 
@@ -10,10 +10,10 @@ use skipstone_engine::{Delta, Event, GenerationError, Speculation, Submit};
 use skipstone_model::TokenId;
 use skipstone_model::sampling::SamplingSettings;
 
-/// What to follow: greedy, one stream at a time.
+/// The output to follow: greedy, one stream at a time.
 #[derive(Clone, Debug)]
 pub struct TimelineBench {
-    /// What to continue.
+    /// Prompt to continue.
     pub prompt: DecodePrompt,
     /// Tokens generated at most.
     pub max_new_tokens: usize,
@@ -44,7 +44,7 @@ pub struct Window {
     pub ngram: usize,
     /// Cycles with tokens of each plan, by its place in the frontier.
     pub plans: Vec<usize>,
-    /// What was said.
+    /// Its text.
     pub text: String,
 }
 
@@ -161,7 +161,7 @@ impl Course {
         if seconds > 0.0 { (to.0 - from.0) as f64 / seconds } else { 0.0 }
     }
 
-    /// What happened from token `first` on, for `length` tokens; without the rates.
+    /// Window of `length` tokens from token `first` on, without the rates.
     fn tell(&self, first: usize, length: usize) -> Window {
         let mut window = Window { first, ..Window::default() };
         let mut tokens = 0;
@@ -219,7 +219,7 @@ mod tests {
             ],
             seconds: vec![0.0, 1.5, 2.0, 3.0, 3.5],
         };
-        // The first token comes of the prompt: the time begins with it.
+        // The first token comes from the prompt: the time begins with it.
         assert_eq!(course.rate(0, 4), 2.0);
         assert_eq!(course.rate(4, 4), 2.0);
         let first = course.tell(0, 4);

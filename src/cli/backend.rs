@@ -1,4 +1,4 @@
-//! Which backend runs the model, and what is said when none can.
+//! Choice of the backend that runs the model, and what is said when none can.
 
 use std::path::{Path, PathBuf};
 
@@ -14,7 +14,7 @@ use skipstone_model::{ModelError, SUPPORTED_ARCHITECTURES};
 /// Whether this binary has the second backend.
 pub(super) const HAS_MISTRALRS: bool = cfg!(feature = "mistralrs");
 
-/// Where the model is that the settings mean.
+/// Source of the model that the settings name.
 pub(super) fn source_of(settings: &ModelSettings) -> anyhow::Result<ModelSource> {
     match settings.path.as_deref().map(ModelSource::of) {
         Some(source @ (ModelSource::Folder(_) | ModelSource::Hub(_))) => Ok(source),
@@ -202,7 +202,7 @@ mod tests {
         Layers { flags, ..Layers::default() }.load().unwrap()
     }
 
-    /// What loading with these settings says.
+    /// Error of loading with these settings.
     fn error_of(changes: &[(&str, &str)]) -> String {
         let loaded = load(settings_of(changes).settings(), &LoadBar::new());
         format!("{:#}", loaded.map(|_| ()).unwrap_err())

@@ -30,7 +30,7 @@ pub(super) struct Chat {
     options: GenerationOptions,
 }
 
-/// What a line of input asks for.
+/// Request that a line of input makes.
 #[derive(PartialEq, Eq, Debug)]
 enum Input<'a> {
     Nothing,
@@ -58,7 +58,7 @@ struct Conversation<'a> {
     runtime: &'a Runtime,
     template: RequestTemplate,
     json: bool,
-    /// How many of the messages /reset keeps: the system message, if there is one.
+    /// Number of messages that /reset keeps: the system message, if there is one.
     kept: usize,
     messages: Vec<ChatMessage>,
     totals: Totals,

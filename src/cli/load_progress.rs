@@ -1,4 +1,4 @@
-//! How far the load is, for people who watch.
+//! Progress of loading, for people who watch.
 
 use indicatif::{ProgressBar, ProgressStyle};
 

@@ -1,4 +1,4 @@
-//! Where fetched models lie, and which file a command uses.
+//! The folder of fetched models, and the choice of the file that a command uses.
 
 use std::env;
 use std::path::{Path, PathBuf};

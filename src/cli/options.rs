@@ -31,7 +31,7 @@ pub(super) struct ModelOptions {
     /// Threads that compute [default: all available cores]
     #[arg(long, value_name = "COUNT")]
     threads: Option<usize>,
-    /// What runs the model [default: auto, the native engine where it knows the model]
+    /// Backend that runs the model [default: auto, the native engine where it knows the model]
     #[arg(long, value_name = "NAME", value_parser = ["auto", "native", "mistralrs"])]
     backend: Option<String>,
     /// Where the mistral.rs backend computes: cpu, cuda:N or metal [default: cpu]
@@ -144,8 +144,8 @@ pub(super) fn flags<const N: usize>(given: [(&str, &str, Option<String>); N]) ->
         .collect()
 }
 
-/// Where to connect to a server that listens on `listen`: one that listens everywhere is asked on
-/// loopback.
+/// Address at which to reach a server that listens on `listen`: one that listens everywhere is
+/// asked on loopback.
 pub(super) fn reachable(listen: SocketAddr) -> SocketAddr {
     let ip = match listen.ip() {
         IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),

@@ -1,4 +1,4 @@
-//! What a stream came to: collected from its events, reported as JSON or as one line.
+//! Outcome of a stream: collected from its events, reported as JSON or as one line.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -40,7 +40,7 @@ struct SpeculationReport {
     accepted_per_position: Vec<usize>,
     estimated_speedup: Option<f64>,
     final_plan: Option<PlanReport>,
-    /// By what drafted them: plans by name, and `ngram`.
+    /// Cycles by what drafted them: plans by name, and `ngram`.
     cycles: BTreeMap<String, usize>,
     /// Time of plain steps, by why they were plain.
     off_seconds: BTreeMap<&'static str, f64>,

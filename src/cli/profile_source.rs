@@ -1,4 +1,4 @@
-//! Where a model's profile comes from, and the plans that it gives.
+//! Source of a model's profile, and the plans that it gives.
 
 use std::path::{Path, PathBuf};
 
@@ -8,7 +8,7 @@ use skipstone_model::Model;
 /// Profiles that ship with the program.
 const BUILT_IN: [&[u8]; 1] = [include_bytes!("../../profiles/smollm2-135m-instruct-q4_1.profile")];
 
-/// Where calibration puts the profile of the model at `model`, and where it is looked for.
+/// Path at which calibration puts the profile of the model at `model`, and where it is looked for.
 pub(super) fn beside(model: &Path) -> PathBuf {
     model.with_extension("profile")
 }

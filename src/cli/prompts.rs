@@ -1,4 +1,4 @@
-//! Where the prompts of `generate` come from: a flag, standard input, token ids, or a file of many.
+//! Sources of the prompts of `generate`: a flag, standard input, token ids, or a file of many.
 
 use std::fs;
 use std::io::{self, Read};
@@ -14,7 +14,7 @@ use skipstone_model::TokenId;
 pub(super) struct PromptRecord {
     /// Names the prompt in the output; any JSON value.
     pub(super) id: serde_json::Value,
-    /// What kind of prompt it is; handed through.
+    /// Kind of prompt; handed through.
     #[serde(default)]
     pub(super) category: Option<String>,
     /// The text.
@@ -65,7 +65,8 @@ pub(super) fn read_prompts(path: &Path) -> anyhow::Result<Vec<PromptRecord>> {
     Ok(records)
 }
 
-/// What `echo` and editors append is not part of the prompt; further line ends are.
+/// The text without the line end that `echo` and editors append; further line ends are part of the
+/// prompt.
 fn without_last_line_end(text: &str) -> &str {
     let text = text.strip_suffix('\n').unwrap_or(text);
     text.strip_suffix('\r').unwrap_or(text)

@@ -64,7 +64,7 @@ pub(super) struct RequestTemplate {
     length_is_exact: bool,
 }
 
-/// How the settings want streams to draft, checked against a model of `layer_count` layers.
+/// Drafting that the settings ask for, checked against a model of `layer_count` layers.
 pub(super) fn speculation_of(
     settings: &SpeculationSettings,
     layer_count: usize,

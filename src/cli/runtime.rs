@@ -31,11 +31,11 @@ use skipstone_model::{Model, ModelConfig, TokenId};
 pub struct Runtime {
     /// Tokenizer and chat template.
     pub text: Arc<TextModel>,
-    /// Where requests go.
+    /// The engine that takes requests.
     pub engine: Arc<dyn Submit>,
-    /// Where to see what becomes of them.
+    /// Observer of what becomes of them.
     pub observer: Observer,
-    /// What the model and the engine are.
+    /// Facts about the model and the engine.
     pub info: Arc<ServerInfo>,
     /// The name the model is served under.
     pub name: String,
@@ -289,7 +289,7 @@ fn engine_options(
     })
 }
 
-/// How the kernels store keys and values.
+/// Precision that the kernels store keys and values in.
 pub(super) fn kv_precision(engine: &EngineSettings) -> KvPrecision {
     match engine.kv_cache_precision {
         KvCachePrecision::F16 => KvPrecision::F16,

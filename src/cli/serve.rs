@@ -24,7 +24,7 @@ use skipstone_engine::record::{self, BuildInfo};
 /// Threads for network traffic. The engine has threads of its own; serialising a few messages a
 /// step needs no more.
 const NETWORK_THREADS: usize = 2;
-/// How long the admin port may take to close after the service has ended.
+/// Time that the admin port may take to close after the service has ended.
 const METRICS_CLOSE: Duration = Duration::from_secs(1);
 
 /// Serve a model over gRPC
@@ -54,7 +54,7 @@ struct Sockets {
     metrics: Option<TcpListener>,
 }
 
-/// What the admin port needs that is there before the model is.
+/// Parts that the admin port needs and that are there before the model is.
 struct Admin {
     /// None if the port is closed.
     exporter: Option<ExporterHandle>,

@@ -1,11 +1,11 @@
-//! What runs the model, and on what device.
+//! The backend that runs the model, and its device.
 
 use std::fmt;
 use std::str::FromStr;
 
 use serde::{Deserialize, Deserializer};
 
-/// What runs the model.
+/// Backend that runs the model.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Backend {
@@ -17,7 +17,7 @@ pub enum Backend {
     MistralRs,
 }
 
-/// Where the second backend computes; the native engine computes on the CPU.
+/// Device that the second backend computes on; the native engine computes on the CPU.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Device {
     /// The processor's cores.

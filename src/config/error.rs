@@ -1,4 +1,4 @@
-//! What can be wrong with a configuration, named by key and by the layer it came from.
+//! Faults of a configuration, named by key and by the layer they came from.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -12,7 +12,7 @@ pub enum ConfigError {
     Unreadable {
         /// The file.
         path: PathBuf,
-        /// What the system said.
+        /// The system's error.
         reason: String,
     },
     /// The file or a value is not TOML.
@@ -20,7 +20,7 @@ pub enum ConfigError {
     Syntax {
         /// The layer.
         origin: String,
-        /// What the parser said.
+        /// The parser's error.
         reason: String,
     },
     /// No such key.
@@ -61,7 +61,7 @@ pub enum ConfigError {
         key: String,
         /// The layer.
         origin: String,
-        /// What is wrong, and the remedy; continues the sentence.
+        /// The fault, and the remedy; continues the sentence.
         problem: String,
     },
     /// The value is of the right type, but not allowed.
@@ -73,7 +73,7 @@ pub enum ConfigError {
         value: String,
         /// The layer.
         origin: String,
-        /// What is allowed.
+        /// Values that are allowed.
         allowed: String,
     },
 }

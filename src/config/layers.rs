@@ -15,14 +15,14 @@ use super::error::{ConfigError, ConfigErrors};
 use super::settings::Settings;
 use super::values::value_like;
 
-/// What precedes the section in the name of a variable.
+/// Prefix of the section in the name of a variable.
 const PREFIX: &str = "SKIPSTONE_";
-/// What stands between section and key in the name of a variable.
+/// Separator of section and key in the name of a variable.
 const SEPARATOR: &str = "__";
 /// For a value without an origin, which would be a defect.
 const UNKNOWN_ORIGIN: &str = "an unknown layer";
 
-/// Where settings come from, beside the built-in defaults.
+/// Sources of settings, beside the built-in defaults.
 ///
 /// [`Layers::default`] is the built-in defaults alone; it reads nothing from the process.
 #[derive(Clone, Default, Debug)]

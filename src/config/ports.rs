@@ -11,7 +11,7 @@ use super::values::empty_is_unset;
 /// The gRPC endpoint and its limits.
 #[derive(Clone, PartialEq, Debug, Deserialize)]
 pub struct ServerSettings {
-    /// Where to listen; port 0 takes a free one.
+    /// Address to listen on; port 0 takes a free one.
     pub listen: SocketAddr,
     /// Tokens generated when a request names no limit.
     pub max_new_tokens_default: usize,
@@ -31,19 +31,19 @@ pub struct ServerSettings {
     pub max_header_list_bytes: u32,
     /// HTTP/2 flow-control window of one stream in bytes.
     pub stream_window_bytes: u32,
-    /// How long new requests are still taken after SIGTERM.
+    /// Seconds that new requests are still taken after SIGTERM.
     pub withdrawal_grace_seconds: u64,
-    /// How long running streams may take to finish after that.
+    /// Seconds that running streams may take to finish after that.
     pub drain_seconds: u64,
-    /// When gRPC reflection is served.
+    /// Switch for gRPC reflection.
     pub reflection: Switch,
 }
 
-/// Whether something is served that strangers should not have.
+/// A switch for something that strangers should not have.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Switch {
-    /// Where it can't harm, as on loopback addresses.
+    /// On where it can't harm, as on loopback addresses.
     Auto,
     /// Always.
     On,
@@ -56,7 +56,7 @@ pub enum Switch {
 pub struct OpenAiSettings {
     /// Whether it is served.
     pub enabled: bool,
-    /// Where to listen; port 0 takes a free one.
+    /// Address to listen on; port 0 takes a free one.
     pub listen: SocketAddr,
 }
 
@@ -65,14 +65,14 @@ pub struct OpenAiSettings {
 pub struct MetricsSettings {
     /// Whether it is served.
     pub enabled: bool,
-    /// Where to listen; port 0 takes a free one.
+    /// Address to listen on; port 0 takes a free one.
     pub listen: SocketAddr,
 }
 
 /// The control service and the live page, on the address of the metrics.
 #[derive(Clone, PartialEq, Debug, Deserialize)]
 pub struct ControlSettings {
-    /// When they are served.
+    /// Switch for both.
     pub serve: Switch,
     /// The file with the token that they ask for; `None`: they ask for none.
     #[serde(deserialize_with = "empty_is_unset")]
@@ -82,12 +82,12 @@ pub struct ControlSettings {
 // === impl ServerSettings ===
 
 impl ServerSettings {
-    /// How long new requests are still taken after SIGTERM, for load balancers to notice.
+    /// Time that new requests are still taken after SIGTERM, for load balancers to notice.
     pub fn withdrawal_grace(&self) -> Duration {
         Duration::from_secs(self.withdrawal_grace_seconds)
     }
 
-    /// How long running streams may take to finish after the grace.
+    /// Time that running streams may take to finish after the grace.
     pub fn drain_timeout(&self) -> Duration {
         Duration::from_secs(self.drain_seconds)
     }

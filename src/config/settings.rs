@@ -38,7 +38,7 @@ pub struct Settings {
     pub sampling: SamplingDefaults,
 }
 
-/// Which model, and how much context.
+/// The model, and how much context it has.
 #[derive(Clone, PartialEq, Debug, Deserialize)]
 pub struct ModelSettings {
     /// The GGUF file, a folder with safetensors, or the name of a repository on the hub; `None`:
@@ -57,9 +57,9 @@ pub struct ModelSettings {
 /// The engine thread and its memory.
 #[derive(Clone, PartialEq, Debug, Deserialize)]
 pub struct EngineSettings {
-    /// What runs the model.
+    /// Backend that runs the model.
     pub backend: Backend,
-    /// Where it computes.
+    /// Device that it computes on.
     pub device: Device,
     /// Threads that compute; `None`: every available core.
     #[serde(deserialize_with = "zero_is_unset")]
@@ -70,12 +70,12 @@ pub struct EngineSettings {
     pub max_waiting: usize,
     /// Prompt tokens that one step may process.
     pub prefill_tokens_per_step: usize,
-    /// How long a reader may take nothing before its stream is cancelled.
+    /// Seconds that a reader may take nothing before its stream is cancelled.
     pub stall_timeout_seconds: u64,
     /// Positions of the key-value cache; `None`: `max_streams` times the context length.
     #[serde(deserialize_with = "zero_is_unset")]
     pub kv_cache_tokens: Option<NonZeroUsize>,
-    /// How keys and values are stored.
+    /// Precision that keys and values are stored in.
     pub kv_cache_precision: KvCachePrecision,
     /// Messages held for a slow reader.
     pub event_buffer: usize,
@@ -84,7 +84,7 @@ pub struct EngineSettings {
     pub state_folder: Option<PathBuf>,
 }
 
-/// How keys and values are stored.
+/// Precision that keys and values are stored in.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum KvCachePrecision {
@@ -94,14 +94,14 @@ pub enum KvCachePrecision {
     F32,
 }
 
-/// How the server drafts unless a request says otherwise.
+/// The server's way to draft unless a request says otherwise.
 #[derive(Clone, PartialEq, Debug, Deserialize)]
 pub struct SpeculationSettings {
-    /// Who decides what is drafted; `off` for nobody.
+    /// Policy that decides what is drafted; `off` for none.
     pub policy: String,
     /// Cap on the draft length.
     pub max_draft_tokens: usize,
-    /// What the evenly spaced plan aims at: plain step / draft step.
+    /// Target of the evenly spaced plan: plain step / draft step.
     pub target_speedup: f64,
     /// Layers whose attention a static draft skips; checked against the model when it is loaded.
     pub skip_attention: Vec<u32>,
@@ -127,7 +127,7 @@ pub struct TracingSettings {
     pub sample_ratio: f64,
 }
 
-/// What is logged, and how.
+/// Contents and format of the log.
 #[derive(Clone, PartialEq, Debug, Deserialize)]
 pub struct LogSettings {
     /// A `tracing` filter: a level, or directives for parts of the program.
@@ -178,7 +178,7 @@ impl EngineSettings {
             .unwrap_or(NonZeroUsize::MIN)
     }
 
-    /// How long a reader may take nothing before its stream is cancelled.
+    /// Time that a reader may take nothing before its stream is cancelled.
     pub fn stall_timeout(&self) -> Duration {
         Duration::from_secs(self.stall_timeout_seconds)
     }

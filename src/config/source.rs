@@ -1,9 +1,9 @@
-//! What `model.path` means: a file, a folder, or a repository on the hub.
+//! The meaning of `model.path`: a file, a folder, or a repository on the hub.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-/// Where a model is.
+/// Source of a model.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum ModelSource {
     /// A GGUF file, which may not exist.
@@ -17,7 +17,7 @@ pub enum ModelSource {
 // === impl ModelSource ===
 
 impl ModelSource {
-    /// Tells by looking: what exists is a file or a folder; what does not may be a repository's
+    /// Decides by looking: what exists is a file or a folder; what does not may be a repository's
     /// name, unless it would lie in a folder that exists.
     pub fn of(path: &Path) -> Self {
         if path.is_dir() {

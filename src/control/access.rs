@@ -1,4 +1,5 @@
-//! Who may control the replica: everybody who reaches the port, or those who know a token.
+//! Access to control of the replica: for everybody who reaches the port, or for those who know a
+//! token.
 
 use std::fs;
 use std::io;
@@ -18,7 +19,7 @@ pub struct Access {
     token: Option<[u8; 32]>,
 }
 
-/// Why a token can't be used.
+/// A reason why a token can't be used.
 #[derive(Debug, thiserror::Error)]
 pub enum AccessError {
     /// The file can't be read.
@@ -26,7 +27,7 @@ pub enum AccessError {
     File {
         /// The file.
         path: PathBuf,
-        /// Why.
+        /// The reason.
         source: io::Error,
     },
     /// It is short, or empty.

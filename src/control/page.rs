@@ -13,14 +13,14 @@ const UPLOT_SCRIPT: &str = include_str!("../../assets/uplot/uPlot.iife.min.js");
 const UPLOT_STYLE: &str = include_str!("../../assets/uplot/uPlot.min.css");
 const BODY: &str = include_str!("../../assets/live/page.html");
 const STYLE: &str = include_str!("../../assets/live/style.css");
-/// In the order in which they need each other.
+/// Scripts, in the order in which they need each other.
 const SCRIPTS: [&str; 3] = [
     include_str!("../../assets/live/data.js"),
     include_str!("../../assets/live/charts.js"),
     include_str!("../../assets/live/page.js"),
 ];
 
-/// What a browser gets.
+/// The page that a browser gets.
 struct Page {
     html: String,
     /// For `Content-Security-Policy`: runs only what the page was built with, and asks nobody but

@@ -8,7 +8,7 @@ use skipstone_engine::{
     Activity, PhaseTimes, PlanActivity, Speculation, SpeculationStats, StreamActivity, Totals,
 };
 
-/// What is served.
+/// Reply that says what is served.
 pub(super) fn server(info: &ServerInfo, is_ready: bool) -> wire::GetServerResponse {
     wire::GetServerResponse {
         version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -31,7 +31,7 @@ pub(super) fn server(info: &ServerInfo, is_ready: bool) -> wire::GetServerRespon
     }
 }
 
-/// What the engine is doing.
+/// Reply that says what the engine is doing.
 pub(super) fn activity(activity: &Activity) -> wire::GetActivityResponse {
     wire::GetActivityResponse {
         running: activity.running.iter().map(stream).collect(),

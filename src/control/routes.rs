@@ -15,7 +15,7 @@ use super::service::Control;
 use crate::server::descriptors;
 use crate::server::wire::control_service_server::ControlServiceServer;
 
-/// What a browser is told that may not read the data.
+/// Message to a browser that may not read the data.
 const NOT_ALLOWED: &str = "send the token of control.token_file as `Authorization: Bearer TOKEN`";
 
 /// The gRPC service with its reflection; `/api/server` and `/api/activity`, which are two of its

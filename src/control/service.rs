@@ -12,12 +12,12 @@ use crate::server::wire::control_service_server::ControlService;
 use crate::telemetry::{LogFilter, Readiness};
 use skipstone_engine::{Observer, Submit};
 
-/// What is served, and by what: all that does not change while the replica runs.
+/// Facts about what is served, and by what: all that does not change while the replica runs.
 #[derive(Clone, Debug)]
 pub struct ServerInfo {
     /// The model's name.
     pub model: String,
-    /// What tells its file from others.
+    /// Fingerprint of its file.
     pub fingerprint: String,
     /// Its architecture.
     pub architecture: String,
@@ -29,7 +29,7 @@ pub struct ServerInfo {
     pub context_length: usize,
     /// Tokens of the vocabulary.
     pub vocabulary: usize,
-    /// What runs it: `native` or `mistralrs`.
+    /// Backend that runs it: `native` or `mistralrs`.
     pub backend: &'static str,
     /// Instruction set of the kernels.
     pub instruction_set: &'static str,
@@ -39,14 +39,14 @@ pub struct ServerInfo {
     pub max_streams: usize,
     /// Positions of the key/value cache.
     pub kv_cache_tokens: usize,
-    /// When the replica was ready.
+    /// Moment at which the replica was ready.
     pub started: Instant,
 }
 
 /// The service. Clones share everything.
 #[derive(Clone)]
 pub struct Control {
-    /// What is served.
+    /// Facts about what is served.
     pub info: Arc<ServerInfo>,
     /// Takes the requests.
     pub engine: Arc<dyn Submit>,
@@ -54,7 +54,7 @@ pub struct Control {
     pub observer: Observer,
     /// Whether requests are welcome.
     pub readiness: Readiness,
-    /// What is logged.
+    /// Filter of the log.
     pub log_filter: LogFilter,
     /// Told when somebody asks for the shutdown.
     pub drain: Arc<Notify>,
@@ -63,12 +63,12 @@ pub struct Control {
 // === impl Control ===
 
 impl Control {
-    /// What is served.
+    /// Reply that says what is served.
     pub(super) fn server(&self) -> wire::GetServerResponse {
         reply::server(&self.info, self.readiness.is_ready())
     }
 
-    /// What the replica is doing.
+    /// Reply that says what the replica is doing.
     pub(super) async fn activity(&self) -> wire::GetActivityResponse {
         reply::activity(&*self.observer.look().await)
     }

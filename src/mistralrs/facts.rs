@@ -1,4 +1,4 @@
-//! What the service says about a model, read from the model's own files.
+//! Facts that the service states about a model, read from the model's own files.
 
 use std::fs;
 use std::io;
@@ -12,7 +12,7 @@ use crate::config::ModelSource;
 use skipstone_gguf::{GgufError, GgufFile, MetadataError};
 use skipstone_model::text::{TextError, TextModel};
 
-/// What the service says about a model, and its tokenizer.
+/// Facts that the service states about a model, and its tokenizer.
 pub(super) struct Facts {
     pub(super) text: TextModel,
     pub(super) architecture: String,
@@ -20,7 +20,7 @@ pub(super) struct Facts {
     pub(super) weight_types: Vec<String>,
 }
 
-/// Why a model can't be described.
+/// A reason why a model can't be described.
 #[derive(Debug, thiserror::Error)]
 pub enum FactsError {
     /// The GGUF file can't be read.
@@ -43,7 +43,7 @@ pub enum FactsError {
     File {
         /// The file.
         path: PathBuf,
-        /// Why.
+        /// The reason.
         reason: String,
     },
     /// The hub's cache has not what was downloaded.

@@ -20,12 +20,12 @@ use super::predictor::MistralRsPredictor;
 use crate::config::{Device, ModelSource};
 use skipstone_model::text::TextModel;
 
-/// What to load, and where to compute.
+/// The model to load, and where to compute.
 #[derive(Clone, Copy, Debug)]
 pub struct LoadOptions<'a> {
-    /// Where the model is.
+    /// Source of the model.
     pub source: &'a ModelSource,
-    /// Where to compute.
+    /// Device to compute on.
     pub device: Device,
     /// Threads that compute. They are the process's own: the first model that is loaded settles
     /// their number.
@@ -40,7 +40,7 @@ pub struct Loaded {
     pub text: Arc<TextModel>,
     /// Its architecture.
     pub architecture: String,
-    /// What tells it from others.
+    /// Its fingerprint.
     pub fingerprint: String,
     /// Types of its weights.
     pub weight_types: Vec<String>,
@@ -50,7 +50,7 @@ pub struct Loaded {
     pub context_length: usize,
 }
 
-/// Why a model can't be loaded.
+/// A reason why a model can't be loaded.
 #[derive(Debug, thiserror::Error)]
 pub enum LoadError {
     /// The binary has no code for the device.
@@ -69,7 +69,7 @@ pub enum LoadError {
     Device {
         /// The device.
         device: Device,
-        /// What its driver said.
+        /// The driver's error.
         reason: String,
     },
     /// The hub did not give the model.
@@ -80,7 +80,7 @@ pub enum LoadError {
     Hub {
         /// The repository.
         source_name: String,
-        /// What mistral.rs said.
+        /// The error from mistral.rs.
         reason: String,
     },
     /// The files are not to mistral.rs's liking.
@@ -91,7 +91,7 @@ pub enum LoadError {
     Model {
         /// The file or folder.
         source_name: String,
-        /// What mistral.rs said.
+        /// The error from mistral.rs.
         reason: String,
     },
     /// The model makes something other than text.
@@ -100,7 +100,7 @@ pub enum LoadError {
         /// The file, folder or repository.
         source_name: String,
     },
-    /// What the service needs to know about the model can't be told.
+    /// The facts that the service needs about the model can't be found.
     #[error(transparent)]
     Facts(#[from] FactsError),
     /// The system refused a thread.

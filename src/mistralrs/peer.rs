@@ -10,7 +10,7 @@ use skipstone_engine::{Prediction, Predictor};
 use skipstone_model::TokenId;
 use skipstone_model::sampling::argmax;
 
-/// How long one look for logits takes at most.
+/// Longest time of one look for logits.
 const PATIENCE: Duration = Duration::from_millis(100);
 
 /// Decodes greedily with mistral.rs.

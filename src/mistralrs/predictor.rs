@@ -20,7 +20,7 @@ use tokio::sync::mpsc::error::TryRecvError;
 use skipstone_engine::{Prediction, Predictor};
 use skipstone_model::TokenId;
 
-/// How often a sequence that was ended is looked at while nothing else is to be done.
+/// Time between looks at a sequence that was ended, while nothing else is to be done.
 const POLL: Duration = Duration::from_millis(1);
 
 /// Answers that mistral.rs may leave before they are read; there is one a sequence.
@@ -174,7 +174,7 @@ impl CustomLogitsProcessor for Tap {
     }
 }
 
-/// Why a sequence ended that nobody ended.
+/// Reason why a sequence ended that nobody ended.
 fn reason(response: Response) -> String {
     match response {
         Response::InternalError(error) | Response::ValidationError(error) => error.to_string(),

@@ -27,7 +27,7 @@ struct Traced {
     decode: DecodeCounts,
 }
 
-/// What decoding brought, cycle by cycle.
+/// Counts of decoding, summed cycle by cycle.
 #[derive(Debug, Default)]
 struct DecodeCounts {
     cycles: usize,

@@ -13,7 +13,7 @@ use super::status::code_label;
 use skipstone_engine::is_due;
 use skipstone_engine::record;
 
-/// How many calls are open. Clones share one count.
+/// Number of open calls. Clones share one count.
 #[derive(Clone, Debug)]
 pub(super) struct OpenCalls {
     count: Arc<watch::Sender<usize>>,
@@ -46,7 +46,7 @@ impl OpenCalls {
         OpenCall { calls: self.clone(), method, code: None, deadline: None, span }
     }
 
-    /// How many there are.
+    /// Number of open calls.
     pub(super) fn count(&self) -> usize {
         *self.count.borrow()
     }

@@ -117,7 +117,7 @@ fn stop_tokens(ids: &[u32], limits: &Limits, vocabulary: usize, violations: &mut
     }
 }
 
-/// What to report; each option brings those that it needs.
+/// Options for what to report; each option brings those that it needs.
 pub(super) fn output(
     sent: Option<wire::OutputOptions>,
     limits: &Limits,
@@ -135,7 +135,7 @@ pub(super) fn output(
     OutputOptions { tokens: sent.tokens || logprobs, logprobs, top_logprobs }
 }
 
-/// How to draft: the request's wishes over the server's default.
+/// The way to draft: the request's wishes over the server's default.
 pub(super) fn speculation(
     sent: Option<wire::SpeculationParams>,
     options: &ServerOptions,

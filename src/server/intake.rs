@@ -18,7 +18,7 @@ use super::violation::RequestError;
 use super::wire;
 use skipstone_engine::{GenerationStream, OutputOptions, Speculation, Submit, ValidRequest};
 
-/// What the services share. Clones share everything.
+/// State that the services share. Clones share everything.
 #[derive(Clone)]
 pub(super) struct Intake {
     /// The model that answers.
@@ -34,18 +34,18 @@ pub(super) struct Intake {
     pub(super) ending: watch::Receiver<bool>,
 }
 
-/// What a call says beside its message.
+/// The parts of a call beside its message.
 #[derive(Debug)]
 pub(super) struct Head {
     /// Names the call.
     pub(super) id: RequestId,
     /// The metadata, or the headers of an HTTP request.
     pub(super) metadata: MetadataMap,
-    /// When it came in.
+    /// Moment at which it came in.
     pub(super) received: Instant,
 }
 
-/// What the replies need of a request that now belongs to the engine.
+/// The parts that replies need of a request that now belongs to the engine.
 struct Accepted {
     seed: u64,
     output: OutputOptions,
@@ -157,7 +157,7 @@ impl Accepted {
     }
 }
 
-/// What traces call it.
+/// Name of the operation in traces.
 fn operation(spec: Option<&wire::GenerationSpec>) -> &'static str {
     match spec.and_then(|spec| spec.input.as_ref()) {
         Some(wire::generation_spec::Input::Chat(_)) => "chat",

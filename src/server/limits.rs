@@ -25,7 +25,7 @@ pub struct Limits {
     pub default_deadline: Option<Duration>,
     /// Longest deadline; longer ones, and none, are cut to it. `None` does not cut.
     pub max_deadline: Option<Duration>,
-    /// How long a refused client is asked to wait before it tries again.
+    /// Time that a refused client is asked to wait before it tries again.
     pub retry_after: Duration,
     /// Requests tokenised at the same time; the others wait.
     pub concurrent_tokenisers: usize,
@@ -39,17 +39,17 @@ pub struct Limits {
     pub stream_window_bytes: u32,
     /// Unread bytes that a client may send on one connection.
     pub connection_window_bytes: u32,
-    /// How long a new connection may stay silent.
+    /// Time that a new connection may stay silent.
     pub handshake_timeout: Duration,
-    /// How long the body of an HTTP request may take to arrive.
+    /// Time that the body of an HTTP request may take to arrive.
     pub body_timeout: Duration,
     /// An idle connection is probed this often, and dropped if it does not answer for as long
     /// again.
     pub keep_alive: Duration,
-    /// At shutdown: how long new requests are still taken, for load balancers to notice that health
+    /// Time at shutdown that new requests are still taken, for load balancers to notice that health
     /// is gone.
     pub withdrawal_grace: Duration,
-    /// At shutdown: how long running calls may take to finish.
+    /// Time at shutdown that running calls may take to finish.
     pub drain: Duration,
 }
 

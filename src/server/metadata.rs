@@ -1,4 +1,4 @@
-//! What a call says outside its message: the request id and the deadline.
+//! The parts of a call outside its message: the request id and the deadline.
 
 use std::hash::{BuildHasher, RandomState};
 use std::sync::OnceLock;
@@ -31,8 +31,8 @@ pub fn random_number() -> u64 {
     KEYS.get_or_init(RandomState::new).hash_one(CALLS.fetch_add(1, Ordering::Relaxed))
 }
 
-/// When a call that came in at `received` must be given up: what the client asks for, within the
-/// server's limits.
+/// Moment at which a call that came in at `received` must be given up: what the client asks for,
+/// within the server's limits.
 pub fn deadline(
     metadata: &MetadataMap,
     received: Instant,

@@ -14,7 +14,7 @@ pub(super) enum Input {
     Text {
         /// The text.
         text: String,
-        /// What the tokenizer does with special tokens.
+        /// Treatment of special tokens.
         special: EncodeOptions,
         /// Path of the field.
         field: &'static str,

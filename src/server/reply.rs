@@ -15,7 +15,7 @@ use skipstone_engine::{
 };
 use skipstone_model::LayerIndex;
 
-/// What the replies to one request have in common.
+/// The parts that the replies to one request have in common.
 #[derive(Debug)]
 pub(super) struct Reply {
     /// Names the request.
@@ -24,9 +24,10 @@ pub(super) struct Reply {
     pub(super) model: Arc<ServedModel>,
     /// The seed in use.
     pub(super) seed: u64,
-    /// What was asked for.
+    /// Output that was asked for.
     pub(super) output: OutputOptions,
-    /// Why nothing would be drafted, if that was settled by the request or the configuration.
+    /// Reason why nothing would be drafted, if that was settled by the request or the
+    /// configuration.
     pub(super) off_reason: Option<wire::SpeculationOffReason>,
 }
 

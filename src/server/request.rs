@@ -10,12 +10,12 @@ use super::{fields, wire};
 use skipstone_engine::{StopCriteria, ValidRequest};
 use skipstone_model::text::EncodeOptions;
 
-/// What a request is checked against, beside its own fields.
+/// Context that a request is checked in, beside its own fields.
 #[derive(Clone, Debug)]
 pub struct CallContext<'a> {
     /// Names the request.
     pub id: &'a RequestId,
-    /// When to give up.
+    /// Moment to give up.
     pub deadline: Option<Instant>,
     /// The model.
     pub model: &'a ServedModel,

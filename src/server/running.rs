@@ -18,7 +18,7 @@ const TRANSPORT_MARGIN: Duration = Duration::from_millis(10);
 /// A request that the engine has taken. Dropping it cancels the request.
 #[derive(Debug)]
 pub(super) struct Running {
-    /// How to word the replies.
+    /// Wording of the replies.
     pub(super) reply: Reply,
     deadline: Option<Instant>,
     wanted: usize,
@@ -28,7 +28,7 @@ pub(super) struct Running {
     ended: bool,
 }
 
-/// What [`Running`] is made of, beside the words and the limits of its request.
+/// The parts of a [`Running`], beside the words and the limits of its request.
 #[derive(Debug)]
 pub(super) struct Lease {
     /// The engine's side.

@@ -64,12 +64,12 @@ pub struct ServedModel {
     pub can_draft: bool,
 }
 
-/// How to serve.
+/// Options of the server.
 #[derive(Clone, Debug)]
 pub struct ServerOptions {
     /// Bounds.
     pub limits: Limits,
-    /// How requests draft that say nothing about it.
+    /// Drafting of requests that say nothing about it.
     pub default_speculation: Speculation,
     /// Values of unset sampling fields. Seed and logit bias are each request's own: a random seed,
     /// no bias.
@@ -78,11 +78,11 @@ pub struct ServerOptions {
     pub reflection: bool,
     /// Told when requests are welcome, and when no more.
     pub readiness: Readiness,
-    /// Where the spans of requests go.
+    /// Destination of the spans of requests.
     pub tracing: Tracing,
 }
 
-/// Why serving ended by itself.
+/// A reason why serving ends by itself.
 #[derive(Debug, thiserror::Error)]
 pub enum ServeError {
     /// The transport failed.
@@ -96,7 +96,7 @@ pub enum ServeError {
     Reflection(#[from] tonic_reflection::server::Error),
 }
 
-/// What the parts of a shutdown act on.
+/// The parts that a shutdown acts on.
 struct Shutdown {
     engine: Arc<dyn Submit>,
     calls: OpenCalls,

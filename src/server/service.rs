@@ -17,7 +17,7 @@ use super::wire::generation_service_server::GenerationService;
 
 /// The service.
 pub(super) struct Generation {
-    /// Where calls go.
+    /// Destination of calls.
     pub(super) intake: Intake,
     /// Counts the calls.
     pub(super) calls: OpenCalls,

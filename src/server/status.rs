@@ -15,7 +15,7 @@ use skipstone_engine::{GenerationError, SubmitError};
 /// The `domain` of every `ErrorInfo`.
 pub const ERROR_DOMAIN: &str = "skipstone";
 
-/// How native gRPC clients are told when to retry: they don't read `RetryInfo` themselves.
+/// The key that tells native gRPC clients when to retry: they don't read `RetryInfo` themselves.
 const PUSHBACK: &str = "grpc-retry-pushback-ms";
 
 /// Clients refuse a status of more than 8 KiB, where the message counts threefold if it is not

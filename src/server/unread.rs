@@ -21,7 +21,7 @@ const METHODS: [(&str, &str); 3] = [
     ("/skipstone.v1.GenerationService/Tokenize", "Tokenize"),
 ];
 
-/// Why a message did not reach the service. `said` is what the transport says of it.
+/// A reason why a message does not reach the service. `said` is what the transport says of it.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 pub(super) enum UnreadMessage {
     /// It is too long, as it came or once it was unpacked.
@@ -30,7 +30,7 @@ pub(super) enum UnreadMessage {
          raised"
     )]
     TooLong {
-        /// With the limit.
+        /// The transport's words, with the limit.
         said: String,
     },
     /// It is no such message.
@@ -38,7 +38,7 @@ pub(super) enum UnreadMessage {
         "the message can't be decoded ({said}); send what skipstone/v1/generation.proto describes"
     )]
     Malformed {
-        /// With the place.
+        /// The transport's words, with the place.
         said: String,
     },
 }

@@ -1,15 +1,15 @@
-//! What is wrong with a request, field by field.
+//! Faults of a request, field by field.
 
 /// A field that can't be accepted.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Violation {
     /// Path of the field: `spec.sampling.temperature`.
     pub field: String,
-    /// What is wrong, with the value, and what to send instead.
+    /// The fault, with the value, and what to send instead.
     pub message: String,
 }
 
-/// Why a request was refused before it reached the engine.
+/// A reason why a request is refused before it reaches the engine.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum RequestError {
     /// Fields can't be accepted; all that were found.

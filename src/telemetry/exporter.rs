@@ -31,7 +31,7 @@ pub struct ExporterHandle {
     prometheus: PrometheusHandle,
 }
 
-/// Why the exporter can't be installed.
+/// A reason why the exporter can't be installed.
 #[derive(Debug, thiserror::Error)]
 pub enum InstallError {
     /// Handles made before would write to nobody.

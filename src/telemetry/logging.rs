@@ -9,7 +9,7 @@ use tracing_subscriber::reload;
 use tracing_subscriber::util::{SubscriberInitExt, TryInitError};
 use tracing_subscriber::{EnvFilter, Layer, Registry};
 
-/// How a log line looks.
+/// Format of a log line.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum LogFormat {
@@ -20,7 +20,7 @@ pub enum LogFormat {
     Json,
 }
 
-/// Why logging can't start.
+/// A reason why logging can't start.
 #[derive(Debug, thiserror::Error)]
 pub enum LoggingError {
     /// The filter can't be read.
@@ -31,7 +31,7 @@ pub enum LoggingError {
     Filter {
         /// The filter.
         filter: String,
-        /// What is wrong with it.
+        /// The filter's fault.
         source: ParseError,
     },
     /// Part of it is one word, and no level. The filter's own syntax would take it for a module,
@@ -58,7 +58,7 @@ pub enum LoggingError {
     Reload(#[from] reload::Error),
 }
 
-/// What is logged, and the way to change it. Clones share it.
+/// The filter of the log, and the way to change it. Clones share it.
 #[derive(Clone, Debug)]
 pub struct LogFilter {
     current: Arc<Mutex<String>>,
@@ -104,7 +104,7 @@ pub fn parse_filter(filter: &str) -> Result<EnvFilter, LoggingError> {
 // === impl LogFilter ===
 
 impl LogFilter {
-    /// What is logged.
+    /// The filter in use.
     pub fn get(&self) -> String {
         self.current.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
@@ -112,7 +112,7 @@ impl LogFilter {
     /// Changes what is logged from now on; returns what was logged before.
     pub fn set(&self, filter: &str) -> Result<String, LoggingError> {
         let parsed = parse_filter(filter)?;
-        // Held while the filter changes, so that what is told is what holds.
+        // Held while the filter changes, so that what is reported is what holds.
         let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
         self.handle.reload(parsed)?;
         Ok(std::mem::replace(&mut *current, filter.to_owned()))

@@ -1,4 +1,4 @@
-//! What the process tells its operators: metrics for Prometheus, readiness, logs, spans.
+//! Reports of the process to its operators: metrics for Prometheus, readiness, logs, spans.
 //!
 //! The catalogue is the one list of metrics; the recorder writes them, the exporter shows them. No
 //! metric carries a prompt, or a label per request, session or profile.

@@ -1,4 +1,4 @@
-//! Whether the process wants new requests.
+//! Readiness of the process for new requests.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};

@@ -13,20 +13,20 @@ use opentelemetry_sdk::trace::{Sampler, SdkTracer, SdkTracerProvider, SpanData, 
 /// A collector that is away is mentioned this often, whatever number of spans is lost.
 const COMPLAINT_INTERVAL: Duration = Duration::from_secs(60);
 
-/// How long the last spans may take to leave at the end.
+/// Time that the last spans may take to leave at the end.
 const LAST_EXPORT: Duration = Duration::from_secs(2);
 
 /// The name in traces, unless OTEL_SERVICE_NAME says another.
 const SERVICE: &str = "skipstone";
 
-/// Where spans go. Clones share one queue; the default value sends nothing.
+/// Destination of spans. Clones share one queue; the default value sends nothing.
 ///
 /// Spans are queued and sent by a thread of their own. A collector that is slow or away costs a
 /// request nothing: what does not fit into the queue is dropped.
 #[derive(Clone, Debug, Default)]
 pub struct Tracing(Option<SdkTracerProvider>);
 
-/// Why spans can't be sent.
+/// A reason why spans can't be sent.
 #[derive(Debug, thiserror::Error)]
 #[error("spans can't be sent to {endpoint}: {source}; see tracing.otlp_endpoint")]
 pub struct TracingError {
@@ -41,7 +41,7 @@ struct Exporter {
     complaint: Mutex<Complaint>,
 }
 
-/// What is to be said about spans that were lost.
+/// Complaint about spans that were lost.
 #[derive(Debug, Default)]
 struct Complaint {
     lost: usize,
@@ -78,7 +78,7 @@ impl Tracing {
         Ok(Self(Some(provider)))
     }
 
-    /// What makes spans, if any are wanted.
+    /// The tracer that makes spans, if any are wanted.
     pub fn tracer(&self) -> Option<SdkTracer> {
         self.0.as_ref().map(|provider| provider.tracer(SERVICE))
     }

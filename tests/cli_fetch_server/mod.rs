@@ -5,7 +5,7 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
 use std::thread;
 
-/// What the stand-in does with a request.
+/// The stand-in's answer to a request.
 pub(crate) enum Serving {
     /// Sends the file, or the range that is asked for.
     Whole(Vec<u8>),

@@ -1,4 +1,4 @@
-//! Whether counts come from given distributions.
+//! A test of whether counts come from given distributions.
 
 /// The observed tokens of many draws, each from a distribution of its own, against their sum.
 ///
@@ -117,10 +117,10 @@ impl ChiSquare {
     }
 }
 
-/// How far draws are from distributions, in standard deviations.
+/// Distance of draws from their distributions, in standard deviations.
 #[derive(Debug)]
 pub struct Verdict {
-    /// By place and token before: sees what depends on the context.
+    /// Deviation by place and token before: sees what depends on the context.
     pub by_context: f64,
     pub freedom: usize,
     /// All draws together: sees a slight bias everywhere.

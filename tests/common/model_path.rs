@@ -1,4 +1,4 @@
-//! Where tests find the default model.
+//! Path of the default model, for tests.
 
 #![allow(clippy::expect_used, reason = "helpers of tests may assert by panicking, as tests do")]
 

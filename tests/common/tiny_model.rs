@@ -31,8 +31,8 @@ pub struct TinyModel {
     pub feed_forward: usize,
     pub vocabulary: usize,
     pub context_length: usize,
-    /// How much each sublayer adds, relative to the embedding: the larger, the worse a draft that
-    /// skips it.
+    /// Size of what each sublayer adds, relative to the embedding: the larger, the worse a draft
+    /// that skips it.
     pub sublayer_scale: f32,
     /// Spread of the logits.
     pub head_scale: f32,
@@ -165,7 +165,7 @@ impl TinyModel {
     }
 }
 
-/// What token `token` prints.
+/// The letter that token `token` prints.
 pub fn letter(token: usize) -> char {
     ('a'..='z').chain('A'..='Z').chain('0'..='9').nth(token - 2).unwrap()
 }

@@ -43,8 +43,8 @@ fn each_kind_of_damage_has_its_own_error() {
     assert!(failures.is_empty(), "{}", failures.join("\n"));
 }
 
-/// What [`Manifest::parse`] promises about a file that it accepts, checked by other means than its
-/// own.
+/// Broken promises of [`Manifest::parse`] about a file that it accepted, found by other means than
+/// its own.
 pub fn broken_promises(manifest: &Manifest, bytes: &[u8]) -> Vec<String> {
     let mut broken = Vec::new();
     let mut used = vec![false; bytes.len()];

@@ -34,7 +34,7 @@ pub const CONTEXT: usize = 64;
 /// No test waits longer for anything.
 pub const PATIENCE: Duration = Duration::from_secs(20);
 
-/// What the engine does with the next request.
+/// The engine's answer to the next request.
 pub enum Script {
     /// Refuses it.
     Refuse(SubmitError),
@@ -59,7 +59,7 @@ pub struct ScriptedEngine {
 /// A running server.
 pub struct Fixture {
     pub address: SocketAddr,
-    /// Of the OpenAI-compatible interface.
+    /// Address of the OpenAI-compatible interface.
     pub openai: SocketAddr,
     pub engine: Arc<ScriptedEngine>,
     pub readiness: Readiness,
@@ -207,7 +207,7 @@ impl Fixture {
         Self::with_vocabulary(options, text::model().vocabulary_size()).await
     }
 
-    /// A model of so many tokens, whatever its tokenizer knows.
+    /// A model of `vocabulary` tokens, whatever its tokenizer knows.
     pub async fn with_vocabulary(options: ServerOptions, vocabulary: usize) -> Self {
         let grpc = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let http = TcpListener::bind("127.0.0.1:0").await.unwrap();

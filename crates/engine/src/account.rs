@@ -31,7 +31,7 @@ pub(super) struct StepTime {
     pub(super) spent_steps: f64,
 }
 
-/// What a stream that ended as it should comes to.
+/// Closing account of a stream that ended as it should.
 pub(super) struct Ended<'a> {
     pub(super) request_id: &'a str,
     pub(super) reason: FinishReason,
@@ -42,7 +42,7 @@ pub(super) struct Ended<'a> {
 // === impl StepTime ===
 
 impl StepTime {
-    /// Of a step that took `spent_seconds`, where a plain one takes `plain_seconds`.
+    /// Time of a step that took `spent_seconds`, where a plain one takes `plain_seconds`.
     pub(super) fn new(spent_seconds: f64, plain_seconds: f64) -> Self {
         Self { spent_seconds, spent_steps: spent_seconds / plain_seconds.max(f64::MIN_POSITIVE) }
     }

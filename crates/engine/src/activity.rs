@@ -1,5 +1,4 @@
-//! What the engine is doing, as its operators see it. Nothing here holds text or tokens of a
-//! request.
+//! The engine's activity, as its operators see it. Nothing here holds text or tokens of a request.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -9,7 +8,7 @@ use super::event::{ArmUse, PhaseTime, SpeculationStats, Timing};
 use super::request::Speculation;
 use crate::drafting::{DraftPlan, SkipSet};
 
-/// What the engine was doing at one moment.
+/// The engine's activity at one moment.
 #[derive(Clone, Default, Debug)]
 pub struct Activity {
     /// Streams in the batch, in the order of their admission.
@@ -31,7 +30,7 @@ pub struct Activity {
 pub struct StreamActivity {
     /// Names the request.
     pub request_id: String,
-    /// How it was asked to draft.
+    /// Drafting that the request asked for.
     pub speculation: Speculation,
     /// Tokens of the prompt.
     pub prompt_tokens: usize,
@@ -43,11 +42,11 @@ pub struct StreamActivity {
     pub max_new_tokens: usize,
     /// The plan that drafts now; `None` where drafting is off.
     pub plan: Option<PlanActivity>,
-    /// What it did and took.
+    /// Counts and times of its drafting.
     pub stats: SpeculationStats,
     /// Its times.
     pub timing: Timing,
-    /// How and when it ended; `None` while it runs.
+    /// Its end; `None` while it runs.
     pub ending: Option<Ending>,
 }
 
@@ -56,18 +55,18 @@ pub struct StreamActivity {
 pub struct Ending {
     /// The label of metrics.
     pub reason: &'static str,
-    /// When.
+    /// Moment of the end.
     pub at: Instant,
 }
 
-/// How drafts are made now.
+/// The current way to draft.
 #[derive(Clone, PartialEq, Debug)]
 pub struct PlanActivity {
     /// Its name in the profile, `default`, or what the policy calls it.
     pub name: String,
     /// The sublayers skipped.
     pub skip_set: SkipSet,
-    /// What stands in for runs of them.
+    /// Bridges over runs of them.
     pub bridges: Vec<BridgeActivity>,
     /// Cap on the draft length.
     pub max_draft_tokens: usize,
@@ -97,7 +96,7 @@ pub struct Totals {
     pub prompt_tokens: usize,
     /// Tokens generated.
     pub committed_tokens: usize,
-    /// What they did and took.
+    /// Counts and times of their drafting.
     pub stats: SpeculationStats,
 }
 

@@ -51,7 +51,7 @@ pub(super) fn step(
     true
 }
 
-/// What else would be in a pass of these steps, for each that decodes, if all of these decoded
+/// Company that each decoding step would have in a pass of these steps, if all of these decoded
 /// plainly: the rows of prompts, and one of each other.
 fn company<'a>(steps: impl Iterator<Item = &'a Step>) -> Company {
     let (mut rows, mut logits) = (0_usize, 0_usize);

@@ -1,4 +1,5 @@
-//! What the streams of an engine bet with: plans and what is known of them, and what passes cost.
+//! The means by which the streams of an engine bet: plans, knowledge about them, and the cost of
+//! passes.
 
 use crate::adapt::{Knowledge, Seat};
 use crate::cost::{CostModel, DraftShape, PassLog, StepShape};
@@ -8,7 +9,7 @@ use skipstone_model::Model;
 pub struct Betting {
     /// The plans that may be bet on, and what all streams have learned about them.
     pub knowledge: Knowledge,
-    /// What passes cost.
+    /// The cost of passes.
     pub costs: CostModel,
     /// The plans of `knowledge`, as far as they cost time.
     shapes: Vec<DraftShape>,

@@ -1,4 +1,4 @@
-//! Where the engine pins up what it is doing, for those who ask.
+//! The board where the engine pins up what it is doing, for those who ask.
 //!
 //! The engine never waits for a reader, and does nothing for readers who don't ask: a question sets
 //! a flag, and the next step answers it.
@@ -18,7 +18,7 @@ const REMEMBERED: usize = 32;
 /// Time between two answers at least, however many ask.
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// How long a reader waits for an answer; a step that takes longer is not waited for.
+/// Time that a reader waits for an answer; a step that takes longer is not waited for.
 const PATIENCE: Duration = Duration::from_millis(500);
 
 /// The readers' side. Clones share everything.
@@ -30,7 +30,7 @@ pub(super) struct Board {
     shared: Arc<Shared>,
     answered: Option<Instant>,
     finished: VecDeque<Arc<StreamActivity>>,
-    /// Of streams that have ended.
+    /// Totals of streams that have ended.
     totals: Totals,
 }
 
@@ -45,7 +45,7 @@ struct Shared {
 // === impl Observer ===
 
 impl Observer {
-    /// What the engine is doing now. Returns within half a second; what is returned may then be
+    /// The engine's current activity. Returns within half a second; what is returned may then be
     /// older than that.
     pub async fn look(&self) -> Arc<Activity> {
         let mut answers = self.0.activity.subscribe();

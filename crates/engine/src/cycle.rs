@@ -24,27 +24,27 @@ pub(super) struct Cycle {
 
 struct DraftedToken {
     token: TokenId,
-    /// What it was drawn from; `None` for a token of an n-gram match.
+    /// The distribution that it was drawn from; `None` for a token of an n-gram match.
     distribution: Option<Distribution>,
     origin: Origin,
 }
 
-/// What a verify pass confirmed.
+/// Result of a verify pass.
 #[derive(Clone, PartialEq, Debug)]
 pub(super) struct Confirmed {
     /// Accepted drafts, then the bonus token or the replacement of the first rejected draft. At
     /// least one.
     pub(super) tokens: Vec<TokenId>,
-    /// How many of them were drafted.
+    /// Number of drafted ones among them.
     pub(super) accepted: usize,
-    /// Where the chain's tokens came from, rejected and unjudged ones included.
+    /// Origins of the chain's tokens, rejected and unjudged ones included.
     pub(super) origins: Vec<Origin>,
-    /// Why judging ended after these tokens, if it failed there. Plain decoding would have said
-    /// them, and would fail at the same place unless they end the stream.
+    /// The error that ended judging after these tokens, if there was one. Plain decoding would have
+    /// said them, and would fail at the same place unless they end the stream.
     pub(super) failed: Option<SamplingError>,
 }
 
-/// What choosing tokens needs of a stream.
+/// The parts of a stream that choosing tokens needs.
 pub(super) struct Chooser<'a> {
     pub(super) sampler: &'a mut Sampler,
     /// Prompt and committed tokens; extended while a chain is judged, and restored.

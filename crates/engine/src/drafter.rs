@@ -1,4 +1,4 @@
-//! How one stream drafts: its policy, the plan that drafts now, and the cycle under way.
+//! The drafter of one stream: its policy, the plan that drafts now, and the cycle under way.
 
 use std::sync::Arc;
 
@@ -26,10 +26,10 @@ use skipstone_model::{DraftHead, Model, TokenId};
 /// Tiles of the head that a draft step reads beside the draft vocabulary, at most.
 const MAX_EXTRA_TILES: usize = 96;
 
-/// What a stream drafts with. A stream that never drafts has no policy.
+/// The drafter of one stream. A stream that never drafts has no policy.
 pub(super) struct Drafter {
     policy: Option<Box<dyn DraftPolicy>>,
-    /// Of the policy.
+    /// Name of the policy.
     name: &'static str,
     plan: Option<CurrentPlan>,
     cycle: Cycle,
@@ -53,10 +53,10 @@ struct CurrentPlan {
     revision: u64,
 }
 
-/// What a stream is at, as a decision needs it.
+/// State of a stream, as a decision needs it.
 pub(super) struct Moment<'a> {
     pub(super) betting: &'a mut Betting,
-    /// What rows cost now.
+    /// Current costs of rows.
     pub(super) costs: &'a Costs,
     /// Prompt and committed tokens.
     pub(super) tokens: &'a [TokenId],
@@ -121,8 +121,8 @@ impl Drafter {
         self.name
     }
 
-    /// What a stream does next whose first `computed` positions are final. At the start of a cycle
-    /// the policy chooses.
+    /// The next step of a stream whose first `computed` positions are final. At the start of a
+    /// cycle the policy chooses.
     pub(super) fn next_step(&mut self, moment: Moment<'_>, computed: usize) -> Step {
         let limit = self.limit(moment.left);
         let plain = |reason| Step::whole(StepKind::Plain(reason), computed, 1);
@@ -338,7 +338,7 @@ impl Drafter {
         }
     }
 
-    /// What drafted the tokens of the last cycle, which came from `origins`.
+    /// Drafters of the last cycle's tokens, which came from `origins`.
     pub(super) fn drafted_by(&self, origins: &[Origin]) -> DraftedBy {
         let has = |source| origins.iter().any(|origin| origin.source() == source);
         let arm = self.plan.as_ref().map_or(0, |current| current.arm);
@@ -348,7 +348,7 @@ impl Drafter {
         }
     }
 
-    /// What is told about the plan.
+    /// Summary of the plan, for the caller.
     pub(super) fn summary(&self) -> Option<PlanSummary> {
         self.plan.as_ref().map(|current| PlanSummary {
             skip_set: current.plan.skip_set().clone(),
@@ -357,7 +357,7 @@ impl Drafter {
         })
     }
 
-    /// What operators are told about the plan.
+    /// Current plan, for operators.
     pub(super) fn activity(&self, betting: &Betting) -> Option<PlanActivity> {
         let current = self.plan.as_ref().filter(|_| self.cap > 0)?;
         let name = self.policy.as_ref()?.arm_name(betting, current.arm);

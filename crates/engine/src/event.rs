@@ -1,4 +1,4 @@
-//! What the engine tells a caller: started, then deltas, then finished, or an error instead.
+//! Messages of the engine to a caller: started, then deltas, then finished, or an error instead.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -49,11 +49,11 @@ pub struct Delta {
     pub drafted: usize,
     /// Of those, accepted.
     pub accepted: usize,
-    /// What drafted them.
+    /// Their drafters.
     pub drafted_by: DraftedBy,
 }
 
-/// What drafted the tokens of a cycle; a chain may mix both.
+/// Drafters of the tokens of a cycle; a chain may mix both.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub struct DraftedBy {
     /// A plan, by its number among those of the policy.
@@ -78,7 +78,7 @@ pub struct CommittedToken {
 /// The stream's end.
 #[derive(Clone, Debug)]
 pub struct Finished {
-    /// Why it ended.
+    /// Reason why it ended.
     pub reason: FinishReason,
     /// Token counts.
     pub usage: Usage,
@@ -88,7 +88,7 @@ pub struct Finished {
     pub timing: Timing,
 }
 
-/// Why a stream ended.
+/// A reason why a stream ends.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum FinishReason {
     /// The model's own end-of-sequence token.
@@ -129,7 +129,7 @@ pub struct SpeculationStats {
     pub estimated_speedup: Option<f64>,
     /// The plan at the end.
     pub final_plan: Option<PlanSummary>,
-    /// What the stream's time went to.
+    /// Time of the stream's steps, by kind.
     pub phases: PhaseTimes,
     /// Plain steps by why they were plain.
     pub off: BTreeMap<OffReason, PhaseTime>,
@@ -137,13 +137,14 @@ pub struct SpeculationStats {
     pub arms: Vec<ArmUse>,
     /// Draft steps that left out each sublayer, attention at even indices; empty before the first.
     pub skipped_per_sublayer: Vec<usize>,
-    /// What plain decoding would have taken for the tokens committed after the first, in seconds.
+    /// Time that plain decoding would have taken for the tokens committed after the first, in
+    /// seconds.
     pub plain_seconds: f64,
-    /// What their draft, verify and plain steps took, in seconds.
+    /// Time that their draft, verify and plain steps took, in seconds.
     pub spent_seconds: f64,
 }
 
-/// How often something drafted for a stream.
+/// Number of a stream's cycles that one plan, or n-gram matches, drafted.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct ArmUse {
     /// A plan's name, or `ngram`.
@@ -152,7 +153,7 @@ pub struct ArmUse {
     pub cycles: usize,
 }
 
-/// What a stream's steps took, by kind.
+/// Time of a stream's steps, by kind.
 #[derive(Clone, Copy, Default, PartialEq, Debug)]
 pub struct PhaseTimes {
     /// Passes over the prompt.
@@ -168,7 +169,7 @@ pub struct PhaseTimes {
 /// Steps of one kind.
 #[derive(Clone, Copy, Default, PartialEq, Debug)]
 pub struct PhaseTime {
-    /// How many.
+    /// Number of steps.
     pub steps: usize,
     /// The stream's share of their time.
     pub seconds: f64,
@@ -177,17 +178,17 @@ pub struct PhaseTime {
 /// Times of one stream.
 #[derive(Clone, Copy, Default, Debug)]
 pub struct Timing {
-    /// Between submission and the first pass.
+    /// Time between submission and the first pass.
     pub queue: Duration,
-    /// Between submission and the first committed token.
+    /// Time between submission and the first committed token.
     pub time_to_first_token: Duration,
-    /// Between the first committed token and the last.
+    /// Time between the first committed token and the last.
     pub decode: Duration,
-    /// Between submission and the end.
+    /// Time between submission and the end.
     pub total: Duration,
 }
 
-/// Why a stream failed. `server` maps each to one gRPC code.
+/// A reason why a stream fails. `server` maps each to one gRPC code.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum GenerationError {
     /// The deadline passed.
@@ -217,7 +218,7 @@ pub enum GenerationError {
 // === impl SpeculationStats ===
 
 impl SpeculationStats {
-    /// What the stream bet on and why it decoded plainly, for logs: `layers 2-15 x 12, ngram x 3,
+    /// The stream's bets and its reasons to decode plainly, for logs: `layers 2-15 x 12, ngram x 3,
     /// no_gain 0.41 s`.
     pub fn story(&self) -> String {
         let arms = self.arms.iter().map(|arm| format!("{} x {}", arm.name, arm.cycles));

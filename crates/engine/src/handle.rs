@@ -8,7 +8,7 @@ use tokio::sync::mpsc;
 use super::event::{Event, GenerationError};
 use super::request::ValidRequest;
 
-/// Why a request was not taken.
+/// A reason why a request is not taken.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum SubmitError {
     /// Too much is waiting.
@@ -25,7 +25,7 @@ pub enum SubmitError {
     Stopped,
 }
 
-/// What one stream sends: any number of events, then `Finished` or an error.
+/// A message of one stream: any number of events, then `Finished` or an error.
 pub type StreamMessage = Result<Event, GenerationError>;
 
 /// Takes requests on behalf of an engine.

@@ -44,9 +44,9 @@ impl Lab<'_> {
         self.prompt
     }
 
-    /// What a draft without the sublayers of `mask` thinks most likely after each of the tokens at
-    /// `first..first + count`, of which at most 64 are looked at. The draft's own keys and values
-    /// stand for those of the tokens in between, as they do in a chain.
+    /// The tokens that a draft without the sublayers of `mask` thinks most likely after each of the
+    /// tokens at `first..first + count`, of which at most 64 are looked at. The draft's own keys
+    /// and values stand for those of the tokens in between, as they do in a chain.
     pub fn draft(&mut self, first: usize, count: usize, mask: &SkipMask) -> Vec<TokenId> {
         let whole = first / PAGE_POSITIONS;
         // The page that `first` lies in holds earlier positions, too.

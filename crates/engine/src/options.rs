@@ -1,4 +1,4 @@
-//! How an engine is set up.
+//! The settings of an engine.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -20,26 +20,26 @@ pub struct EngineOptions {
     pub max_waiting: usize,
     /// Prompt tokens that one step may process, so that running streams keep their cadence.
     pub prefill_tokens_per_step: usize,
-    /// How long a reader may take nothing before its stream is cancelled.
+    /// Time that a reader may take nothing before its stream is cancelled.
     pub stall_timeout: Duration,
     /// Messages held for a slow reader.
     pub event_buffer: usize,
     /// Positions of the key/value cache.
     pub kv_cache_tokens: usize,
-    /// How keys and values are stored.
+    /// Precision that keys and values are stored in.
     pub kv_precision: KvPrecision,
-    /// What a stream skips that names no skip set of its own.
+    /// Sublayers that a stream skips if it names no skip set of its own.
     pub default_skip_set: SkipSet,
-    /// How much less than a plain step an evenly spaced draft step is to read.
+    /// Ratio of what a plain step reads to what an evenly spaced draft step is to read.
     pub target_speedup: f32,
     /// The plans that adaptive streams bet on, the best first; empty is the plan of
     /// `default_skip_set` alone.
     pub frontier: Vec<Seat>,
     /// Mechanisms that work; all but for measurements.
     pub mechanisms: Mechanisms,
-    /// Where costs are kept between runs, if they are to be.
+    /// The file that keeps costs between runs, if one is to.
     pub cost_file: Option<CostFile>,
-    /// Where each pass is written down, to see how well it was priced; `None` writes nothing.
+    /// The file that each pass is written to, to see how well it was priced; `None` writes nothing.
     pub pass_log: Option<PathBuf>,
     /// Cap on the draft length of a stream that names none.
     pub max_draft_tokens: usize,

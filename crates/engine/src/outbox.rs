@@ -18,7 +18,7 @@ pub(super) struct Outbox {
     blocked_since: Option<Instant>,
 }
 
-/// What became of the messages.
+/// Outcome of a flush.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Delivery {
     /// All are with the reader.

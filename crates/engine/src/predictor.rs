@@ -1,4 +1,4 @@
-//! What a serial engine needs of whatever runs its model.
+//! The interface that a serial engine needs of whatever runs its model.
 
 use std::time::Duration;
 
@@ -29,7 +29,7 @@ pub trait Predictor: Send {
     fn is_free(&mut self) -> bool;
 }
 
-/// What came of waiting.
+/// Outcome of a wait.
 #[derive(Clone, PartialEq, Debug)]
 pub enum Prediction {
     /// Logits of the next token, one for each token of the vocabulary.

@@ -1,5 +1,4 @@
-//! What a caller may ask of the engine. Values are checked before they get here: the engine trusts
-//! them.
+//! Requests to the engine. Values are checked before they get here: the engine trusts them.
 
 use std::time::{Duration, Instant};
 
@@ -15,19 +14,19 @@ pub struct ValidRequest {
     pub id: String,
     /// The prompt, at least one token, each below the vocabulary size.
     pub prompt: Vec<TokenId>,
-    /// How to choose tokens.
+    /// Settings for choosing tokens.
     pub sampling: SamplingParams,
-    /// When to stop.
+    /// Criteria for stopping.
     pub stop: StopCriteria,
-    /// What to report beside the text.
+    /// Options for what is reported beside the text.
     pub output: OutputOptions,
-    /// How to draft.
+    /// The way to draft.
     pub speculation: Speculation,
-    /// When to give up.
+    /// Moment to give up.
     pub deadline: Option<Instant>,
 }
 
-/// When a stream ends.
+/// Criteria for the end of a stream.
 #[derive(Clone, Debug)]
 pub struct StopCriteria {
     /// At most this many tokens, at least 1; prompt + this fits the context.
@@ -44,7 +43,7 @@ pub struct StopCriteria {
     pub ignore_end_of_sequence: bool,
 }
 
-/// What a stream reports beside its text.
+/// Options for what a stream reports beside its text.
 #[derive(Clone, Copy, Default, Debug)]
 pub struct OutputOptions {
     /// Report the tokens.
@@ -55,12 +54,12 @@ pub struct OutputOptions {
     pub top_logprobs: usize,
 }
 
-/// How a stream drafts.
+/// The way a stream drafts.
 #[derive(Clone, PartialEq, Debug)]
 pub enum Speculation {
     /// Plain decoding.
     Off,
-    /// By a policy.
+    /// Drafting by a policy.
     Draft(PolicyRequest),
 }
 
@@ -120,7 +119,7 @@ impl ValidRequest {
 // === impl Speculation ===
 
 impl Speculation {
-    /// By the policy that is called `name`; `None` if there is none.
+    /// Drafting by the policy that is called `name`; `None` if there is none.
     pub fn by(name: &str) -> Option<Self> {
         policy(name).map(|policy| Self::Draft(PolicyRequest::new(policy)))
     }

@@ -1,4 +1,4 @@
-//! What a stream does in a pass, named once.
+//! A stream's part in a pass, named once.
 
 use std::sync::Arc;
 
@@ -12,7 +12,7 @@ use skipstone_model::{Model, PassOutput};
 /// books and the cost model read it, and nobody works out again what it means.
 #[derive(Clone, Debug)]
 pub struct Step {
-    /// What it is for.
+    /// Its purpose.
     pub(crate) kind: StepKind,
     /// Rows, at least one.
     pub(crate) rows: usize,
@@ -22,13 +22,13 @@ pub struct Step {
     pub(crate) entered: usize,
     /// ...before this sublayer, with the state that a draft step left there.
     pub(crate) entry: usize,
-    /// What the rows skip; `None` runs the whole model.
+    /// The plan that the rows follow; `None` runs the whole model.
     pub(crate) plan: Option<Arc<DraftPlan>>,
-    /// Rows that want logits: the last so many.
+    /// Number of rows that want logits: the last ones.
     pub(crate) logits: usize,
 }
 
-/// What a step is for.
+/// Purpose of a step.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum StepKind {
     /// The next tokens of the prompt.
@@ -41,7 +41,7 @@ pub(crate) enum StepKind {
     Verify,
 }
 
-/// What a stream needs to know about the pass that made its step.
+/// Answer of the pass that made a stream's step.
 pub(super) struct Answer<'a> {
     pub(super) output: PassOutput<'a>,
     /// The stream's group in the pass.
@@ -51,7 +51,7 @@ pub(super) struct Answer<'a> {
     /// Seconds that plain decoding would take for a token of this stream beside the same rows of
     /// others.
     pub(super) plain_seconds: f64,
-    /// What rows of such a pass cost the stream.
+    /// Costs of rows of such a pass for the stream.
     pub(super) costs: &'a Costs,
 }
 
@@ -64,7 +64,7 @@ impl Step {
         Self { kind, rows, position, entered: 0, entry: 0, plan: None, logits: 1 }
     }
 
-    /// What it asks of a pass, as far as it costs time.
+    /// Shape of the step: what it asks of a pass, as far as that costs time.
     pub(super) fn shape(&self, model: &Model) -> StepShape {
         let draft = self.plan.as_ref().map(|plan| DraftShape::of(plan, model));
         let Self { rows, position, entered, entry, logits, .. } = *self;

@@ -112,7 +112,7 @@ impl Stream {
         self.end(self.request.abandoned(now));
     }
 
-    /// What the stream does next, given how many prompt tokens the pass still has room for, and how
+    /// The stream's next step, given how many prompt tokens the pass still has room for, and how
     /// many rows others have in it. At the start of a cycle its policy chooses.
     pub(super) fn next_step(
         &mut self,
@@ -365,7 +365,7 @@ impl Stream {
         self.outbox.push(Ok(self.account.finish(ended, now)));
     }
 
-    /// What it is at, for operators.
+    /// Its activity, for operators.
     pub(super) fn activity(&self, betting: &Betting) -> StreamActivity {
         StreamActivity {
             request_id: self.request.id.clone(),

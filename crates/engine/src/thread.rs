@@ -31,7 +31,7 @@ impl Engine {
         Ok(Self { entrance, observer, thread: Some(thread) })
     }
 
-    /// Where to see what the engine is doing.
+    /// An observer of what the engine is doing.
     pub fn observer(&self) -> Observer {
         self.observer.clone()
     }

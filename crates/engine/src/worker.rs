@@ -21,7 +21,7 @@ use crate::record;
 use skipstone_model::text::TextModel;
 use skipstone_model::{Model, PagePool, Runner, RunnerOptions};
 
-/// How long the thread sleeps when every stream waits for its reader.
+/// Time that the thread sleeps when every stream waits for its reader.
 const READER_POLL: Duration = Duration::from_millis(1);
 
 /// Streams that may be held for each place in the batch, those included that wait for nothing but
@@ -35,7 +35,7 @@ struct Worker {
     text: Arc<TextModel>,
     options: EngineOptions,
     betting: Betting,
-    /// What streams of a policy share.
+    /// State that streams of a policy share.
     shared: SharedStates,
     queue: Queue,
     running: Vec<Stream>,

@@ -5,13 +5,14 @@ use std::fmt;
 use super::error::quoted;
 use super::{GgufError, limits};
 
-/// Where reading stands in a file, and the checks that every step makes.
+/// A place in a file that is being read, with the checks that every step makes.
 pub(super) struct Cursor<'a> {
     bytes: &'a [u8],
     position: usize,
 }
 
-/// What is being read, for messages: `metadata count`, or `value type of "general.name"`.
+/// Name of the field that is being read, for messages: `metadata count`, or `value type of
+/// "general.name"`.
 #[derive(Clone, Copy)]
 pub(super) struct Field<'a> {
     part: &'static str,
@@ -54,7 +55,7 @@ impl<'a> Cursor<'a> {
         Self { bytes, position: 0 }
     }
 
-    /// Where the next field starts, in bytes from the start of the file.
+    /// Start of the next field, in bytes from the start of the file.
     pub(super) fn position(&self) -> u64 {
         self.position as u64
     }

@@ -1,4 +1,4 @@
-//! Why a GGUF file was refused.
+//! The reasons why a GGUF file is refused.
 
 use std::io;
 use std::path::PathBuf;
@@ -6,8 +6,8 @@ use std::path::PathBuf;
 use super::TensorType;
 use super::limits;
 
-/// What is wrong with a GGUF file. Names in it come from the file, shortened and escaped so that
-/// they can be logged.
+/// A fault of a GGUF file. Names in it come from the file, shortened and escaped so that they can
+/// be logged.
 #[derive(Debug, thiserror::Error)]
 pub enum GgufError {
     /// The file could not be opened or mapped.
@@ -15,7 +15,7 @@ pub enum GgufError {
     Open {
         /// The file that was asked for.
         path: PathBuf,
-        /// What the system said.
+        /// The system's error.
         reason: io::Error,
     },
     /// The path is a directory, a pipe or a device.
@@ -51,9 +51,9 @@ pub enum GgufError {
         "the file ends inside the {field}: {needed} bytes are needed at byte {at}, {left} are left; it is truncated, download it again"
     )]
     Truncated {
-        /// What was being read.
+        /// Name of the field that was being read.
         field: String,
-        /// Where it starts, in bytes from the start of the file.
+        /// Its start, in bytes from the start of the file.
         at: u64,
         /// Bytes that it needs.
         needed: u64,
@@ -66,9 +66,9 @@ pub enum GgufError {
         limits::HEADER_BYTES
     )]
     HeaderTooLarge {
-        /// What was being read.
+        /// Name of the field that was being read.
         field: String,
-        /// Where it starts, in bytes from the start of the file.
+        /// Its start, in bytes from the start of the file.
         at: u64,
     },
     /// A count is above a fixed limit.
@@ -76,9 +76,9 @@ pub enum GgufError {
         "the {field} at byte {at} is {count}, above the limit of {limit}; the file is damaged or hostile"
     )]
     CountAboveLimit {
-        /// Which count.
+        /// Name of the count.
         field: String,
-        /// Where it lies, in bytes from the start of the file.
+        /// Its place, in bytes from the start of the file.
         at: u64,
         /// Its value.
         count: u64,
@@ -90,9 +90,9 @@ pub enum GgufError {
         "the {field} at byte {at} is {count}, but the {left} bytes that follow can't hold so many; the file is damaged or truncated"
     )]
     CountBeyondFile {
-        /// Which count.
+        /// Name of the count.
         field: String,
-        /// Where it lies, in bytes from the start of the file.
+        /// Its place, in bytes from the start of the file.
         at: u64,
         /// Its value.
         count: u64,
@@ -102,17 +102,17 @@ pub enum GgufError {
     /// A metadata key or a tensor name has no letters.
     #[error("the {field} at byte {at} is empty; the file is damaged")]
     EmptyName {
-        /// Which name.
+        /// Name of the field.
         field: String,
-        /// Where it starts, in bytes from the start of the file.
+        /// Its start, in bytes from the start of the file.
         at: u64,
     },
     /// A string is not UTF-8.
     #[error("the {field} is not UTF-8: byte {at} of the file is wrong; the file is damaged")]
     BadUtf8 {
-        /// Which string.
+        /// Name of the field.
         field: String,
-        /// Where the first wrong byte lies, from the start of the file.
+        /// Place of the first wrong byte, from the start of the file.
         at: u64,
     },
     /// A boolean is neither 0 nor 1.
@@ -120,11 +120,11 @@ pub enum GgufError {
         "the {field} holds the boolean {byte} at byte {at}; only 0 and 1 are booleans, the file is damaged"
     )]
     BadBool {
-        /// Which value.
+        /// Name of the value.
         field: String,
-        /// What stands there.
+        /// The byte that stands there.
         byte: u8,
-        /// Where, in bytes from the start of the file.
+        /// Its place, in bytes from the start of the file.
         at: u64,
     },
     /// The type number of a metadata value is unknown.
@@ -132,11 +132,11 @@ pub enum GgufError {
         "the {field} at byte {at} is {id}, which is no GGUF value type (0 to 12 are); the file is damaged or newer than this program"
     )]
     UnknownValueType {
-        /// Which value.
+        /// Name of the value.
         field: String,
         /// The number that stands there.
         id: u32,
-        /// Where, in bytes from the start of the file.
+        /// Its place, in bytes from the start of the file.
         at: u64,
     },
     /// Arrays are nested too deep.
@@ -145,9 +145,9 @@ pub enum GgufError {
         limits::ARRAY_DEPTH
     )]
     ArrayTooDeep {
-        /// Which value.
+        /// Name of the value.
         field: String,
-        /// Where the innermost array starts, in bytes from the start of the file.
+        /// Start of the innermost array, in bytes from the start of the file.
         at: u64,
     },
     /// Two metadata entries have the same key.
@@ -157,7 +157,7 @@ pub enum GgufError {
     DuplicateKey {
         /// The key.
         key: String,
-        /// Where the second one starts, in bytes from the start of the file.
+        /// Start of the second one, in bytes from the start of the file.
         at: u64,
     },
     /// A metadata value that the reader itself needs has the wrong type.
@@ -180,7 +180,7 @@ pub enum GgufError {
     DimensionCount {
         /// The tensor.
         tensor: String,
-        /// How many dimensions the file names.
+        /// Number of dimensions that the file names.
         count: u32,
     },
     /// A dimension is zero.
@@ -258,7 +258,7 @@ pub enum GgufError {
         first: String,
         /// The tensor that starts inside it.
         second: String,
-        /// Where the second one starts, in bytes from the start of the file.
+        /// Start of the second one, in bytes from the start of the file.
         at: u64,
     },
     /// Two tensors have the same name.
@@ -279,9 +279,9 @@ pub enum GgufError {
 pub struct MetadataError {
     /// The key that was asked for.
     pub key: String,
-    /// What it must hold, such as `a u32`.
+    /// The value that it must hold, such as `a u32`.
     pub wanted: &'static str,
-    /// What is there, such as `holds string "llama"` or `is missing`.
+    /// The finding, such as `holds string "llama"` or `is missing`.
     pub found: String,
 }
 

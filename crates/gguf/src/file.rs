@@ -46,9 +46,9 @@ impl GgufFile {
         &self.manifest
     }
 
-    /// What tells this model from others: the SHA-256, in lower-case hexadecimal, of everything
-    /// before the tensor data (metadata and tensor table) and of all vectors (norms and biases),
-    /// which tell tunings of one model apart. Reads little of the file.
+    /// Fingerprint of the model: the SHA-256, in lower-case hexadecimal, of everything before the
+    /// tensor data (metadata and tensor table) and of all vectors (norms and biases), which tell
+    /// tunings of one model apart. Reads little of the file.
     pub fn fingerprint(&self) -> String {
         let bytes = self.map.bytes();
         let tensors = self.manifest.tensors();

@@ -14,9 +14,9 @@ pub struct TensorInfo {
     /// `[inputs, outputs]`, so row `o` is the contiguous weights of output `o`. `dims[0]` is a
     /// multiple of the type's block length.
     pub dims: Vec<u64>,
-    /// How the weights are stored.
+    /// Type that the weights are stored in.
     pub kind: TensorType,
-    /// Where the data starts, in bytes from the start of the file.
+    /// Start of the data, in bytes from the start of the file.
     pub offset: u64,
     /// Bytes of data.
     pub byte_len: u64,
@@ -31,7 +31,7 @@ pub(super) struct TensorClaim {
     pub(super) data_offset: u64,
 }
 
-/// Where the tensor data lies in the file, in bytes.
+/// Place of the tensor data in the file, in bytes.
 #[derive(Clone, Copy)]
 pub(super) struct DataSection {
     pub(super) start: u64,

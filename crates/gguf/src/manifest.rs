@@ -17,7 +17,7 @@ const LEAST_ENTRY_BYTES: u64 = 8 + 1 + 4 + 1;
 /// dimension, type, offset.
 const LEAST_TENSOR_BYTES: u64 = 8 + 1 + 4 + 8 + 4 + 8;
 
-/// What a GGUF file holds: its metadata and where its tensors lie. A value of this type has passed
+/// Contents of a GGUF file: its metadata and where its tensors lie. A value of this type has passed
 /// all checks.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Manifest {

@@ -4,7 +4,7 @@ use std::fmt;
 
 macro_rules! tensor_types {
     ($($(#[$doc:meta])+ $name:ident = $id:literal, $block_len:literal weights in $block_bytes:literal bytes;)+) => {
-        /// How the weights of a tensor are stored, by the numbers of ggml.
+        /// Storage type of a tensor's weights, by the numbers of ggml.
         ///
         /// A type is listed when the format has a number for it; which of them can be computed with
         /// is for the kernels to say.

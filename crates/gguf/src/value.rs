@@ -212,7 +212,7 @@ value_from!(
 // === impl Array ===
 
 impl Array {
-    /// How many values there are.
+    /// Number of values.
     pub const fn len(&self) -> usize {
         match self {
             Self::U8(values) => values.len(),

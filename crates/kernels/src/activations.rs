@@ -7,7 +7,7 @@ use super::lanes::{Kernel, Lanes};
 use super::pool::ThreadPool;
 use super::weight_type::ActivationFormat;
 
-/// Which integer forms a product needs.
+/// The integer forms that a product needs.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub struct FormatSet {
     block32: bool,

@@ -32,7 +32,7 @@ pub struct Block256 {
     pub codes: [u8; 256],
 }
 
-/// What is subtracted from a code of this type.
+/// Offset that is subtracted from a code of this type.
 pub fn code_offset(kind: WeightType) -> i32 {
     match kind {
         WeightType::Q4_0 => 8,

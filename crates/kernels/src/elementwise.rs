@@ -16,7 +16,7 @@ pub fn swiglu(isa: Isa, gate: &[f32], up: &[f32], out: &mut [f32]) {
     isa.run(SwiGlu { gate, up, out });
 }
 
-/// Which elements of a head the rotary embedding turns together.
+/// Pairs of elements of a head that the rotary embedding turns together.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum RopePairs {
     /// `(2i, 2i + 1)`: GGUF files of the llama architecture.
@@ -28,7 +28,7 @@ pub enum RopePairs {
 /// The rotary angles of a position.
 #[derive(Clone, Copy, Debug)]
 pub struct RopeAngles<'a> {
-    /// Which elements turn together.
+    /// Elements that turn together.
     pub pairs: RopePairs,
     /// Cosines, one for each pair.
     pub cosines: &'a [f32],

@@ -29,7 +29,7 @@ pub struct KvShape {
     pub head_dim: usize,
 }
 
-/// How keys and values are stored.
+/// Precision that keys and values are stored in.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub enum KvPrecision {
     /// Half precision: two bytes an element.
@@ -58,7 +58,7 @@ pub(super) trait KvElement: Copy + Default + Send + Sync {
     fn store<L: Lanes>(lanes: L, vector: L::Vector, values: &mut [Self; 8]);
 }
 
-/// Where one row's key and value go, and the angles its key is turned by.
+/// Destination of one row's key and value, and the angles that its key is turned by.
 #[derive(Clone, Copy, Debug)]
 pub struct KvSlot<'a> {
     /// The page.
@@ -117,7 +117,7 @@ impl KvStore {
     }
 
     /// Turns the keys of all rows by their positions, in place, and writes keys and values, each
-    /// \[rows, kv heads, head dim\], of one layer. `slot` tells where row `i` goes.
+    /// \[rows, kv heads, head dim\], of one layer. `slot` says where row `i` goes.
     pub fn write<'a>(
         &mut self,
         pool: &mut ThreadPool,

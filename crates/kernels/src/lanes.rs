@@ -6,7 +6,7 @@
 
 /// Code to be compiled for each instruction set.
 pub(super) trait Kernel {
-    /// What it returns.
+    /// Type of its result.
     type Output;
 
     /// The code. Implementations are `#[inline(always)]`, so that they are compiled with the

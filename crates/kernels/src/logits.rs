@@ -4,7 +4,7 @@ use super::elementwise::{exp, exp_of};
 use super::isa::Isa;
 use super::lanes::{Kernel, Lanes, add, eights, eights_mut};
 
-/// What one look at a row tells.
+/// Result of one look at a row.
 #[derive(Clone, Copy, PartialEq, Debug)]
 pub struct LogitScan {
     /// The highest entry that is a number; -inf if there is none.

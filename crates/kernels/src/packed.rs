@@ -28,7 +28,7 @@ pub(super) struct Tile<'a> {
 /// Tiles begin at a cache line, so that no register is loaded across two.
 const ALIGNMENT: usize = 64;
 
-/// Why a matrix can't be packed.
+/// A reason why a matrix can't be packed.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum PackError {
     /// A row is not a whole number of blocks.
@@ -108,7 +108,7 @@ impl PackedMatrix {
         outputs.div_ceil(COLUMNS) * tile_bytes(kind, width)
     }
 
-    /// How the weights were stored; the packed form keeps their exact values.
+    /// Type that the weights were stored in; the packed form keeps their exact values.
     pub fn kind(&self) -> WeightType {
         self.kind
     }
@@ -161,7 +161,7 @@ impl<'a> Tile<'a> {
         self.weights
     }
 
-    /// The address so many bytes after `offset`, were the next tile right behind this one. To be
+    /// The address `bytes` bytes after `offset`, were the next tile right behind this one. To be
     /// prefetched only.
     #[inline(always)]
     pub(super) fn ahead(self, offset: usize, bytes: usize) -> *const u8 {

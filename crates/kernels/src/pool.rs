@@ -42,8 +42,8 @@ struct Shared {
     stop: AtomicBool,
 }
 
-/// A word with cache lines of its own, two since they are fetched in pairs: who waits for it does
-/// not slow down who changes another.
+/// A word with cache lines of its own, two since they are fetched in pairs: a thread that waits for
+/// it does not slow down one that changes another.
 #[repr(align(128))]
 #[derive(Default)]
 struct Line<T>(T);
@@ -55,7 +55,7 @@ struct Job {
     share: Share,
 }
 
-/// How a job's items are dealt out.
+/// Division of a job's items among the threads.
 #[derive(Clone, Copy)]
 struct Share {
     items: usize,

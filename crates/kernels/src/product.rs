@@ -24,17 +24,17 @@ pub struct Product<'a> {
     pub rows: Range<usize>,
     /// Added to each row.
     pub bias: Option<&'a [f32]>,
-    /// Where the result goes.
+    /// Destination of the result.
     pub out: Out<'a>,
 }
 
-/// What becomes of a result.
+/// Destination of a result.
 pub enum Out<'a> {
     /// It is written, \[rows, columns\].
     Write(&'a mut [f32]),
     /// Its row `i` is added to row `rows[i]` of `target`, \[.., columns\].
     Add {
-        /// What is added to.
+        /// The rows that are added to.
         target: &'a mut [f32],
         /// Row numbers of `target`.
         rows: &'a [usize],
@@ -96,8 +96,8 @@ impl<'a> Product<'a> {
 /// Runs the products, which share an input, in one fork-join. Row `i` of a result has the same bits
 /// whatever other rows and products take part, on any number of threads and any instruction set.
 ///
-/// `then` is the matrix that will be read next: who computes the last tile asks for its first
-/// weights.
+/// `then` is the matrix that will be read next: the thread that computes the last tile asks for its
+/// first weights.
 ///
 /// `inputs` must hold the integer forms that the matrices need ([`Activations::quantize`]).
 ///

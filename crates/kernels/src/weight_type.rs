@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-/// How a matrix is stored. Names and layouts are those of the GGUF format.
+/// Storage type of a matrix. Names and layouts are those of the GGUF format.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 #[expect(missing_docs, reason = "the names are the format's own")]
 #[expect(non_camel_case_types, reason = "the names are the format's own")]

@@ -18,7 +18,7 @@ pub struct Bridge {
     digest: [u8; 32],
 }
 
-/// Why a bridge was refused.
+/// A reason why a bridge is refused.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum BridgeError {
     /// The span is empty.

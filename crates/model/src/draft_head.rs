@@ -13,8 +13,8 @@ pub struct DraftVocabulary {
     holds: Vec<bool>,
 }
 
-/// What a draft step's head computes: a shared vocabulary and, per stream, tiles of the whole head
-/// for tokens that it lacks.
+/// The head of a draft step: a shared vocabulary and, per stream, tiles of the whole head for
+/// tokens that it lacks.
 #[derive(Clone, Copy, Debug)]
 pub struct DraftHead<'a> {
     /// Shared by all streams of a plan.

@@ -22,7 +22,7 @@ pub enum ModelError {
         key: String,
         /// Its value.
         value: u64,
-        /// What it should be.
+        /// The rule that it breaks.
         reason: String,
     },
     /// A number is impossible.
@@ -72,7 +72,7 @@ pub enum ModelError {
     Pack {
         /// The tensor.
         name: String,
-        /// Why.
+        /// The reason.
         source: skipstone_kernels::PackError,
     },
 }

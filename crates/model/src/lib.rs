@@ -59,7 +59,7 @@ pub struct Model {
 
 impl Model {
     /// Loads the model of `file` on `threads` threads; `progress` is told bytes done and bytes in
-    /// all.
+    /// total.
     pub fn load(
         file: Arc<GgufFile>,
         threads: usize,

@@ -43,7 +43,7 @@ impl PagePool {
         positions.div_ceil(PAGE_POSITIONS)
     }
 
-    /// Pages in all.
+    /// Number of pages.
     pub fn total(&self) -> usize {
         self.total
     }

@@ -1,4 +1,4 @@
-//! What one pass over the model is asked to do, and what it answers.
+//! One pass over the model: its rows, and its answer.
 
 use std::sync::Arc;
 
@@ -21,18 +21,18 @@ pub struct RowGroup<'a> {
     pub skip: Option<&'a SkipMask>,
     /// Decides row by row what else they don't run.
     pub gate: Option<&'a dyn Gate>,
-    /// What becomes of the keys and values of attention that they don't run.
+    /// Treatment of the keys and values of attention that they don't run.
     pub skipped_keys: SkippedKeys,
     /// Bridges that these rows take where a skipped run begins.
     pub bridges: &'a [Arc<Bridge>],
     /// Keep the hidden states that enter these sublayers, for a later entry there or to learn from;
     /// ascending.
     pub save_before: &'a [usize],
-    /// Which rows want logits.
+    /// Rows that want logits.
     pub logits: LogitsWanted<'a>,
 }
 
-/// Where a row enters the model.
+/// A row's entry into the model.
 #[derive(Clone, Copy, Debug)]
 pub enum RowInput<'a> {
     /// At the embedding.
@@ -48,7 +48,7 @@ pub enum RowInput<'a> {
     },
 }
 
-/// Which rows of a group go through the head.
+/// Rows of a group that go through the head.
 #[derive(Clone, Copy, Debug)]
 pub enum LogitsWanted<'a> {
     /// None: a prefill chunk that is not the last.
@@ -69,8 +69,8 @@ pub struct SkipMask {
 }
 
 /// Keys and values at the places of attention sublayers that a draft does not run. What an earlier
-/// draft or another stream left there must never be read: drafts would not repeat, and would tell
-/// about others.
+/// draft or another stream left there must never be read: drafts would not repeat, and would reveal
+/// something of others.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub enum SkippedKeys {
     /// Nothing is written. Right where no later row of the chain runs what an earlier one skipped:
@@ -93,7 +93,7 @@ pub trait Gate: std::fmt::Debug + Send + Sync {
     fn decide(&self, position: usize, sublayer: usize, signs: &[Option<Signs>]) -> GateStep;
 }
 
-/// What a gated row does at a sublayer.
+/// A gated row's step at a sublayer.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum GateStep {
     /// It runs it.
@@ -104,12 +104,12 @@ pub enum GateStep {
     Exit,
 }
 
-/// What a sublayer did to the state of a row.
+/// Effect of a sublayer on the state of a row.
 #[derive(Clone, Copy, PartialEq, Debug)]
 pub struct Signs {
     /// Euclidean norm of the state before.
     pub before: f32,
-    /// Of the state after.
+    /// Euclidean norm of the state after.
     pub after: f32,
     /// Cosine of the angle between the two.
     pub cosine: f32,
@@ -121,7 +121,7 @@ pub struct PassOutput<'a> {
     pub(super) logits: &'a [f32],
     /// Tokens of the model.
     pub vocabulary: usize,
-    /// Where each group's logits lie.
+    /// Places of each group's logits.
     pub(super) logit_rows: &'a [LogitRows],
     pub(super) saved: &'a [f32],
     pub(super) hidden: usize,
@@ -174,7 +174,7 @@ impl<'a> RowGroup<'a> {
 // === impl Signs ===
 
 impl Signs {
-    /// Of a state before and after.
+    /// Signs of a state before and after.
     pub(super) fn of(before: &[f32], after: &[f32]) -> Self {
         let dot = |a: &[f32], b: &[f32]| -> f64 {
             a.iter().zip(b).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum()
@@ -264,8 +264,8 @@ impl<'a> PassOutput<'a> {
         self.feature_before(pages, position, &mut inputs[start..]);
     }
 
-    /// What a bridge at this position of a stream with these pages reads of the position before,
-    /// into `out`, \[hidden\].
+    /// Writes the feature that a bridge at this position of a stream with these pages reads of the
+    /// position before into `out`, \[hidden\].
     pub fn feature_before(&self, pages: &[u32], position: usize, out: &mut [f32]) {
         self.features.read_before(pages, position, out);
     }

@@ -30,7 +30,7 @@ pub struct Runner {
     scratch: Scratch,
 }
 
-/// How a runner computes.
+/// Options of a runner.
 #[derive(Clone, Copy, Debug)]
 pub struct RunnerOptions {
     /// Key/value pages of [`skipstone_kernels::PAGE_POSITIONS`] positions.
@@ -39,7 +39,7 @@ pub struct RunnerOptions {
     pub threads: usize,
     /// Instruction set.
     pub isa: Isa,
-    /// How keys and values are stored.
+    /// Precision that keys and values are stored in.
     pub kv_precision: KvPrecision,
 }
 

@@ -3,7 +3,7 @@
 
 use std::ops::Range;
 
-/// What a sublayer is.
+/// Kind of a sublayer.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum SublayerKind {
     /// Attention, with its norm and its place in the residual.

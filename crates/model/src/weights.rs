@@ -28,7 +28,7 @@ pub struct Weights {
     pub(super) output_norm: Norm,
     /// \[vocabulary, hidden\].
     pub(super) head: PackedMatrix,
-    /// Where the head lies in the file.
+    /// Place of the head in the file.
     head_tensor: TensorInfo,
 }
 

@@ -1,4 +1,4 @@
-//! What measurements of one mode over some prompts come to, and how sure that is.
+//! Figures of one mode over some prompts, and how sure they are.
 
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
@@ -8,7 +8,7 @@ use super::run::Measurement;
 use crate::bench::median;
 use skipstone_engine::{PhaseTime, PhaseTimes};
 
-/// One mode over all prompts or those of a category. What can't be told is `None`.
+/// One mode over all prompts or those of a category. What can't be computed is `None`.
 #[derive(Clone, PartialEq, Default, Serialize, Debug)]
 pub struct Figures {
     /// Tokens after the first, by the time since the first.
@@ -29,9 +29,9 @@ pub struct Figures {
     pub verify_cost: Option<f64>,
     /// Share of the step time spent in draft steps.
     pub draft_share: Option<f64>,
-    /// In verify passes.
+    /// Share spent in verify passes.
     pub verify_share: Option<f64>,
-    /// In plain steps.
+    /// Share spent in plain steps.
     pub plain_share: Option<f64>,
 }
 
@@ -125,9 +125,9 @@ impl Figures {
 // === impl Interval ===
 
 impl Interval {
-    /// How much faster `ours` is than `theirs`, prompt by prompt the same. The interval is the
-    /// percentile bootstrap over prompts (Efron and Tibshirani, "An Introduction to the Bootstrap",
-    /// chapter 13): both sides of a prompt are drawn together.
+    /// Speed of `ours` over that of `theirs`, on the same prompts. The interval is the percentile
+    /// bootstrap over prompts (Efron and Tibshirani, "An Introduction to the Bootstrap", chapter
+    /// 13): both sides of a prompt are drawn together.
     pub(super) fn between(ours: &[PromptTotals], theirs: &[PromptTotals]) -> Option<Self> {
         let pairs: Vec<(&PromptTotals, &PromptTotals)> = ours.iter().zip(theirs).collect();
         let ratio = ratio_of(pairs.iter().copied())?;

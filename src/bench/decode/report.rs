@@ -15,19 +15,19 @@ pub struct Named<T>(pub Vec<(String, T)>);
 pub struct ModeReport<T> {
     /// All prompts.
     pub overall: T,
-    /// By category, in the order of the prompts.
+    /// Results by category, in the order of the prompts.
     pub categories: Named<T>,
 }
 
 /// The peer.
 #[derive(Clone, PartialEq, Serialize, Debug)]
 pub struct PeerReport {
-    /// What it is.
+    /// Its name.
     pub name: String,
     /// Its own speed; it does not draft.
     #[serde(flatten)]
     pub figures: ModeReport<PeerFigures>,
-    /// How much faster each of our modes is.
+    /// Speed of each of our modes over the peer's.
     pub ratios: Named<ModeReport<Option<Interval>>>,
 }
 
@@ -55,7 +55,7 @@ pub struct DecodeReport {
     pub temperature: f32,
     /// The mode that the others are compared with: plain decoding, if it was asked for.
     pub reference: Option<String>,
-    /// By mode, in the order asked for.
+    /// Results by mode, in the order asked for.
     pub modes: Named<ModeReport<Figures>>,
     /// llama.cpp or none.
     pub peer: Option<PeerReport>,
@@ -93,7 +93,7 @@ impl<T> ModeReport<T> {
 // === impl DecodeReport ===
 
 impl DecodeReport {
-    /// How much faster mode `of` is than each whose name begins with `prefix`, every repeat of a
+    /// Speed of mode `of` over that of each whose name begins with `prefix`, every repeat of a
     /// prompt a pair of its own.
     pub fn worth(
         bench: &DecodeBench,

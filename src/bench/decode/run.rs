@@ -17,7 +17,7 @@ use skipstone_model::sampling::{InvalidSampling, SamplingSettings};
 pub struct DecodePrompt {
     /// Names it in errors and records.
     pub id: String,
-    /// What it is counted under.
+    /// Category that it is counted under.
     pub category: String,
     /// Its tokens, the chat template's included.
     pub tokens: Vec<TokenId>,
@@ -28,11 +28,11 @@ pub struct DecodePrompt {
 pub struct DecodeMode {
     /// Its name in reports.
     pub name: String,
-    /// What a request asks for.
+    /// Drafting that a request asks for.
     pub speculation: Speculation,
 }
 
-/// What to measure, one stream at a time.
+/// A comparison of modes, one stream at a time.
 #[derive(Clone, Debug)]
 pub struct DecodeBench {
     /// The modes; greedy tokens are compared with those of `off` if it is among them, else with the
@@ -56,7 +56,7 @@ pub struct Measurement {
     pub prompt: usize,
     /// Index of the mode; the peer comes after the last.
     pub mode: usize,
-    /// Which repeat, from 0.
+    /// Number of the repeat, from 0.
     pub repeat: usize,
     /// Tokens after the first.
     pub tokens: usize,
@@ -68,7 +68,7 @@ pub struct Measurement {
     pub drafted: usize,
     /// Of these, accepted.
     pub accepted: usize,
-    /// What its steps took.
+    /// Time of its steps, by kind.
     pub phases: PhaseTimes,
     /// The engine's own estimate of the speedup over plain decoding, if it drafted.
     pub estimated_speedup: Option<f64>,
@@ -77,13 +77,13 @@ pub struct Measurement {
 /// All measurements.
 #[derive(Clone, Debug)]
 pub struct DecodeRun {
-    /// In the order they were made.
+    /// Measurements, in the order they were made.
     pub measurements: Vec<Measurement>,
     /// The peer's name.
     pub peer: Option<String>,
 }
 
-/// Why a measurement failed.
+/// A reason why a measurement fails.
 #[derive(Debug, thiserror::Error)]
 pub enum DecodeError {
     /// The engine took no request.
@@ -93,7 +93,7 @@ pub enum DecodeError {
         prompt: String,
         /// The mode's name.
         mode: String,
-        /// Why.
+        /// The reason.
         source: SubmitError,
     },
     /// The engine ended a stream.
@@ -103,7 +103,7 @@ pub enum DecodeError {
         prompt: String,
         /// The mode's name.
         mode: String,
-        /// Why.
+        /// The reason.
         source: GenerationError,
     },
     /// A mode changed what the model says.
@@ -268,7 +268,7 @@ impl DecodeBench {
 // === impl Measurement ===
 
 impl Measurement {
-    /// To be filled in.
+    /// A measurement to be filled in.
     pub(super) fn nothing() -> Self {
         Self {
             prompt: 0,

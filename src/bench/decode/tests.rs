@@ -15,7 +15,7 @@ use skipstone_model::TokenId;
 
 /// Says 0, 1, 2...; one token a message when it doesn't draft, three otherwise and twice as fast.
 struct Counting {
-    /// Where a drafting stream says something else, for prompts that start with token 7.
+    /// Place where a drafting stream says something else, for prompts that start with token 7.
     wrong_at: Option<usize>,
     seen: Mutex<Vec<String>>,
     /// Temperatures and seeds asked for.

@@ -8,7 +8,7 @@ use skipstone_engine::{
 use skipstone_model::TokenId;
 use skipstone_model::sampling::{SamplingParams, SamplingSettings};
 
-/// What to decode, and how.
+/// A prompt to decode, and how.
 #[derive(Clone, Debug)]
 pub(in crate::bench) struct Turn<'a> {
     pub(in crate::bench) prompt: &'a DecodePrompt,
@@ -88,7 +88,7 @@ impl Turn<'_> {
     }
 }
 
-/// `messages` carried tokens; the first came of the prefill.
+/// `messages` carried tokens; the first came from the prefill.
 fn measured(finished: &Finished, tokens: &[TokenId], messages: usize) -> Measurement {
     let Finished { speculation, timing, .. } = finished;
     Measurement {

@@ -11,7 +11,7 @@ use skipstone_engine::{
     EngineOptions, GenerationStream, Speculation, Submit, SubmitError, ValidRequest,
 };
 
-/// What begins the name of a mode without a mechanism.
+/// Beginning of the name of a mode without a mechanism.
 pub(super) const WITHOUT: &str = "without ";
 
 /// An engine that lacks a mechanism.
@@ -23,7 +23,7 @@ pub(in crate::cli) struct Variant {
 /// Sends each stream to the engine of its mode.
 pub(super) struct Router {
     engine: Arc<dyn Submit>,
-    /// By name of the mode.
+    /// Engines by name of the mode.
     variants: Vec<(String, Arc<dyn Submit>)>,
 }
 

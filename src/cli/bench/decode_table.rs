@@ -30,7 +30,7 @@ pub(super) fn print_table(out: &mut impl Write, report: &DecodeReport) -> io::Re
     report.peer.as_ref().map_or(Ok(()), |peer| print_peer(out, peer))
 }
 
-/// How much faster `adaptive` is with each mechanism than without.
+/// Prints how much faster `adaptive` is with each mechanism than without.
 pub(super) fn print_worth(out: &mut impl Write, worth: &[(String, Interval)]) -> io::Result<()> {
     for (mode, interval) in worth {
         writeln!(

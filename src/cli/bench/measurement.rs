@@ -16,7 +16,7 @@ pub(super) struct MeasurementOptions {
     /// The prompts to measure on: one JSON object a line, with id, prompt and perhaps category
     #[arg(long, value_name = "FILE")]
     pub(super) prompts: PathBuf,
-    /// Take only so many prompts of each category
+    /// Take only this many prompts of each category
     #[arg(long, value_name = "COUNT")]
     pub(super) limit: Option<usize>,
     /// Generate at most this many tokens for each prompt; end-of-sequence may come before

@@ -9,9 +9,9 @@ use skipstone_engine::drafting::{POLICIES, PolicyRequest, policy};
 pub(super) struct KnownMode {
     /// Its name on the command line and in results.
     pub(super) name: &'static str,
-    /// What it is, for the help.
+    /// Description of what it is, for the help.
     pub(super) about: &'static str,
-    /// What its requests ask for.
+    /// Drafting that its requests ask for.
     pub(super) speculation: Speculation,
 }
 

@@ -9,7 +9,7 @@ use super::super::runtime::Runtime;
 use crate::bench::decode::DecodePrompt;
 use skipstone_model::text::{ChatMessage, Role};
 
-/// What a prompt without a category is counted under.
+/// Category of a prompt that names none.
 const NO_CATEGORY: &str = "other";
 
 /// The prompts of the file, rendered with the model's chat template; each must leave room for

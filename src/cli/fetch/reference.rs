@@ -1,11 +1,11 @@
-//! What `skipstone fetch` is asked for.
+//! The model that `skipstone fetch` is asked for.
 
 use std::path::PathBuf;
 use std::str::FromStr;
 
 use anyhow::{Context, ensure};
 
-/// Where a model comes from.
+/// Source of a model.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) enum Reference {
     /// A file of this machine.

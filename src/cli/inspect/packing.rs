@@ -1,4 +1,4 @@
-//! What becomes of the matrices of a model file when it is loaded.
+//! Packing of the matrices of a model file when it is loaded.
 
 use std::collections::BTreeMap;
 
@@ -21,16 +21,16 @@ pub(super) struct PackingSurvey {
     pub(super) packed: Option<PackedForm>,
 }
 
-/// How the kernels keep and multiply the matrices of a type.
+/// Form in which the kernels keep and multiply the matrices of a type.
 #[derive(Clone, PartialEq, Serialize, Debug)]
 pub(super) struct PackedForm {
     /// Output columns that are interleaved.
     pub(super) columns_per_tile: usize,
-    /// What the matrices are multiplied with.
+    /// Activations that the matrices are multiplied with.
     pub(super) activations: String,
     /// Bytes in memory; columns that fill up a last tile count.
     pub(super) bytes: u64,
-    /// Of the kernels, on this machine.
+    /// Instruction set of the kernels, on this machine.
     pub(super) instruction_set: String,
 }
 

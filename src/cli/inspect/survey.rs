@@ -9,7 +9,7 @@ use super::packing::PackingSurvey;
 use skipstone_gguf::{Manifest, Metadata, TensorInfo};
 use skipstone_model::sublayer::{SublayerKind, sublayer_of, sublayers};
 
-/// What `inspect --json` prints.
+/// Output of `inspect --json`.
 #[derive(Clone, PartialEq, Serialize, Debug)]
 pub(super) struct Survey {
     pub(super) path: String,
@@ -57,7 +57,7 @@ pub(super) struct SublayerSurvey {
     pub(super) bytes: u64,
 }
 
-/// What a tensor is for.
+/// Purpose of a tensor.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Debug)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum Part {

@@ -29,7 +29,7 @@ pub(super) struct Status {
     /// File with the token that the server asks for [default: control.token_file of the settings]
     #[arg(long, value_name = "FILE")]
     token_file: Option<PathBuf>,
-    /// Print all that the server tells as one JSON object
+    /// Print all that the server reports as one JSON object
     #[arg(long)]
     json: bool,
     /// Give up after this many seconds
@@ -39,7 +39,7 @@ pub(super) struct Status {
     config: ConfigOptions,
 }
 
-/// What a replica tells.
+/// Report of a replica.
 #[derive(Serialize, Debug)]
 struct Told {
     server: wire::GetServerResponse,

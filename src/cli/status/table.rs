@@ -1,4 +1,4 @@
-//! What a replica tells, as a table for people.
+//! Report of a replica, as a table for people.
 
 use std::fmt;
 
@@ -6,7 +6,7 @@ use super::Told;
 use crate::server::wire;
 use skipstone_model::sublayer::sublayers;
 
-/// Prints what a replica tells.
+/// Prints the report of a replica.
 pub(super) struct Table<'a>(pub(super) &'a Told);
 
 /// A time in the two largest units that it has.

@@ -34,7 +34,7 @@ pub(super) struct RequestBody {
 pub(super) struct Message {
     pub(super) role: String,
     pub(super) content: Option<Content>,
-    /// Of assistants that called tools.
+    /// Tool calls, of assistants that made any.
     pub(super) tool_calls: Option<Vec<Value>>,
 }
 
@@ -57,7 +57,7 @@ pub(super) struct Part {
     pub(super) text: Option<String>,
 }
 
-/// What to complete. The interface allows several prompts; one is served.
+/// A prompt to complete. The interface allows several; one is served.
 #[derive(Deserialize, Debug)]
 #[serde(untagged, expecting = "send a string or a list of token ids, or a list of one of either")]
 pub(super) enum Prompt {
@@ -83,7 +83,7 @@ pub(super) enum Seed {
     Signed(i64),
 }
 
-/// Whether to report log-probabilities; completions send a number of alternatives instead.
+/// A request for log-probabilities; completions send a number of alternatives instead.
 #[derive(Deserialize, Clone, Copy, Debug)]
 #[serde(
     untagged,
@@ -101,7 +101,7 @@ pub(super) struct StreamOptions {
     pub(super) include_usage: Option<bool>,
 }
 
-/// How to draft: this server's own field.
+/// The way to draft: this server's own field.
 #[derive(Deserialize, Default, Debug)]
 #[serde(default, deny_unknown_fields)]
 pub(super) struct Extension {
@@ -111,7 +111,7 @@ pub(super) struct Extension {
     pub(super) skip_set: Option<SkipLayers>,
 }
 
-/// Whether and how to draft.
+/// The mode of drafting.
 #[derive(Deserialize, Clone, Copy, Debug)]
 #[serde(rename_all = "lowercase")]
 pub(super) enum Mode {

@@ -16,7 +16,7 @@ use crate::server::running::Running;
 use crate::server::status;
 use crate::server::wire::generate_stream_response::Event as WireEvent;
 
-/// What the last event says.
+/// Data of the last event.
 const DONE: &str = "[DONE]";
 
 /// A stream on its way. It owns the running request, so a client that goes away cancels it at once,

@@ -16,7 +16,7 @@ const SHOULD_RETRY: &str = "x-should-retry";
 
 const INVALID_REQUEST: &str = "invalid_request_error";
 
-/// What a client is told.
+/// An error as a client sees it.
 #[derive(Debug)]
 pub(super) struct ApiError {
     status: StatusCode,
@@ -25,7 +25,7 @@ pub(super) struct ApiError {
     param: Option<String>,
     message: String,
     retry_after: Option<Duration>,
-    /// How the call counts in the metrics.
+    /// Code under which the call counts in the metrics.
     pub(super) grpc: Code,
 }
 

@@ -36,11 +36,11 @@ use error::ApiError;
 use reply::Words;
 use request::{Asked, Endpoint};
 
-/// What the handlers share.
+/// State that the handlers share.
 pub(super) struct OpenAi {
     intake: Intake,
     calls: OpenCalls,
-    /// What is given as the model's creation, in seconds since 1970: when it began to be served.
+    /// The model's creation as clients see it, in seconds since 1970: when it began to be served.
     since: u64,
 }
 

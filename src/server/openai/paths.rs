@@ -1,4 +1,4 @@
-//! What a client of this interface calls the fields of the gRPC request, for errors.
+//! The names that a client of this interface has for the fields of the gRPC request, for errors.
 
 use super::body::RequestBody;
 use super::request::Endpoint;

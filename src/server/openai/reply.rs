@@ -10,7 +10,7 @@ use crate::server::serve::ServedModel;
 use crate::server::wire;
 use skipstone_model::TokenId;
 
-/// What the objects of one request have in common.
+/// The parts that the objects of one request have in common.
 #[derive(Debug)]
 pub(super) struct Words {
     endpoint: Endpoint,
@@ -27,7 +27,7 @@ pub(super) struct Choice {
     pub(super) said: Value,
     /// The log-probabilities of the tokens in it.
     pub(super) logprobs: Value,
-    /// Why it ended, if it did.
+    /// Reason why it ended, if it did.
     pub(super) finish_reason: Option<&'static str>,
 }
 
@@ -164,7 +164,7 @@ impl Words {
         value
     }
 
-    /// What this server adds to the final object.
+    /// Fields that this server adds to the final object.
     fn extension(&self, end: &wire::StreamFinished) -> Value {
         let stats = end.speculation.clone().unwrap_or_default();
         let plan = stats.final_plan.as_ref().map(|plan| {

@@ -10,10 +10,10 @@ use crate::server::status::clip;
 use crate::server::wire;
 use crate::server::wire::generation_spec::Input;
 
-/// Of what a client sent, so much is repeated in an error.
+/// Bytes of what a client sent that an error repeats.
 const SHOWN_BYTES: usize = 32;
 
-/// What a request is sent to.
+/// Endpoint that a request is sent to.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Endpoint {
     /// `/v1/chat/completions`
@@ -27,7 +27,7 @@ pub(super) enum Endpoint {
 pub(super) struct Asked {
     /// The same as a gRPC request.
     pub(super) spec: wire::GenerationSpec,
-    /// How the client names the fields of it.
+    /// The client's names for its fields.
     pub(super) paths: Paths,
     /// Whether to send the answer as it is made.
     pub(super) stream: bool,

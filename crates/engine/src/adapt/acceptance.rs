@@ -1,65 +1,65 @@
-//! How often drafts are accepted, learned as they are judged: decayed counts of all streams, and
-//! how far each stream is off them.
+//! Acceptance of drafts, learned as they are judged: decayed counts of all streams, and each
+//! stream's offset from them.
 
 use super::counts::Counts;
 
 /// Bins of a confidence in \[0, 1\].
 pub const BINS: usize = 10;
 
-/// How far one judgement moves a stream's offset.
+/// Step by which one judgement moves a stream's offset.
 const OFFSET_STEP: f64 = 0.2;
 
-/// What one more judgement leaves of a stream's offset: a stream's own past is forgotten within
-/// some fifty tokens.
+/// Share of a stream's offset that is left after one more judgement: a stream's own past is
+/// forgotten within some fifty tokens.
 const OFFSET_DECAY: f64 = 0.98;
 
-/// What one more token leaves of a stream's offset: what lost is tried again when the text has
-/// moved on.
+/// Share of a stream's offset that is left after one more token: a bet that lost is tried again
+/// when the text has moved on.
 const OFFSET_FADE: f64 = 0.99;
 
-/// How far traffic is taken to lie from what the priors of plans come from, in log odds, before
-/// anything is known of it: a standard deviation.
+/// Standard deviation, in log odds, of the distance between traffic and the text behind the priors
+/// of plans, before anything is known of the traffic.
 const SHIFT_SPREAD: f64 = 0.5;
 
-/// What one more committed token leaves of a shift and of what it is known by: a thousand tokens
-/// count, so that it follows the traffic, and plans that it made look bad are tried again.
+/// Share of a shift and of its precision that is left after one more committed token: a thousand
+/// tokens count, so that it follows the traffic, and plans that it made look bad are tried again.
 const SHIFT_FADE: f64 = 0.999;
 
 /// The farthest that text is taken to lie: beyond, its drafts would hardly be tried again.
 const MAX_SHIFT: f64 = 3.0;
 
-/// What is known about a kind of draft, such as the tokens of one plan, by bins of a feature that
-/// is known before they are judged.
+/// Knowledge about a kind of draft, such as the tokens of one plan, by bins of a feature that is
+/// known before they are judged.
 #[derive(Clone, Debug)]
 pub struct Acceptance<const N: usize> {
     prior: [f64; N],
     /// Judgements that the prior of each bin weighs against what was seen.
     weights: [f64; N],
-    /// How far the prior is off on this traffic, in log odds, by other kinds of drafts too.
+    /// Offset of the prior on this traffic, in log odds, learned from other kinds of drafts too.
     shift: f64,
     counts: Counts<N>,
 }
 
-/// How much better or worse than their priors drafts of all plans do, in log odds. What is hard to
-/// foretell for one plan is so for the others, and to learn it from each on its own would mean to
-/// turn to those that nobody has tried yet, one after the other.
+/// Distance of the drafts of all plans from their priors, in log odds; positive where they do
+/// better. What is hard to predict for one plan is so for the others, and to learn it from each on
+/// its own would mean to turn to those that nobody has tried yet, one after the other.
 #[derive(Clone, Copy, Debug)]
 pub struct Shift {
     value: f64,
     precision: f64,
 }
 
-/// How much better or worse than the pool's a stream's drafts do, in log odds. One number for all
-/// bins: a text that is hard to predict is hard in every bin, and a stream is too short to learn
-/// them one by one. It fades.
+/// Distance of a stream's drafts from the pool's, in log odds; positive where they do better. One
+/// number for all bins: a text that is hard to predict is hard in every bin, and a stream is too
+/// short to learn them one by one. It fades.
 #[derive(Clone, Copy, Default, Debug)]
 pub struct Offset(f64);
 
 // === impl Acceptance ===
 
 impl<const N: usize> Acceptance<N> {
-    /// Nothing seen yet; `prior` is the share expected in each bin, and weighs as much as so many
-    /// judgements.
+    /// An estimate that has seen nothing; `prior` is the share expected in each bin, and weighs as
+    /// much as `weights` judgements.
     pub fn new(prior: [f64; N], weights: [f64; N]) -> Self {
         Self { prior, weights, shift: 0.0, counts: Counts::default() }
     }
@@ -132,7 +132,7 @@ impl Shift {
     }
 }
 
-/// A share, moved by so much in log odds.
+/// A share, moved by `by` in log odds.
 fn shifted(share: f64, by: f64) -> f64 {
     let odds = share / (1.0 - share).max(1e-6) * by.exp();
     odds / (1.0 + odds)

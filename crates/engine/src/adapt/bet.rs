@@ -1,9 +1,9 @@
-//! What a stream can bet on, and what a bet is decided from.
+//! The bets that a stream may place, and the odds that they are decided by.
 
 use super::costs::{Costs, MAX_ROWS};
 use super::knowledge::Knowledge;
 
-/// What a cycle does.
+/// The bet of one cycle.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Bet {
     /// A plain step, and why.
@@ -14,7 +14,7 @@ pub enum Bet {
     Ngram(usize),
 }
 
-/// Why a step drafts nothing.
+/// A reason why a step drafts nothing.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum OffReason {
     /// The caller turned drafting off.
@@ -23,7 +23,7 @@ pub enum OffReason {
     NoGain,
     /// There is no room for a draft: the output ends with the next token.
     Length,
-    /// A plain step is due, which tells what drafts are compared with.
+    /// A plain step is due, to measure what drafts are compared with.
     Baseline,
     /// The backend can't draft.
     Backend,
@@ -38,7 +38,7 @@ pub struct Match {
     pub tokens: usize,
 }
 
-/// Which bets a stream may place.
+/// The bets that a stream may place.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Allowed {
     /// Draft plans.
@@ -50,12 +50,12 @@ pub struct Allowed {
     pub always: bool,
 }
 
-/// What every decision is made from: what is known, and what a step costs now.
+/// The basis of every decision: what is known, and what a step costs now.
 #[derive(Clone, Copy, Debug)]
 pub struct Odds<'a> {
-    /// What all streams learned.
+    /// Knowledge shared by all streams.
     pub knowledge: &'a Knowledge,
-    /// What rows cost now.
+    /// Current costs of rows.
     pub costs: &'a Costs,
 }
 
@@ -64,7 +64,7 @@ pub struct Odds<'a> {
 pub struct Chain {
     /// Its tokens.
     pub drafted: usize,
-    /// How likely all of them are accepted.
+    /// Probability that all of them are accepted.
     pub survival: f64,
     /// Tokens that it may have at most.
     pub limit: usize,

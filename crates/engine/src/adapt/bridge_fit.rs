@@ -33,7 +33,7 @@ pub struct BridgeFit {
     directions: Mat<f64>,
 }
 
-/// Why moments can't be solved.
+/// A reason why moments can't be solved.
 #[derive(Clone, PartialEq, Debug, thiserror::Error)]
 pub enum BridgeFitError {
     /// There are no pairs, or all of them decayed.
@@ -201,7 +201,7 @@ mod tests {
         }
     }
 
-    /// What `bridge` reads and the states after it, with noise on the latter.
+    /// Inputs of `bridge` and the states after it, with noise on the latter.
     fn data(
         noise: &mut Noise,
         bridge: &BridgeWeights,

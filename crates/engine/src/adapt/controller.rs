@@ -13,7 +13,8 @@ use super::acceptance::confidence_bin;
 use super::bet::{Allowed, Bet, Chain, Match, Odds, OffReason};
 use super::knowledge::{Knowledge, StreamOffsets, ngram_bin};
 
-/// How much better than plain decoding a bet must look: below, its forecast is mostly noise.
+/// Rate that a bet must promise, as a multiple of plain decoding's: below it, the forecast is
+/// mostly noise.
 const MARGIN: f64 = 1.01;
 
 /// Chooses bets for one stream and learns from them.
@@ -91,7 +92,7 @@ impl Controller {
         self.allowed.always || plan.step(chain, self.rate).value > self.rate * plan.cost
     }
 
-    /// How many tokens of an n-gram match are worth their rows at the end of a chain.
+    /// Number of tokens of an n-gram match that are worth their rows at the end of a chain.
     pub fn ngram_tail(&self, odds: Odds<'_>, chain: Chain, found: Match) -> usize {
         match self.allowed.always {
             true => found.tokens.min(chain.limit.saturating_sub(chain.drafted)),
@@ -105,7 +106,7 @@ impl Controller {
         offsets.for_each(|offset| offset.fade(tokens));
     }
 
-    /// How far the stream is off what all learned, for [`Knowledge`] to update.
+    /// Offsets of the stream from what all streams learned, for [`Knowledge`] to update.
     pub fn offsets(&mut self) -> &mut StreamOffsets {
         &mut self.own
     }
@@ -125,7 +126,7 @@ impl Controller {
         rates.max_by(|a, b| a.1.total_cmp(&b.1))
     }
 
-    /// What is known of a plan's drafts on this stream.
+    /// Odds of a plan's drafts on this stream.
     fn plan_odds<'a>(&self, odds: Odds<'a>, plan: usize) -> PlanOdds<'a> {
         PlanOdds {
             confidences: &odds.knowledge.plan(plan).confidences,

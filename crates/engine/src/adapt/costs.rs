@@ -1,31 +1,31 @@
-//! What a pass costs a stream, in plain steps.
+//! Costs of a pass for one stream, in plain steps.
 
 /// Rows of a verify pass at most.
 pub const MAX_ROWS: usize = 33;
 
-/// What a step costs now, in plain steps, given what else is in the batch.
+/// Current costs of a step, in plain steps, given what else is in the batch.
 #[derive(Clone, Copy, Debug)]
 pub struct Costs {
     /// A pass over this many rows more than none; entry 0 is 0, entry 1 is 1.
     pub rows: [f64; MAX_ROWS + 1],
     /// Rows of other streams in the pass.
     pub others: usize,
-    /// What the stream's context adds to a plain step, as a share of one without context.
+    /// Time that the stream's context adds to a plain step, as a share of one without context.
     pub context: f64,
 }
 
 // === impl Costs ===
 
 impl Costs {
-    /// What a draft step costs that alone would take so many plain steps: with others its pass is
-    /// as long as theirs, and its share of that is larger than its share of a pass that is as short
-    /// as itself.
+    /// Cost of a draft step that alone would take `alone` plain steps: with others its pass is as
+    /// long as theirs, and its share of that is larger than its share of a pass that is as short as
+    /// itself.
     pub fn of_draft(&self, alone: f64) -> f64 {
         let others = self.others as f64;
         if self.others == 0 { alone } else { alone * (others + 1.0) / (alone + others) }
     }
 
-    /// What the verify pass of a chain of `drafted` tokens costs more with one more of them. Beyond
+    /// Cost that one more token adds to the verify pass of a chain of `drafted` tokens. Beyond
     /// [`MAX_ROWS`] nothing is worth its row.
     pub fn of_row(&self, drafted: usize) -> f64 {
         match self.rows.get(drafted + 1..drafted + 3) {

@@ -1,6 +1,6 @@
 //! Decayed counts of judged drafts.
 
-/// What one more judgement leaves of the older ones in its bin: some two thousand count.
+/// Share of a bin's older judgements that is left after one more: some two thousand count.
 const DECAY: f64 = 0.9995;
 
 /// Judged drafts by bins, and how many of them were accepted.

@@ -12,7 +12,7 @@ use skipstone_model::{Bridge, BridgeError, DraftVocabulary, Model};
 /// Drafted tokens that the rule of thumb weighs against a bin's own counts.
 const SMOOTHING: f64 = 8.0;
 
-/// Why a profile gives no plans for a model.
+/// A reason why a profile gives no plans for a model.
 #[derive(Clone, PartialEq, Debug, thiserror::Error)]
 pub enum FrontierError {
     /// Its sizes are not the model's.
@@ -20,7 +20,7 @@ pub enum FrontierError {
         "the {size} of the profile is {profiled}, that of the model {expected}; make a new one with `skipstone calibrate`"
     )]
     Size {
-        /// Which size.
+        /// Name of the size.
         size: &'static str,
         /// The profile's.
         profiled: usize,
@@ -32,7 +32,7 @@ pub enum FrontierError {
     Bridge {
         /// The plan.
         plan: String,
-        /// What is wrong.
+        /// The bridge's fault.
         source: BridgeError,
     },
     /// Its gaps and bridges make no plan.
@@ -40,7 +40,7 @@ pub enum FrontierError {
     Plan {
         /// The plan.
         plan: String,
-        /// What is wrong.
+        /// The plan's fault.
         source: PlanError,
     },
     /// The draft vocabulary can't be packed.

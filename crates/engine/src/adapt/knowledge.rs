@@ -1,5 +1,5 @@
-//! What all streams have learned together: how good each plan's drafts and n-gram matches are, and
-//! what they cost.
+//! Knowledge that all streams gather together: how good each plan's drafts and n-gram matches are,
+//! and what they cost.
 
 use std::sync::Arc;
 
@@ -20,10 +20,10 @@ const RULE_WEIGHT: f64 = 4.0;
 /// ...and what calibration counted there, at most: it may have counted more, but on other text.
 const CALIBRATED_WEIGHT: f64 = 16.0;
 
-/// What one more committed token leaves of what was judged before: half after 7,000.
+/// Share of earlier judgements that is left after one more committed token: half after 7,000.
 const FORGET: f64 = 0.9999;
 
-/// What one more draft step leaves of the older ones in the histogram of confidences.
+/// Share of older draft steps that is left in the histogram of confidences after one more.
 const HISTOGRAM_DECAY: f64 = 0.995;
 
 /// Shared by the streams of an engine.
@@ -42,11 +42,11 @@ pub struct Seat {
     pub name: String,
     /// The plan.
     pub plan: Arc<DraftPlan>,
-    /// What is known about it.
+    /// Knowledge about it.
     pub knowledge: PlanKnowledge,
 }
 
-/// What is known about one plan.
+/// Knowledge about one plan: its acceptance and its cost.
 #[derive(Clone, Debug)]
 pub struct PlanKnowledge {
     /// Acceptance by confidence.
@@ -54,7 +54,7 @@ pub struct PlanKnowledge {
     /// Whether its prior comes from calibration, so that what it is off by says how hard the text
     /// is.
     calibrated: bool,
-    /// How often each confidence comes up, summing to about 1.
+    /// Share of draft steps with each confidence, summing to about 1.
     pub(super) confidences: [f64; BINS],
     /// Draft step / plain step, both at an empty context.
     pub(super) cost: f64,
@@ -63,7 +63,7 @@ pub struct PlanKnowledge {
     attention: f64,
 }
 
-/// How far one stream is off what all streams learned.
+/// Offsets of one stream from what all streams learned.
 #[derive(Clone, Debug)]
 pub struct StreamOffsets {
     pub(super) plans: Vec<Offset>,
@@ -73,7 +73,7 @@ pub struct StreamOffsets {
 // === impl Knowledge ===
 
 impl Knowledge {
-    /// What is known at start of these plans.
+    /// Knowledge about these plans at the start.
     pub fn new(seats: Vec<Seat>) -> Self {
         // Longer matches are right more often; a token that follows another accepted one, more
         // often still.
@@ -91,7 +91,7 @@ impl Knowledge {
         &self.seats
     }
 
-    /// What is known of plan `index`.
+    /// Knowledge about plan `index`.
     pub(super) fn plan(&self, index: usize) -> &PlanKnowledge {
         &self.seats[index].knowledge
     }
@@ -106,14 +106,14 @@ impl Knowledge {
         self.mechanisms
     }
 
-    /// What a new stream starts from.
+    /// Offsets that a new stream starts from.
     pub fn stream(&self) -> StreamOffsets {
         let plans = vec![Offset::default(); self.seats.len()];
         StreamOffsets { plans, ngram: Offset::default() }
     }
 
-    /// A draft step of plan `index` costs so many plain steps at an empty context, and runs this
-    /// share of the attention sublayers.
+    /// Sets the cost of a draft step of plan `index`, in plain steps at an empty context, and the
+    /// share of the attention sublayers that it runs.
     pub(crate) fn set_cost(&mut self, index: usize, plain_steps: f64, attention: f64) {
         let plan = &mut self.seats[index].knowledge;
         (plan.cost, plan.attention) = (plain_steps, attention);
@@ -159,7 +159,7 @@ impl Knowledge {
     }
 
     /// Takes in tokens that were committed, whoever drafted them: what was judged long ago counts
-    /// less. A plan that lost is bet on again when that is forgotten; nothing else would tell that
+    /// less. A plan that lost is bet on again when that is forgotten; nothing else would show that
     /// the traffic has changed.
     pub fn forget(&mut self, tokens: usize) {
         let left = FORGET.powi(tokens.min(1000) as i32);

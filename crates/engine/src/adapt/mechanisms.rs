@@ -1,6 +1,7 @@
 //! The adaptive mechanisms that can be switched off one by one, to measure what each is worth.
 
-/// Which mechanisms work; all of them by default. `bench decode --without NAME` switches one off.
+/// The mechanisms that work; all of them by default. `bench decode --without NAME` switches one
+/// off.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Mechanisms {
     /// All calibrated plans share how far text is off calibration's.

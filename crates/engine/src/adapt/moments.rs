@@ -183,7 +183,7 @@ impl Moments {
         Ok(Self { hidden, tokens, weight, mean_input, mean_change, gram, cross })
     }
 
-    /// What two centred sums lack when their means differ, as one more row of each factor.
+    /// Adds the row that each factor lacks when the means of two centred sums differ.
     fn push_mean_row(
         &self,
         weight: f64,
@@ -233,7 +233,7 @@ impl Moments {
     }
 }
 
-/// What the run changed of the state at the front of a row of inputs.
+/// Changes that the run made to the state at the front of a row of inputs.
 fn changes(inputs: &[f32], after: &[f32]) -> impl Iterator<Item = f64> {
     inputs.iter().zip(after).map(|(&before, &after)| f64::from(after) - f64::from(before))
 }

@@ -5,11 +5,11 @@ use serde::{Deserialize, Serialize};
 use super::bridge_fit::BridgeWeights;
 use skipstone_model::TokenId;
 
-/// What calibration learned about one model. A hint only: a lost or stale profile costs speed and
-/// nothing else.
+/// Results of calibrating one model. A hint only: a lost or stale profile costs speed and nothing
+/// else.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Profile {
-    /// Of the model that it belongs to.
+    /// The model that it belongs to.
     pub model: ProfiledModel,
     /// Tokens of the model's own text it was learned from.
     pub tokens: usize,
@@ -25,7 +25,7 @@ pub struct Profile {
     pub vocabulary_order: Vec<TokenId>,
 }
 
-/// Which model a profile belongs to.
+/// The model that a profile belongs to.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize, Debug)]
 pub struct ProfiledModel {
     /// The model file's name, for people.
@@ -47,8 +47,7 @@ pub struct ProfilePlan {
     pub name: String,
     /// Sublayers that the draft skips, ascending.
     pub skipped: Vec<usize>,
-    /// What stands in for runs of them, ascending and disjoint; runs without one pass the state
-    /// through.
+    /// Bridges over runs of them, ascending and disjoint; runs without one pass the state through.
     pub bridges: Vec<ProfileBridge>,
     /// Tokens that the draft's head covers, from the front of the profile's order; the whole
     /// vocabulary if it is that size.
@@ -79,13 +78,14 @@ pub struct ProfileBridge {
 /// Acceptance counts.
 #[derive(Clone, PartialEq, Serialize, Deserialize, Default, Debug)]
 pub struct AcceptancePrior {
-    /// By position in the draft, each given that all before were accepted.
+    /// Counts by position in the draft, each given that all before were accepted.
     pub positions: Vec<AcceptanceCount>,
-    /// By the draft's confidence, a count for each of [`super::confidence_bin`]'s [`super::BINS`].
+    /// Counts by the draft's confidence, one for each of [`super::confidence_bin`]'s
+    /// [`super::BINS`].
     pub confidence: Vec<AcceptanceCount>,
 }
 
-/// How many were drafted, and how many of them the full model confirmed.
+/// Number of drafted tokens, and of those that the full model confirmed.
 #[derive(Clone, Copy, PartialEq, Serialize, Deserialize, Default, Debug)]
 pub struct AcceptanceCount {
     /// Drafted tokens.
@@ -99,7 +99,7 @@ pub struct AcceptanceCount {
 pub struct Measurement {
     /// The candidate's name.
     pub name: String,
-    /// What stood in for the skipped sublayers.
+    /// Stand-in for the skipped sublayers.
     pub kind: BridgeKind,
     /// Seconds of a draft step / seconds of a plain step.
     pub cost: f64,
@@ -107,7 +107,7 @@ pub struct Measurement {
     pub acceptance: f64,
 }
 
-/// What stands in for a run of skipped sublayers.
+/// Stand-in for a run of skipped sublayers.
 #[derive(Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Debug)]
 #[serde(rename_all = "snake_case")]
 pub enum BridgeKind {
@@ -119,7 +119,7 @@ pub enum BridgeKind {
     LowRank,
 }
 
-/// Why a profile can't be used.
+/// A reason why a profile can't be used.
 #[derive(Debug, thiserror::Error)]
 pub enum ProfileError {
     /// The file can't be read or written.
@@ -129,7 +129,7 @@ pub enum ProfileError {
         action: &'static str,
         /// The file.
         path: String,
-        /// What the system said.
+        /// The system's error.
         source: std::io::Error,
     },
     /// The file is larger than any profile.
@@ -164,7 +164,7 @@ pub enum ProfileError {
         field: String,
         /// Its value.
         value: String,
-        /// What it should be.
+        /// The rule that it breaks.
         reason: String,
     },
     /// It was made for another model.
@@ -228,7 +228,7 @@ impl Profile {
 // === impl ProfilePlan ===
 
 impl ProfilePlan {
-    /// What stands in for the skipped sublayers.
+    /// Stand-in for the skipped sublayers.
     pub fn kind(&self) -> BridgeKind {
         match self.bridges.iter().map(|bridge| bridge.weights.rank()).max() {
             None => BridgeKind::Identity,

@@ -67,7 +67,7 @@ impl Profile {
     /// Reads and checks a profile.
     ///
     /// # Errors
-    /// What is wrong with the file, and what to do.
+    /// The fault of the file, and what to do.
     pub fn read(path: &Path) -> Result<Self, ProfileError> {
         let failed = |source| ProfileError::File {
             action: "read",
@@ -148,7 +148,7 @@ impl Profile {
     /// Reads and checks what [`Profile::to_bytes`] made. Never panics, whatever the bytes.
     ///
     /// # Errors
-    /// What is wrong, and what to do.
+    /// The fault, and what to do.
     pub fn from_bytes(bytes: &[u8]) -> Result<Self, ProfileError> {
         let (_, metadata) = SafeTensors::read_metadata(bytes).map_err(format_error)?;
         let json = metadata.metadata().as_ref().and_then(|entries| entries.get(ENTRY));

@@ -14,7 +14,7 @@ pub(super) struct Candidate {
     /// For people.
     pub(super) name: String,
     pub(super) plan: DraftPlan,
-    /// Of the plan's bridges, in their order: what the profile keeps.
+    /// Weights of the plan's bridges, in their order: what the profile keeps.
     pub(super) weights: Vec<BridgeWeights>,
 }
 
@@ -56,7 +56,7 @@ impl Candidate {
         self.runs().into_iter().flatten().collect()
     }
 
-    /// What its most capable bridge is.
+    /// Kind of its most capable bridge.
     pub(super) fn kind(&self) -> BridgeKind {
         match self.weights.iter().map(BridgeWeights::rank).max() {
             None => BridgeKind::Identity,

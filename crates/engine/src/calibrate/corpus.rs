@@ -33,7 +33,7 @@ const TEMPERATURE: f32 = 0.7;
 /// start.
 const STRIDE: usize = 5;
 
-/// One prompt in so many is held back: nothing is fitted to what follows from it.
+/// One prompt in this many is held back: nothing is fitted to what follows from it.
 const HOLD_BACK: usize = 4;
 
 /// A prompt and what the model wrote after it.

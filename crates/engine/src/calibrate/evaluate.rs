@@ -1,4 +1,4 @@
-//! How good a candidate draft is: real draft chains on held-back text, many at once.
+//! Evaluation of a candidate draft: real draft chains on held-back text, many at once.
 //!
 //! A chain starts at a position whose context has the full model's keys and values, and reads its
 //! own beyond. Each start has a page of its own for the part of the context that shares the page
@@ -57,14 +57,14 @@ pub(super) struct Evaluator {
 struct Start {
     pages: Vec<u32>,
     position: usize,
-    /// What the full model thinks best after each row.
+    /// The full model's best token after each row.
     targets: [TokenId; CHAIN],
     /// Whether that token was in the sequence before.
     seen: [bool; CHAIN],
     _lease: PageLease,
 }
 
-/// What a candidate did at one start.
+/// Steps of a candidate at one start.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Chain {
     pub(super) steps: [Step; CHAIN],
@@ -77,7 +77,7 @@ pub(super) struct Step {
     pub(super) agrees: bool,
     /// The draft's probability of its best token.
     pub(super) confidence: f32,
-    /// What the full model thinks best.
+    /// The full model's best token.
     pub(super) target: TokenId,
     /// Whether the draft vocabulary has it anyway, because it is in the stream.
     pub(super) seen: bool,
@@ -95,7 +95,7 @@ impl Chain {
 // === impl Evaluator ===
 
 impl Evaluator {
-    /// Where chains start, for states of `numbers` numbers a row: evenly spread, as many as memory
+    /// Starts of chains, for states of `numbers` numbers a row: evenly spread, as many as memory
     /// allows.
     pub(super) fn starts(sequences: &[&Sequence], numbers: usize) -> Vec<StartPlace> {
         let mut places = Vec::new();
@@ -163,7 +163,7 @@ impl Evaluator {
         Ok(evaluator)
     }
 
-    /// Starts in all.
+    /// Number of starts.
     pub(super) fn len(&self) -> usize {
         self.starts.len()
     }

@@ -17,19 +17,19 @@ use crate::adapt::Moments;
 /// The entry of the metadata that says whose moments they are.
 const ENTRY: &str = "calibration";
 
-/// Where moments of one calibration are kept.
+/// The files that keep the moments of one calibration.
 #[derive(Clone, Debug)]
 pub(super) struct KeptMoments {
-    /// What the file names begin with.
+    /// Start of the file names.
     prefix: PathBuf,
-    /// Of another key, moments are of no use.
+    /// Key of the moments; those of another key are of no use.
     key: String,
 }
 
 // === impl KeptMoments ===
 
 impl KeptMoments {
-    /// Beside `partial`, for a model with this fingerprint and a text of so many tokens.
+    /// Files beside `partial`, for a model with this fingerprint and a text of `tokens` tokens.
     pub(super) fn beside(partial: &Path, fingerprint: &str, tokens: usize) -> Self {
         let mut prefix = OsString::from(partial);
         prefix.push(".moments-");

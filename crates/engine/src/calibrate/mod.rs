@@ -1,7 +1,7 @@
 //! Calibration: the model writes its own text, and from its hidden states on it we learn what a
 //! draft may leave out.
 //!
-//! The way: [`corpus`] writes the text, [`evaluate`] tells how good a candidate draft is on
+//! The way: [`corpus`] writes the text, [`evaluate`] measures how good a candidate draft is on
 //! held-back positions, [`trace`] sums up what runs of sublayers do, [`search`] chooses candidates,
 //! [`selection`] keeps those that pay. Each stage can be told to a person who waits,
 //! and what the dear ones found is kept in files ([`partial`], [`kept_moments`]), so that an
@@ -32,7 +32,7 @@ use crate::cost::CostModel;
 use crate::drafting::PlanError;
 use skipstone_model::{BridgeError, Model, PagePool, Runner, TokenId};
 
-/// What to calibrate with.
+/// Inputs of a calibration.
 #[derive(Clone, Debug)]
 pub struct Calibration {
     /// The model's name, for people.
@@ -47,7 +47,7 @@ pub struct Calibration {
     pub tokens: usize,
     /// Threads.
     pub threads: usize,
-    /// Where finished work is kept until the profile is complete.
+    /// The file of finished work, until the profile is complete.
     pub partial: PathBuf,
 }
 
@@ -55,11 +55,11 @@ pub struct Calibration {
 pub trait CalibrationProgress {
     /// A stage of `total` units of work began.
     fn stage(&self, what: &str, total: usize);
-    /// So many units of the stage are done.
+    /// The first `units` units of the stage are done.
     fn done(&self, units: usize);
 }
 
-/// Why a calibration failed.
+/// A reason why a calibration fails.
 #[derive(Debug, thiserror::Error)]
 pub enum CalibrationError {
     /// The model's vocabulary or context is too small for any text.
@@ -77,7 +77,7 @@ pub enum CalibrationError {
     /// A fitted bridge can't be run.
     #[error(transparent)]
     Bridge(#[from] BridgeError),
-    /// What was skipped makes no plan.
+    /// The skipped sublayers make no plan.
     #[error(transparent)]
     Plan(#[from] PlanError),
     /// The head's rows can't be packed.
@@ -91,7 +91,7 @@ pub enum CalibrationError {
     Partial {
         /// The file.
         path: String,
-        /// What the system said.
+        /// The system's error.
         source: std::io::Error,
     },
     /// The cache has too few pages: a defect.

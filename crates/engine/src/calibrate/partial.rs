@@ -12,7 +12,7 @@ use super::corpus::Sequence;
 /// Changes whenever old files would mislead, those of moments included.
 pub(super) const VERSION: u32 = 2;
 
-/// What was finished, but for moments (see [`super::kept_moments`]).
+/// Finished work, but for moments (see [`super::kept_moments`]).
 #[derive(Serialize, Deserialize)]
 pub(super) struct Partial {
     version: u32,
@@ -25,7 +25,7 @@ pub(super) struct Partial {
 // === impl Partial ===
 
 impl Partial {
-    /// What `path` holds of a calibration of the same model and size, or a fresh start.
+    /// The work that `path` holds for the same model and size, or a fresh start.
     pub(super) fn resume(path: &Path, fingerprint: &str, wanted: usize) -> Self {
         let kept =
             fs::read(path).ok().and_then(|bytes| serde_json::from_slice::<Self>(&bytes).ok());

@@ -1,4 +1,4 @@
-//! Which candidates are tried: relevance of each sublayer, runs around what it suggests, bridges of
+//! Choice of candidates: relevance of each sublayer, runs around what it suggests, bridges of
 //! several ranks over the best of them.
 
 use std::collections::HashMap;
@@ -31,7 +31,7 @@ const SHAPE_RANKS: [usize; 2] = [64, 128];
 /// Bridges of such a plan at most: each has moments of its own.
 const SHAPE_BRIDGES: usize = 8;
 
-/// Tokens that its bridges are fitted to, and the ridge for so many.
+/// Tokens that its bridges are fitted to, and the ridge for this many.
 const SHAPE_TOKENS: usize = 4096;
 const SHAPE_RIDGE: f64 = 0.1;
 
@@ -41,7 +41,7 @@ const RIDGE_RANK: usize = 64;
 /// Ridges; see [`BridgeFit::new`].
 const RIDGES: [f64; 4] = [1.0, 0.3, 0.1, 0.03];
 
-/// What a candidate that is not one run of layers skips.
+/// The sublayers that a candidate skips, where they are not one run of layers.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Shape {
     Attention,
@@ -51,7 +51,7 @@ enum Shape {
     Scattered,
 }
 
-/// What the search needs at every turn.
+/// State that the search needs at every turn.
 struct Search<'a, 'b> {
     spans: Spans<'a>,
     evaluator: &'b Evaluator,
@@ -166,7 +166,7 @@ impl Search<'_, '_> {
         (1..=last).map(|first| of_layers(first..first + length)).collect()
     }
 
-    /// What skipping these sublayers one at a time loses in all: a rough guide.
+    /// Summed losses of skipping these sublayers one at a time: a rough guide.
     fn loss(&self, sublayers: impl Iterator<Item = usize>) -> f32 {
         sublayers.map(|sublayer| 1.0 - self.relevance[sublayer].unwrap_or(0.0)).sum()
     }
@@ -233,7 +233,7 @@ impl Search<'_, '_> {
         Candidate::new(name, runs, &self.config, |run| self.biases.get(run).cloned())
     }
 
-    /// How many of the least relevant sublayers to skip, where they lie apart.
+    /// Counts of the least relevant sublayers to skip, where they lie apart.
     fn relevance_counts(&self) -> [usize; 2] {
         let inner = self.inner().len();
         [inner / 3, inner / 2]

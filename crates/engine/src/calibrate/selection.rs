@@ -28,13 +28,13 @@ const MAX_PLANS: usize = 8;
 /// relatives.
 const MAX_OF_SKIP_SET: usize = 2;
 
-/// What a dearer plan must accept more: differences below are noise.
+/// Acceptance that a costlier plan must add: differences below are noise.
 const LEAST_GAIN: f64 = 0.01;
 
 /// A plan that accepts less than this is of no use at any cost: drafts would have to be free.
 const LEAST_ACCEPTANCE: f64 = 0.25;
 
-/// Selection that costs are told for, in positions.
+/// Context that costs are stated for, in positions.
 const COST_CONTEXT: usize = 256;
 
 /// Measurements of a plan's cost; the median counts.
@@ -43,7 +43,7 @@ const COST_ROUNDS: usize = 25;
 /// Positions that measuring costs needs.
 pub(super) const COST_POSITIONS: usize = COST_CONTEXT + CHAIN + 1;
 
-/// What choosing needs.
+/// Inputs to the choice of plans.
 pub(super) struct Selection<'a> {
     pub(super) evaluator: &'a Evaluator,
     pub(super) costs: &'a CostModel,
@@ -64,7 +64,7 @@ struct Tried {
     chains: Vec<Chain>,
 }
 
-/// How to draft with a candidate.
+/// Settings for drafting with a candidate.
 #[derive(Clone, Copy, Debug)]
 struct Settings {
     /// The vocabulary is the whole / this.

@@ -1,5 +1,5 @@
-//! What runs of sublayers do to the states of the text: mean changes of many runs, second moments
-//! of a few.
+//! Effects of runs of sublayers on the states of the text: mean changes of many runs, second
+//! moments of a few.
 
 use std::ops::Range;
 
@@ -30,7 +30,7 @@ struct Trace<'a> {
     places: &'a [usize],
     output: PassOutput<'a>,
     pages: &'a [u32],
-    /// Of the first row.
+    /// Position of the first row.
     position: usize,
     /// The rows that count.
     rows: Range<usize>,
@@ -111,7 +111,7 @@ impl Spans<'_> {
     }
 
     /// Runs the sequences up to the last end of `spans` and to where features are kept, and hands
-    /// on what came of each chunk.
+    /// on the trace of each chunk.
     fn trace(
         &mut self,
         what: &str,

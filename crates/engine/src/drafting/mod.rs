@@ -1,4 +1,4 @@
-//! How a stream drafts: which sublayers it skips, how far it goes, when it stops.
+//! Drafting of a stream: which sublayers it skips, how far it goes, when it stops.
 //!
 //! [`DraftPolicy`] is the seam, [`POLICIES`] the registry, `policies/` has one file a policy.
 

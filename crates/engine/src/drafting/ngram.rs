@@ -23,7 +23,7 @@ pub struct NgramProposer {
     tokens: Vec<TokenId>,
     /// The n-gram (a node) and one more token after it -> the (n+1)-gram.
     children: HashMap<(Node, TokenId), Node>,
-    /// Where each node's n-gram ended last, as a count of tokens.
+    /// Last end of each node's n-gram, as a count of tokens.
     last_end: Vec<u32>,
     /// By length n: the node of the last n tokens, and where they ended before. Length 0 is the
     /// root.
@@ -37,7 +37,7 @@ type Node = u32;
 #[derive(Clone, Copy, Debug)]
 struct Suffix {
     node: Node,
-    /// Where they ended before this time; `NEVER` if this is the first.
+    /// Their end before this time; `NEVER` if this is the first.
     earlier_end: u32,
 }
 
@@ -45,7 +45,7 @@ struct Suffix {
 const NEVER: u32 = 0;
 const ROOT: Node = 0;
 
-/// What takes a pending token back.
+/// Record of a pending token, to take it back.
 struct Undo {
     key: (Node, TokenId),
     node: Node,

@@ -7,7 +7,8 @@ use super::skip_set::{SkipSet, SkipSetError};
 use skipstone_model::sublayer::{layer_of, sublayers};
 use skipstone_model::{Bridge, DraftVocabulary, Gate, SkipMask, SkippedKeys};
 
-/// What to skip and what stands in for it, which tokens to look at, and when to stop.
+/// A way to draft: what to skip and what stands in for it, which tokens to look at, and when to
+/// stop.
 #[derive(Clone, Debug)]
 pub struct DraftPlan {
     gaps: Vec<Gap>,
@@ -32,7 +33,7 @@ pub struct Gap {
     pub bridge: Option<Arc<Bridge>>,
 }
 
-/// Why gaps make no plan.
+/// A reason why gaps make no plan.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum PlanError {
     /// A gap is empty, or begins before the one before it has ended.
@@ -180,7 +181,7 @@ impl DraftPlan {
         self.gate.as_deref()
     }
 
-    /// What becomes of the keys and values of attention that it skips.
+    /// Treatment of the keys and values of attention that it skips.
     pub fn skipped_keys(&self) -> SkippedKeys {
         self.skipped_keys
     }
@@ -200,7 +201,7 @@ impl DraftPlan {
         &self.mask
     }
 
-    /// What stands in for skipped runs, by first sublayer.
+    /// Bridges over skipped runs, by first sublayer.
     pub fn bridges(&self) -> &[Arc<Bridge>] {
         &self.bridges
     }

@@ -84,9 +84,9 @@ pub trait DraftPolicy: Send {
 
 /// All that a policy may use of the engine.
 pub struct Context<'a> {
-    /// What all streams of the engine know: plans, their acceptance, what passes cost.
+    /// Knowledge shared by all streams of the engine: plans, their acceptance, the cost of passes.
     pub betting: &'a mut Betting,
-    /// What rows cost the stream now, in plain steps.
+    /// Current costs of rows for the stream, in plain steps.
     pub costs: &'a Costs,
     /// Tokens that a cycle may draft now.
     pub limit: usize,
@@ -112,8 +112,7 @@ pub enum Begin {
     Plain(OffReason),
     /// Draft steps.
     Draft {
-        /// What they skip, and what stands in for it. The plans of one stream share their draft
-        /// vocabulary.
+        /// The plan to draft by. The plans of one stream share their draft vocabulary.
         plan: Arc<DraftPlan>,
         /// The plan's number among those of the policy.
         arm: usize,
@@ -122,7 +121,7 @@ pub enum Begin {
     Verify(Proposal),
 }
 
-/// How a cycle goes on.
+/// The continuation of a cycle.
 pub enum Next {
     /// One more draft step of the plan.
     Draft,
@@ -158,7 +157,7 @@ pub struct DraftStep {
     pub confidence: f32,
 }
 
-/// Where a drafted token comes from, and what was known about it before it was judged.
+/// Origin of a drafted token, and what was known about it before it was judged.
 #[derive(Clone, Copy, PartialEq, Debug)]
 pub enum Origin {
     /// A draft step of the stream's plan.
@@ -175,59 +174,59 @@ pub enum Origin {
     },
 }
 
-/// What a cycle came to.
+/// Outcome of a cycle.
 #[derive(Clone, Copy, Debug)]
 pub struct FinishedCycle<'a> {
     /// Tokens committed, at least one.
     pub committed: usize,
     /// Drafted tokens that were accepted.
     pub accepted: usize,
-    /// Where the drafted tokens came from. Those after the first rejected one were not judged.
+    /// Origins of the drafted tokens. Those after the first rejected one were not judged.
     pub origins: &'a [Origin],
     /// Its time, in plain steps of the same company.
     pub steps: f64,
 }
 
-/// What a request asks of a policy.
+/// The policy that a request asks for, with its settings.
 #[derive(Clone, PartialEq, Debug)]
 pub struct PolicyRequest {
-    /// Who decides.
+    /// The policy that decides.
     pub policy: &'static PolicyEntry,
     /// Cap on the draft length; `None` takes the server's default.
     pub max_draft_tokens: Option<usize>,
-    /// What to skip, for a policy with one plan; `None` takes the server's default.
+    /// Sublayers to skip, for a policy with one plan; `None` takes the server's default.
     pub skip_set: Option<SkipSet>,
-    /// What may be bet on, for a policy that bets.
+    /// Bets that may be placed, for a policy that bets.
     pub allowed: Allowed,
 }
 
-/// What a policy starts from.
+/// Inputs that a policy starts from.
 pub struct Setup<'a> {
-    /// What all streams know.
+    /// Knowledge shared by all streams.
     pub betting: &'a mut Betting,
-    /// What streams of a policy share beyond that.
+    /// State that streams of a policy share beyond that.
     pub shared: &'a mut SharedStates,
-    /// What the request asks for.
+    /// The request's policy and settings.
     pub request: &'a PolicyRequest,
     /// The model that drafts.
     pub model: &'a Model,
-    /// What a stream skips that names no skip set of its own.
+    /// Sublayers that a stream skips if it names no skip set of its own.
     pub default_skip_set: &'a SkipSet,
-    /// How much less than a plain step an evenly spaced draft step is to read.
+    /// Ratio of what a plain step reads to what an evenly spaced draft step is to read.
     pub target_speedup: f32,
     /// Draft probability below which drafting stops, where nothing else decides.
     pub confidence_threshold: f32,
 }
 
-/// What the streams of a policy share beyond [`Betting`]: one value for each policy that wants one,
-/// made when a stream first asks for it.
+/// State that the streams of a policy share beyond [`Betting`]: one value for each policy that
+/// wants one, made when a stream first asks for it.
 #[derive(Default)]
 pub struct SharedStates(HashMap<&'static str, Arc<dyn Any + Send + Sync>>);
 
 // === impl Origin ===
 
 impl Origin {
-    /// Who drafted it.
+    /// The source that drafted it.
     pub fn source(self) -> DraftSource {
         match self {
             Self::Plan { .. } => DraftSource::LayerSkip,

@@ -7,7 +7,7 @@ use super::policy::{DraftPolicy, Setup};
 pub struct PolicyEntry {
     /// Names it in requests, settings, statistics and metrics.
     pub name: &'static str,
-    /// What it does, in a line.
+    /// Description of what it does, in a line.
     pub about: &'static str,
     /// Whether requests may name what it skips.
     pub takes_skip_set: bool,

@@ -1,4 +1,4 @@
-//! Which sublayers a draft does not run.
+//! The sublayers that a draft does not run.
 
 use skipstone_model::sublayer::{self, SublayerKind};
 use skipstone_model::{LayerIndex, SkipMask};
@@ -13,7 +13,7 @@ pub struct SkipSet {
     layer_count: usize,
 }
 
-/// Why a skip set was refused.
+/// A reason why a skip set is refused.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum SkipSetError {
     /// The layer does not exist.

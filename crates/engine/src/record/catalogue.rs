@@ -11,17 +11,17 @@ use metrics::Unit;
 pub struct Metric {
     /// The whole name, as on the page.
     pub name: &'static str,
-    /// How its values combine.
+    /// Its kind.
     pub kind: Kind,
-    /// What its values measure; `None` for plain ratios.
+    /// Unit of its values; `None` for plain ratios.
     pub unit: Option<Unit>,
     /// Names of its labels. Their values are few and known: see `record`.
     pub labels: &'static [&'static str],
-    /// What it counts, in a sentence.
+    /// Description of what it counts, in a sentence.
     pub help: &'static str,
 }
 
-/// How the values of a metric combine.
+/// Kind of a metric: how its values combine.
 #[derive(Clone, Copy, PartialEq, Debug)]
 pub enum Kind {
     /// Only rises.
@@ -54,7 +54,7 @@ const SPEEDUP_BUCKETS: &[f64] = &[
     6.0,
 ];
 
-/// Every length up to eight, then wider: long drafts come of n-gram matches only.
+/// Every length up to eight, then wider: long drafts result from n-gram matches only.
 const LENGTH_BUCKETS: &[f64] =
     &[0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 12.0, 16.0, 24.0, 32.0];
 

@@ -1,11 +1,11 @@
-//! What the engine tells metrics apart by: the values of their labels.
+//! The kinds that the engine tells metrics apart by: the values of their labels.
 
 use super::catalogue;
 
-/// What one cycle drafted.
+/// Draft counts of one cycle.
 #[derive(Clone, Copy, Debug)]
 pub struct DraftCycle {
-    /// Who drafted.
+    /// Source of the drafts.
     pub source: DraftSource,
     /// Tokens drafted; a cycle without any is not counted.
     pub drafted: usize,
@@ -13,7 +13,7 @@ pub struct DraftCycle {
     pub accepted: usize,
 }
 
-/// Who drafted.
+/// Source of a draft.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum DraftSource {
     /// The model's own layers.
@@ -22,7 +22,7 @@ pub enum DraftSource {
     Ngram,
 }
 
-/// What the engine spends its time on.
+/// An activity that the engine spends its time on.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Phase {
     /// Draft steps.

@@ -10,7 +10,7 @@ pub const POSITIONS: usize = 32;
 /// Layers that are told apart; those beyond count at the last. Models of more are not known.
 pub const LAYERS: usize = 512;
 
-/// What the values of a label can be.
+/// The values that a label can have.
 #[derive(Clone, Copy, Debug)]
 pub enum Values {
     /// One of these words; each with what it means.
@@ -78,7 +78,7 @@ pub const CODES: Values = Values::Words(&[
     ("UNAUTHENTICATED", ""),
 ]);
 
-/// What the values of a label of `metric` can be; `None` for one that nobody has described yet,
+/// The values that a label of `metric` can have; `None` for one that nobody has described yet,
 /// which a test refuses.
 pub fn values(metric: &Metric, label: &str) -> Option<Values> {
     Some(match (metric.name, label) {
@@ -104,7 +104,7 @@ pub fn values(metric: &Metric, label: &str) -> Option<Values> {
 // === impl Values ===
 
 impl Values {
-    /// How many there can be.
+    /// Number of possible values.
     pub fn count(self) -> usize {
         match self {
             Self::Words(words) => words.len(),

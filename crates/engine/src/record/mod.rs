@@ -1,7 +1,7 @@
 //! Thin functions through which the engine and the server write the metrics of the catalogue.
 //!
 //! Handles are made at the first call and kept, so a call is an atomic addition. Install a recorder
-//! before the first call: [`is_in_use`] tells whether it is too late.
+//! before the first call: [`is_in_use`] says whether it is too late.
 
 pub mod catalogue;
 mod indexed;
@@ -22,30 +22,31 @@ use crate::drafting::{POLICIES, SkipSet};
 /// by this.
 pub const NANOSECONDS: f64 = 1e9;
 
-/// What this process is.
+/// Description of this process.
 #[derive(Clone, Copy, Debug)]
 pub struct BuildInfo<'a> {
     /// The name that the model is served under.
     pub model: &'a str,
-    /// What the kernels were chosen for.
+    /// Instruction set that the kernels were chosen for.
     pub instruction_set: &'static str,
 }
 
 /// Handles to all metrics whose labels are known in advance.
 #[derive(Debug)]
 pub(super) struct Instruments {
-    /// In the order of the registry, and one for policies that are not in it.
+    /// Instruments of each policy, in the order of the registry, and one for policies that are not
+    /// in it.
     policies: Vec<PolicyInstruments>,
     drafted_at: IndexedCounters,
     accepted_at: IndexedCounters,
     draft_length: Histogram,
-    /// In the order of [`OffReason`].
+    /// A counter for each [`OffReason`], in its order.
     off: [SecondsCounter; OffReason::ALL.len()],
     plan_changes: Counter,
     engine_steps: Counter,
     attention_skipped: IndexedCounters,
     mlp_skipped: IndexedCounters,
-    /// In the order of [`Phase`].
+    /// A counter for each [`Phase`], in its order.
     phases: [SecondsCounter; 4],
     plain_step: Gauge,
     time_to_first_token: Histogram,
@@ -63,7 +64,7 @@ pub(super) struct Instruments {
 #[derive(Debug)]
 struct PolicyInstruments {
     name: &'static str,
-    /// In the order of [`DraftSource`].
+    /// Counters for each [`DraftSource`], in its order.
     drafts: [SourceCounters; 2],
     speedup: Histogram,
     acceptance: Histogram,

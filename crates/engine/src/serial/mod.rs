@@ -22,17 +22,17 @@ use super::thread::Engine;
 use crate::record;
 use skipstone_model::text::TextModel;
 
-/// How long a pass is waited for before waiting requests and readers are looked at again.
+/// Time that a pass is waited for before waiting requests and readers are looked at again.
 const PATIENCE: Duration = Duration::from_millis(20);
 
-/// How long the thread sleeps when only readers are waited for.
+/// Time that the thread sleeps when only readers are waited for.
 const READER_POLL: Duration = Duration::from_millis(1);
 
 /// Streams that have ended and wait for their readers, at most; until there are fewer, nothing
 /// starts.
 const LATE_READERS: usize = 32;
 
-/// How much the last plain step moves the measured one.
+/// Weight of the last plain step in the measured one.
 const WEIGHT: f64 = 0.1;
 
 /// Limits of a serial engine.
@@ -40,7 +40,7 @@ const WEIGHT: f64 = 0.1;
 pub struct SerialOptions {
     /// Requests that may wait.
     pub max_waiting: usize,
-    /// How long a reader may take nothing before its stream is cancelled.
+    /// Time that a reader may take nothing before its stream is cancelled.
     pub stall_timeout: Duration,
     /// Messages held for a slow reader.
     pub event_buffer: usize,

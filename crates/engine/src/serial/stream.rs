@@ -26,7 +26,7 @@ pub(super) struct SerialStream {
     history: TokenHistory,
     text: OutputText,
     account: Account,
-    /// When its last pass began.
+    /// Start of its last pass.
     pass_began: Instant,
     ending: Option<Ending>,
 }
@@ -166,7 +166,7 @@ impl SerialStream {
         false
     }
 
-    /// What it is at, for operators.
+    /// Its activity, for operators.
     pub(super) fn activity(&self) -> StreamActivity {
         let prompt_tokens = self.prompt().len();
         StreamActivity {

@@ -1,4 +1,4 @@
-//! What is attended to in segments, put together.
+//! Merging of attention results, segment by segment.
 
 use super::Parts;
 use crate::elementwise::exp_of;

@@ -305,14 +305,14 @@ impl<'r, E: KvElement, R: Fn(usize) -> AttentionRow<'r> + Sync> Attention<'_, E,
         (self.row)(self.of_task(task).0.end - 1).length.div_ceil(SEGMENT)
     }
 
-    /// Where row `index` has the query heads of `kv_head`.
+    /// Place of the query heads of `kv_head` in row `index`.
     fn heads(&self, index: usize, kv_head: usize) -> Range<usize> {
         let width = self.layout.group * self.shape.head_dim;
         let start = (index * self.shape.kv_heads + kv_head) * width;
         start..start + width
     }
 
-    /// What a task has of a segment, into `partial`.
+    /// Computes what a task has of a segment, into `partial`.
     fn compute(&self, thread: usize, task: usize, segment: usize, partial: &mut [f32]) {
         let (block, kv_head) = self.of_task(task);
         let (first, last) = ((self.row)(block.start), (self.row)(block.end - 1));

@@ -34,11 +34,11 @@ pub(super) struct AttendSegment<'a, E> {
     pub(super) segment: usize,
     /// Query heads of the key/value head.
     pub(super) group: usize,
-    /// Of each row, \[group, head dim\].
+    /// Queries of each row, \[group, head dim\].
     pub(super) queries: [&'a [f32]; ROW_BLOCK],
     /// \[rows, group, SEGMENT\].
     pub(super) scores: &'a mut [f32],
-    /// What comes out. A row that ends before the segment gets a sum of zero and nothing else.
+    /// Results. A row that ends before the segment gets a sum of zero and nothing else.
     pub(super) parts: Parts<'a>,
 }
 
@@ -65,8 +65,8 @@ impl<'a, E> Pages<'a, E> {
         &self.data[start..][..self.shape.head_elements()]
     }
 
-    /// What is read after the keys of the `index`-th page: those of the next, or the segment's
-    /// values.
+    /// Data that is read after the keys of the `index`-th page: the keys of the next, or the
+    /// segment's values.
     #[inline(always)]
     fn after_keys(&self, index: usize) -> &'a [E] {
         let next = index + 1;
@@ -74,8 +74,8 @@ impl<'a, E> Pages<'a, E> {
         if is_last { self.values(index / PAGES * PAGES) } else { self.keys(next) }
     }
 
-    /// What is read after the values of the `index`-th page: those of the next, or the next
-    /// segment's keys.
+    /// Data that is read after the values of the `index`-th page: the values of the next, or the
+    /// next segment's keys.
     #[inline(always)]
     fn after_values(&self, index: usize) -> Option<&'a [E]> {
         let next = index + 1;

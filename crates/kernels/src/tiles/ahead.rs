@@ -3,16 +3,16 @@
 use super::registers::{Cache, Registers};
 use crate::packed::Tile;
 
-/// How far ahead of its use a weight is fetched from memory into the second cache, in bytes. The
-/// first cache has too few places for lines under way to keep memory busy.
+/// Distance ahead of its use at which a weight is fetched from memory into the second cache, in
+/// bytes. The first cache has too few places for lines under way to keep memory busy.
 const FAR: usize = 8192;
 
-/// How far ahead it is fetched from there into the first, for a single row. Several rows have
-/// enough to do meanwhile.
+/// Distance ahead at which it is fetched from there into the first, for a single row, in bytes.
+/// Several rows have enough to do meanwhile.
 const NEAR: usize = 768;
 
-/// Where the weights lie that are asked for while a block is read: worked out once a block, since
-/// several rows leave no time for it.
+/// Addresses of the weights that are asked for while a block is read: worked out once a block,
+/// since several rows leave no time for it.
 #[derive(Clone, Copy)]
 pub(super) struct Ahead {
     far: *const u8,

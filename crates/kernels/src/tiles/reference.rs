@@ -155,7 +155,7 @@ mod tests {
             (self.0 >> 33) as u32
         }
 
-        /// In [-1, 1].
+        /// A number in [-1, 1].
         fn signed(&mut self) -> f32 {
             self.next() as f32 / (1_u32 << 30) as f32 - 1.0
         }
@@ -183,8 +183,8 @@ mod tests {
         }
     }
 
-    /// Where `tile_rows` first differs from the reference, over all weight types, numbers of rows
-    /// and some magnitudes.
+    /// First difference between `tile_rows` and the reference, over all weight types, numbers of
+    /// rows and some magnitudes.
     fn first_difference(tile_rows: &TileRows<'_>) -> Option<String> {
         let mut random = Random(5);
         for kind in WeightType::ALL {

@@ -16,14 +16,14 @@ use crate::layout::{COLUMNS, Layout};
 /// own, which enables them again.
 ///
 /// # Safety
-/// Who implements it promises that
+/// An implementation promises that
 /// - an operation reads the bytes that its description names, at any alignment, and no others;
 /// - [`store`](Registers::store) writes all of `out`;
 /// - [`fetch`](Registers::fetch) reads and writes nothing, wherever the address points;
 /// - [`call`](Registers::call) runs the kernel once, before it returns, and on the same thread;
 /// - results are those described, bit for bit, and don't depend on anything but the arguments.
 ///
-/// Who calls a function promises that
+/// The caller of a function promises that
 /// - the CPU has the instructions of the implementation, which a value of the
 ///   [`InstructionSet`](crate::isa::InstructionSet) proves;
 /// - the bytes that it reads are there.

@@ -1,4 +1,4 @@
-//! The architectures. Each has a file with one function, which reads a file's header and tells what
+//! The architectures. Each has a file with one function, which reads a file's header and says what
 //! the model is made of; everything else knows blueprints and blocks only.
 //!
 //! To add an architecture, write such a file and give it a line in the table.

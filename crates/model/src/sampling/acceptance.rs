@@ -19,11 +19,11 @@ use crate::TokenId;
 pub struct Proposal<'a> {
     /// The token.
     pub token: TokenId,
-    /// Where it comes from.
+    /// The distribution that it comes from.
     pub distribution: ProposalDistribution<'a>,
 }
 
-/// How a drafted token was chosen.
+/// The way a drafted token was chosen.
 #[derive(Clone, Copy, Debug)]
 pub enum ProposalDistribution<'a> {
     /// Drawn at random from exactly this distribution, temperature, filters and penalties included.
@@ -34,7 +34,7 @@ pub enum ProposalDistribution<'a> {
     Deterministic,
 }
 
-/// What becomes of a drafted token.
+/// Verdict on a drafted token.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Verdict {
     /// It is committed.

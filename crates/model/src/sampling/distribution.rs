@@ -92,7 +92,7 @@ impl Distribution {
         }
     }
 
-    /// What is left without one token; `None` if that is nothing.
+    /// The rest without one token; `None` if that is nothing.
     pub(super) fn without(&self, token: TokenId) -> Option<Self> {
         let Support::All { weights, .. } = &self.support else {
             return Self::from_weights(self.iter().filter(|&(other, _)| other != token));
@@ -102,7 +102,7 @@ impl Distribution {
         Self::dense(weights)
     }
 
-    /// What it has above `other`; `None` if that is nothing.
+    /// The part that exceeds `other`; `None` if that is nothing.
     pub(super) fn above(&self, other: &Self) -> Option<Self> {
         if let (Support::All { weights, total }, Support::All { weights: others, total: of_others }) =
             (&self.support, &other.support)

@@ -1,4 +1,5 @@
-//! Which entries of a row survive top-k, top-p and min-p, without sorting the vocabulary.
+//! Filters: the entries of a row that survive top-k, top-p and min-p, without sorting the
+//! vocabulary.
 
 use std::cmp::Ordering;
 
@@ -26,11 +27,11 @@ pub(super) struct Candidate {
     pub(super) entry: u32,
     /// Its logit, penalties and bias included.
     pub(super) logit: f32,
-    /// In proportion to its probability; 1 for the highest logit.
+    /// Weight in proportion to its probability; 1 for the highest logit.
     pub(super) weight: f32,
 }
 
-/// How logits of a row become weights: e^((logit - peak) / temperature), from 0 to 1.
+/// Conversion of a row's logits to weights: e^((logit - peak) / temperature), from 0 to 1.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Scale {
     /// The highest logit of the row, finite.

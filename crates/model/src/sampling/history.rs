@@ -1,4 +1,4 @@
-//! Which tokens a stream has so far, for the penalties.
+//! The tokens that a stream has so far, for the penalties.
 
 use std::collections::HashMap;
 
@@ -13,7 +13,7 @@ pub struct TokenHistory {
     generated: Vec<TokenId>,
 }
 
-/// How often a token occurs.
+/// Occurrences of a token.
 #[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
 struct Count {
     prompt: u32,

@@ -9,7 +9,7 @@ use skipstone_kernels::{Isa, exp_total};
 /// Natural logarithms of softmax probabilities of one row.
 #[derive(Clone, Debug, PartialEq)]
 pub struct TokenLogprobs {
-    /// Of the token asked for; -inf if it is not in the row.
+    /// Log-probability of the token asked for; -inf if it is not in the row.
     pub logprob: f32,
     /// The most likely tokens, best first, the lower id first among equals.
     pub top: Vec<(TokenId, f32)>,

@@ -1,4 +1,4 @@
-//! How a request wants its tokens chosen, and the check that it makes sense.
+//! A request's settings for choosing tokens, and the check that they make sense.
 
 use std::fmt::Display;
 use std::ops::RangeBounds;
@@ -45,7 +45,7 @@ pub struct SamplingParams {
 pub struct InvalidSampling {
     /// The setting, by its field name.
     pub field: &'static str,
-    /// What is wrong with it, and what would be right.
+    /// The fault, and what would be right.
     pub message: String,
 }
 

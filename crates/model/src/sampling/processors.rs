@@ -1,4 +1,4 @@
-//! What changes single logits before the temperature: penalties, then bias.
+//! Changes to single logits before the temperature: penalties, then bias.
 
 use super::history::TokenHistory;
 use super::params::SamplingSettings;

@@ -2,12 +2,12 @@
 //! twice.
 //!
 //! A drafted token and the decision to accept it must not share a random number: the draft's choice
-//! would then foretell the decision, and the committed tokens would not follow the full model.
+//! would then predict the decision, and the committed tokens would not follow the full model.
 
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 
-/// What a random number is for. Numbers of different streams are independent of each other.
+/// Purpose of a random number. Numbers of different streams are independent of each other.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum RandomStream {
     /// To draw a token from a draft's distribution.

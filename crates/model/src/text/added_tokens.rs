@@ -1,4 +1,4 @@
-//! Which tokens are control tokens, which mark places in chats, and which end the output.
+//! Roles of tokens: which are control tokens, which mark places in chats, and which end the output.
 
 use super::TokenType;
 use super::token_table::TokenRole;

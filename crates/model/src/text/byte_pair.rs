@@ -20,7 +20,7 @@ use super::{TextError, Vocabulary};
 pub(super) struct Pipeline {
     pub(super) normalizer: Option<NormalizerWrapper>,
     pub(super) pre_tokenizer: Option<PreTokenizerWrapper>,
-    /// What splits text that is not at the start of the whole, where that differs.
+    /// Pre-tokeniser of text that is not at the start of the whole, where that differs.
     pub(super) inner_pre_tokenizer: Option<PreTokenizerWrapper>,
     pub(super) model: ModelWrapper,
 }
@@ -77,7 +77,7 @@ impl Pipeline {
         })
     }
 
-    /// Appends the tokens of a text; `at_start` tells whether anything comes before it.
+    /// Appends the tokens of a text; `at_start` says whether anything comes before it.
     pub(super) fn encode(
         &self,
         text: &str,

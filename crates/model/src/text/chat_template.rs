@@ -9,7 +9,7 @@ use super::large_stack::on_large_stack;
 use super::limits::{MESSAGES, TEMPLATE_BYTES, TEMPLATE_OUTPUT_BYTES};
 use super::template_sandbox::{CappedOutput, environment};
 
-/// Who wrote a message.
+/// Author of a message.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Role {
@@ -24,9 +24,9 @@ pub enum Role {
 /// One message of a chat.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize)]
 pub struct ChatMessage {
-    /// Who wrote it.
+    /// Its author.
     pub role: Role,
-    /// What it says; never read as control tokens.
+    /// Its text; never read as control tokens.
     pub content: String,
 }
 

@@ -1,4 +1,4 @@
-//! Why text could not be turned into tokens.
+//! The reasons why text can't be turned into tokens.
 
 use std::path::PathBuf;
 
@@ -32,7 +32,7 @@ pub enum TextError {
         "the tokenizer of the model is invalid: {reason}; convert the model again, or put its tokenizer.json beside the GGUF file"
     )]
     InvalidVocabulary {
-        /// What is wrong.
+        /// The fault.
         reason: String,
     },
     /// A metadata key holds something else than it should.
@@ -43,7 +43,7 @@ pub enum TextError {
     TokenizerFile {
         /// The file.
         path: PathBuf,
-        /// What is wrong.
+        /// The fault.
         reason: String,
     },
     /// The text is longer than allowed.
@@ -67,7 +67,7 @@ pub enum TextError {
     /// The tokenizer library refused the text.
     #[error("the text can't be tokenised: {reason}")]
     Encoding {
-        /// What the library said.
+        /// The library's message.
         reason: String,
     },
     /// A chat was given, but the model has no chat template.
@@ -103,19 +103,19 @@ pub enum TextError {
         "the model's chat template is invalid: {reason}; put a valid one into tokenizer_config.json beside the GGUF file"
     )]
     TemplateInvalid {
-        /// What is wrong, with the line.
+        /// The fault, with the line.
         reason: String,
     },
     /// The chat template refused the messages by `raise_exception`.
     #[error("the model's chat template refuses these messages: {message}")]
     TemplateRefused {
-        /// What the template said.
+        /// The template's message.
         message: String,
     },
     /// The chat template failed on these messages.
     #[error("the model's chat template failed: {reason}")]
     TemplateFailed {
-        /// What went wrong, with the line.
+        /// The failure, with the line.
         reason: String,
     },
     /// The chat template ran for too long.

@@ -12,9 +12,9 @@ use super::{TextError, TokenType, Vocabulary, byte_level};
 pub(super) struct TokenizerParts {
     pub(super) encoder: Encoder,
     pub(super) table: TokenTable,
-    /// What a prompt begins with.
+    /// Tokens that a prompt begins with.
     pub(super) prefix: Vec<TokenId>,
-    /// What a prompt ends with.
+    /// Tokens that a prompt ends with.
     pub(super) suffix: Vec<TokenId>,
     /// Tokens that end the output.
     pub(super) ends: Vec<TokenId>,
@@ -24,7 +24,7 @@ pub(super) struct TokenizerParts {
     pub(super) end: Option<TokenId>,
 }
 
-/// What turns text without special tokens into ids.
+/// An encoder of text without special tokens.
 pub(super) enum Encoder {
     /// The `tokenizers` crate.
     Pipeline(Box<Pipeline>),

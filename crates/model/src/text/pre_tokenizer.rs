@@ -12,7 +12,7 @@ use tokenizers::pre_tokenizers::split::{Split, SplitPattern};
 
 use super::TextError;
 
-/// How text is split before merging.
+/// A rule by which text is split before merging.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum SplitRule {
     /// GPT-2: contractions, letters, digits, the rest, each with the space before it.

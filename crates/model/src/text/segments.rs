@@ -31,8 +31,8 @@ pub(super) struct ContentMarker {
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Unmarked {
     pub(super) text: String,
-    /// Where no special token may be read: sorted, disjoint. An empty range is a place that none
-    /// may span.
+    /// Ranges in which no special token may be read: sorted, disjoint. An empty range is a place
+    /// that none may span.
     pub(super) closed: Vec<Range<usize>>,
 }
 
@@ -114,7 +114,7 @@ impl ContentMarker {
     }
 }
 
-/// Where special tokens are written out, overlapping ones joined.
+/// Ranges in which special tokens are written out, overlapping ones joined.
 fn spans(text: &str, specials: &TokenSet) -> Vec<Range<usize>> {
     let mut spans: Vec<Range<usize>> = Vec::new();
     for start in 0..text.len() {

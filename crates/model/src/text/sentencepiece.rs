@@ -42,7 +42,7 @@ struct PossibleMerge {
     score: f32,
     left: usize,
     right: usize,
-    // Length of both together, which tells whether either has changed since.
+    // Length of both together, which shows whether either has changed since.
     len: usize,
 }
 
@@ -96,7 +96,7 @@ impl SentencePiece {
         Ok(this)
     }
 
-    /// Appends the tokens of a text; `at_start` tells that it begins the whole or follows a special
+    /// Appends the tokens of a text; `at_start` says that it begins the whole or follows a special
     /// token, where a space goes in front.
     pub(super) fn encode(&self, text: &str, at_start: bool, ids: &mut Vec<TokenId>) {
         let mut escaped = String::with_capacity(text.len() + 3);

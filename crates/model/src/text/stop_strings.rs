@@ -14,7 +14,7 @@ pub struct StopMatcher {
     matched: bool,
 }
 
-/// What a push of text led to.
+/// Result of a push of text.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct StopStep {
     /// Text that is safe to emit: no part of it belongs to a stop string (save the match itself, if

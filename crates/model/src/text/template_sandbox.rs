@@ -33,7 +33,7 @@ pub(super) fn environment() -> Result<Environment<'static>, Error> {
     Ok(environment)
 }
 
-/// What a template said through `raise_exception`.
+/// The message that a template raised through `raise_exception`.
 #[derive(Debug)]
 struct Raised(String);
 

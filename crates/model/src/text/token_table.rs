@@ -1,4 +1,4 @@
-//! What each token prints, by id.
+//! The bytes that each token prints, by id.
 
 use crate::TokenId;
 
@@ -13,7 +13,7 @@ pub(super) struct TokenTable {
     roles: Vec<TokenRole>,
 }
 
-/// How a token takes part in text.
+/// A token's role in text.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub(super) enum TokenRole {
     /// A piece of text.
@@ -56,7 +56,7 @@ impl TokenTable {
         self.roles.get(token.index()).copied().unwrap_or(TokenRole::Control)
     }
 
-    /// What a token adds to the model's output.
+    /// Bytes that a token adds to the model's output.
     pub(super) fn printed(&self, token: TokenId) -> &[u8] {
         if self.role(token) == TokenRole::Control { &[] } else { self.bytes(token) }
     }

@@ -33,7 +33,7 @@ pub struct TextModel {
     max_bytes: usize,
 }
 
-/// How to read a text.
+/// Options for reading a text.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct EncodeOptions {
     /// Add the beginning-of-sequence and end-of-sequence tokens that the model asks for.
@@ -51,8 +51,7 @@ impl TextModel {
     /// `chat_template.jinja` or `tokenizer_config.json`.
     ///
     /// # Errors
-    /// What is wrong with the file's own tokenizer if there is no other, else what is wrong with
-    /// the other.
+    /// The fault of the file's own tokenizer if there is no other, else that of the other.
     pub fn from_gguf(file: &GgufFile) -> Result<Self, TextError> {
         let folder = file.path().parent().unwrap_or_else(|| Path::new("."));
         let own = Vocabulary::chat_template_of(file.manifest())?;
@@ -82,8 +81,7 @@ impl TextModel {
     /// files beside it.
     ///
     /// # Errors
-    /// What is wrong with the files; a folder without `tokenizer.json` is
-    /// [`TextError::TokenizerFile`].
+    /// The fault of the files; a folder without `tokenizer.json` is [`TextError::TokenizerFile`].
     pub fn from_folder(folder: &Path) -> Result<Self, TextError> {
         let templates = Vec::from_iter(tokenizer_json::chat_template(folder)?);
         let parts =

@@ -33,7 +33,7 @@ struct AddedToken {
     role: TokenRole,
 }
 
-/// How the texts of tokens stand for bytes.
+/// Spelling of bytes in the texts of tokens.
 enum Spelling {
     ByteLevel,
     SentencePiece,
@@ -203,7 +203,7 @@ fn never_prepending(pre_tokenizer: &Value) -> Result<Option<PreTokenizerWrapper>
         .map_err(|error| format!("its pre_tokenizer does not parse: {error}"))
 }
 
-/// What the post-processor puts around a text.
+/// Tokens that the post-processor puts around a text.
 fn affixes(tokenizer: &Tokenizer) -> Result<(Vec<TokenId>, Vec<TokenId>), String> {
     let encode = |add_special| {
         let encoding = tokenizer

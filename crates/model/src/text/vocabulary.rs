@@ -15,7 +15,7 @@ pub struct Vocabulary {
     /// The text of each token, by id. Byte-level BPE writes bytes as the 256 stand-in characters of
     /// GPT-2.
     pub tokens: Vec<String>,
-    /// What each token is, by id; empty means all are normal.
+    /// Type of each token, by id; empty means that all are normal.
     pub token_types: Vec<TokenType>,
     /// The score of each token, by id; needed by SentencePiece only.
     pub scores: Vec<f32>,
@@ -50,7 +50,7 @@ pub struct SpecialIds {
     pub unknown: Option<u32>,
 }
 
-/// What a token is, by the numbers of GGUF's `tokenizer.ggml.token_type`.
+/// Type of a token, by the numbers of GGUF's `tokenizer.ggml.token_type`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum TokenType {
     /// A piece of ordinary text.

@@ -1,36 +1,36 @@
-//! What drafts of a plan are expected to bring.
+//! Forecasts for the drafts of a plan.
 
 use super::super::acceptance::BINS;
 use super::super::bet::Chain;
 use super::super::costs::Costs;
 
-/// What is known of a plan's drafts on one stream. Made once for a decision, which looks at each
-/// bin many times.
+/// Odds of a plan's drafts on one stream. Made once for a decision, which looks at each bin many
+/// times.
 pub(super) struct PlanOdds<'a> {
-    /// How often each confidence comes up.
+    /// Share of draft steps with each confidence.
     pub(super) confidences: &'a [f64; BINS],
-    /// How often drafts of each confidence are accepted.
+    /// Share of drafts of each confidence that are accepted.
     pub(super) acceptances: [f64; BINS],
     /// A draft step, in plain steps.
     pub(super) cost: f64,
-    /// What rows cost.
+    /// Costs of rows.
     pub(super) costs: &'a Costs,
 }
 
-/// What a cycle is expected to bring.
+/// Expected tokens and cost of a cycle.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Forecast {
     tokens: f64,
     cost: f64,
 }
 
-/// What one more draft step is expected to bring.
+/// Expected outcome of one more draft step.
 pub(super) struct Step {
-    /// Of its token, beyond the cost of the token's row.
+    /// Value of its token, beyond the cost of the token's row.
     pub(super) value: f64,
-    /// How likely its token is kept.
+    /// Probability that its token is kept.
     kept: f64,
-    /// How likely a kept token is accepted.
+    /// Probability that a kept token is accepted.
     accepted: f64,
 }
 

@@ -24,7 +24,7 @@ use crate::request::Speculation;
 /// pass is cheap; beyond a dozen nothing is gained.
 const MATCH_LENGTHS: (usize, usize) = (1, 12);
 
-/// What the server chooses by default.
+/// The server's default policy.
 pub static ENTRY: PolicyEntry = PolicyEntry {
     name: "adaptive",
     about: "bets on what pays: a calibrated plan, a repetition in the text, or plain decoding",
@@ -37,7 +37,7 @@ struct Adaptive {
     controller: Controller,
     /// None for a stream without n-gram matches.
     proposer: Option<NgramProposer>,
-    /// Of the current cycle.
+    /// Bet of the current cycle.
     bet: Bet,
     chain: Chain,
     /// The plan that drafts while none is bet on.
@@ -51,12 +51,12 @@ struct Adaptive {
 // === impl Speculation ===
 
 impl Speculation {
-    /// By bets on everything there is.
+    /// Drafting by bets on everything there is.
     pub fn adaptive(max_draft_tokens: Option<usize>) -> Self {
         Self::betting(max_draft_tokens, Allowed::default())
     }
 
-    /// By bets on what is allowed.
+    /// Drafting by bets on what is allowed.
     pub fn betting(max_draft_tokens: Option<usize>, allowed: Allowed) -> Self {
         Self::Draft(PolicyRequest { allowed, max_draft_tokens, ..PolicyRequest::new(&ENTRY) })
     }

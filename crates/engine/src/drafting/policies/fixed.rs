@@ -30,7 +30,7 @@ pub(super) struct Fixed {
 // === impl Speculation ===
 
 impl Speculation {
-    /// By one plan: what the skip set names, else the server's default.
+    /// Drafting by one plan: what the skip set names, else the server's default.
     pub fn fixed(skip_set: Option<SkipSet>, max_draft_tokens: Option<usize>) -> Self {
         Self::Draft(PolicyRequest { skip_set, max_draft_tokens, ..PolicyRequest::new(&ENTRY) })
     }

@@ -33,7 +33,7 @@ pub static ENTRY: PolicyEntry = PolicyEntry {
 struct Swift {
     search: Arc<Mutex<SwiftSearch>>,
     plan: Arc<DraftPlan>,
-    /// Of the last draft step.
+    /// Whether the last draft step was sure.
     is_sure: bool,
 }
 

@@ -8,7 +8,8 @@ use crate::drafting::skip_set::SkipSet;
 use skipstone_model::TokenId;
 use skipstone_model::sublayer::sublayers;
 
-/// What SWIFT leaves to its user; the defaults are those of its evaluation script for Llama models.
+/// Options that SWIFT leaves to its user; the defaults are those of its evaluation script for Llama
+/// models.
 #[derive(Clone, PartialEq, Debug)]
 pub struct SwiftOptions {
     /// Share of the sublayers of all layers but the first and the last that is skipped, 0 to 1.
@@ -35,8 +36,8 @@ pub struct SwiftOptions {
 }
 
 /// The search of SWIFT (Xia et al. 2025, "SWIFT: On-the-Fly Self-Speculative Decoding for LLM
-/// Inference Acceleration", arXiv 2410.06916, with what only its code tells): draws skip sets of a
-/// fixed size, every 25th by a Gaussian process's upper confidence bound, scores each by
+/// Inference Acceleration", arXiv 2410.06916, with details that only its code shows): draws skip
+/// sets of a fixed size, every 25th by a Gaussian process's upper confidence bound, scores each by
 /// [`matchness`] and keeps the best ever seen. One search is meant to serve all streams of a
 /// process.
 ///
@@ -64,8 +65,8 @@ pub struct SwiftSearch {
 #[derive(Clone, Debug)]
 struct Trial {
     skip_set: SkipSet,
-    /// What the process is told: one coordinate for each sublayer that may be skipped, attention
-    /// first.
+    /// The set as a point for the process: one coordinate for each sublayer that may be skipped,
+    /// attention first.
     point: Vec<f64>,
 }
 
@@ -137,7 +138,7 @@ impl SwiftSearch {
         search
     }
 
-    /// What the search leaves to its user.
+    /// Options that the search leaves to its user.
     pub fn options(&self) -> &SwiftOptions {
         &self.options
     }
@@ -222,7 +223,7 @@ impl SwiftSearch {
         point
     }
 
-    /// Where the upper confidence bound is highest, as far as a bounded effort tells.
+    /// The point of the highest upper confidence bound, as far as a bounded effort finds it.
     fn most_promising(&mut self) -> Option<Vec<f64>> {
         let (points, scores) = (self.points.clone(), self.scores.clone());
         let process = GaussianProcess::fit(&points, &scores)?;
