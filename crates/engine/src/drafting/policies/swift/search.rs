@@ -38,7 +38,7 @@ pub struct SwiftOptions {
 /// The search of SWIFT (Xia et al. 2025, "SWIFT: On-the-Fly Self-Speculative Decoding for LLM
 /// Inference Acceleration", arXiv 2410.06916, with details that only its code shows): draws skip
 /// sets of a fixed size, every 25th by a Gaussian process's upper confidence bound, scores each by
-/// [`matchness`] and keeps the best ever seen. One search is meant to serve all streams of a
+/// `matchness` and keeps the best ever seen. One search is meant to serve all streams of a
 /// process.
 ///
 /// Its weaknesses are kept, because they are what it is compared for: the best score is never
@@ -178,7 +178,7 @@ impl SwiftSearch {
         self.candidate.as_ref().map(|candidate| &candidate.skip_set)
     }
 
-    /// Takes in the [`matchness`] of the set proposed last; does nothing if there is none.
+    /// Takes in the `matchness` of the set proposed last; does nothing if there is none.
     pub fn observe(&mut self, score: f64) {
         let Some(candidate) = self.candidate.take() else { return };
         self.points.push(candidate.point);
