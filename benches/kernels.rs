@@ -135,7 +135,7 @@ fn attend(
     queries: &mut [f32],
     out: &mut [f32],
 ) {
-    let row = |_| AttentionRow { pages: &PAGES, length: POSITIONS, angles: UNTURNED };
+    let row = |_| AttentionRow { pages: &PAGES, first: 0, length: POSITIONS, angles: UNTURNED };
     store.attend(pool, isa, 0, row, queries, out);
 }
 

@@ -5,6 +5,8 @@
 
 mod common;
 
+use std::ops::Range;
+
 use common::weights::{Random, random_weights};
 use skipstone::kernels::{
     Activations, AttentionRow, FormatSet, Isa, KvPrecision, KvShape, KvSlot, KvStore,
@@ -99,13 +101,18 @@ fn attention_is_row_invariant_and_right() {
         {
             for length in LENGTHS {
                 let shape = KvShape { layers: 2, query_heads, kv_heads, head_dim };
-                check_attention_shape(shape, precision, length);
+                for window in WINDOWS {
+                    check_attention_shape(shape, precision, length, window);
+                }
             }
         }
     }
 }
 
-fn check_attention_shape(shape: KvShape, precision: KvPrecision, length: usize) {
+/// Positions that a row sees at most: all, its own, less than a segment of the kernel, and more.
+const WINDOWS: [usize; 4] = [usize::MAX, 1, 100, 300];
+
+fn check_attention_shape(shape: KvShape, precision: KvPrecision, length: usize, window: usize) {
     let mut random = Random(shape.head_dim as u64);
     // Out of order, as pages are after some streams.
     let count = length.div_ceil(PAGE_POSITIONS);
@@ -130,10 +137,10 @@ fn check_attention_shape(shape: KvShape, precision: KvPrecision, length: usize) 
         let mut attend =
             |lengths: &(dyn Fn(usize) -> usize + Sync), first, queries: &[f32], threads| {
                 let (mut queries, mut out) = (queries.to_vec(), vec![0.0; queries.len()]);
-                let row = |index| AttentionRow {
-                    pages: &pages,
-                    length: lengths(first + index),
-                    angles: UNTURNED,
+                let row = |index| {
+                    let length = lengths(first + index);
+                    let first = length.saturating_sub(window);
+                    AttentionRow { pages: &pages, first, length, angles: UNTURNED }
                 };
                 store.attend(&mut ThreadPool::new(threads), isa, 1, row, &mut queries, &mut out);
                 out
@@ -163,7 +170,9 @@ fn check_attention_shape(shape: KvShape, precision: KvPrecision, length: usize) 
             for index in [0, ATTENDING - 1] {
                 let part = index * width..(index + 1) * width;
                 let (queries, out) = (&queries[part.clone()], &alone[part]);
-                check_attention(shape, precision, lengths(index), &keys, &values, queries, out);
+                let length = lengths(index);
+                let seen = length.saturating_sub(window)..length;
+                check_attention(shape, precision, seen, &keys, &values, queries, out);
             }
         }
     }
@@ -173,7 +182,7 @@ fn check_attention_shape(shape: KvShape, precision: KvPrecision, length: usize) 
 fn check_attention(
     shape: KvShape,
     precision: KvPrecision,
-    length: usize,
+    seen: Range<usize>,
     keys: &[f32],
     values: &[f32],
     queries: &[f32],
@@ -186,7 +195,8 @@ fn check_attention(
     let (dim, kv_width) = (shape.head_dim, shape.kv_heads * shape.head_dim);
     for head in 0..shape.query_heads {
         let kv_head = head / (shape.query_heads / shape.kv_heads);
-        let scores: Vec<f64> = (0..length)
+        let scores: Vec<f64> = seen
+            .clone()
             .map(|position| {
                 let dot: f64 = (0..dim)
                     .map(|index| {
@@ -199,10 +209,11 @@ fn check_attention(
             .collect();
         let total: f64 = scores.iter().sum();
         for index in 0..dim {
-            let expected: f64 = (0..length)
-                .map(|position| {
-                    scores[position] / total
-                        * stored(values[position * kv_width + kv_head * dim + index])
+            let expected: f64 = seen
+                .clone()
+                .zip(&scores)
+                .map(|(position, score)| {
+                    score / total * stored(values[position * kv_width + kv_head * dim + index])
                 })
                 .sum();
             let found = f64::from(out[head * dim + index]);

@@ -28,6 +28,8 @@ pub(super) struct Attention {
     pub(super) key_norm: Option<Norm>,
     /// Index of the rotary embedding, if queries and keys are turned.
     pub(super) rope: Option<usize>,
+    /// Positions that a row sees, its own among them, if not all before.
+    pub(super) window: Option<usize>,
     /// Factor of the queries, which makes up for scores that are scaled otherwise than by
     /// 1 / sqrt(head dim).
     pub(super) query_scale: Option<f32>,

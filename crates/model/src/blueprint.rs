@@ -32,6 +32,8 @@ pub(super) struct AttentionBlueprint {
     pub(super) rope: Option<usize>,
     /// Whether each head of queries and keys goes through a norm before it is turned.
     pub(super) has_head_norms: bool,
+    /// Positions that a row sees, its own among them; `None` is all before.
+    pub(super) window: Option<usize>,
     /// Factor of the scores; `None` is 1 / sqrt(head dim).
     pub(super) scale: Option<f32>,
     pub(super) exit: ExitBlueprint,
@@ -69,6 +71,7 @@ impl Blueprint {
             attention: AttentionBlueprint {
                 rope: Some(0),
                 has_head_norms: false,
+                window: None,
                 scale: None,
                 exit: ExitBlueprint::default(),
             },

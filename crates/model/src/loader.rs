@@ -41,7 +41,7 @@ impl<'a> Loader<'a> {
     ) -> Result<Block, ModelError> {
         let &ModelConfig { hidden, query_heads, kv_heads, head_dim, .. } = self.config;
         let (query, kv) = (query_heads * head_dim, kv_heads * head_dim);
-        let AttentionBlueprint { rope, has_head_norms, scale, ref exit } = *blueprint;
+        let AttentionBlueprint { rope, has_head_norms, window, scale, ref exit } = *blueprint;
         let name = |part: &str| format!("blk.{layer}.{part}");
         Ok(Block {
             norm: self.norm(&name("attn_norm"), hidden)?,
@@ -53,6 +53,7 @@ impl<'a> Loader<'a> {
                 query_norm: self.norm_if(has_head_norms, &name("attn_q_norm"), head_dim)?,
                 key_norm: self.norm_if(has_head_norms, &name("attn_k_norm"), head_dim)?,
                 rope,
+                window,
                 // The kernels scale scores by 1 / sqrt(head dim).
                 query_scale: scale.map(|scale| scale * (head_dim as f32).sqrt()),
                 kv_layer: layer,

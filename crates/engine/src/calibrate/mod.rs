@@ -1,10 +1,11 @@
 //! Calibration: the model writes its own text, and from its hidden states on it we learn what a
 //! draft may leave out.
 //!
-//! The way: `corpus` writes the text, `evaluate` measures how good a candidate draft is on held-back
-//! positions, `trace` sums up what runs of sublayers do, `search` chooses candidates, and `selection`
-//! keeps those that pay. Each stage can be shown to a person who waits, and the results of the costly
-//! ones are kept in files (`partial`, `kept_moments`), so that an interrupted calibration goes on.
+//! The way: `corpus` writes the text, `evaluate` measures how good a candidate draft is on
+//! held-back positions, `trace` sums up what runs of sublayers do, `search` chooses candidates, and
+//! `selection` keeps those that pay. Each stage can be shown to a person who waits, and the results
+//! of the costly ones are kept in files (`partial`, `kept_moments`), so that an interrupted
+//! calibration goes on.
 
 #![forbid(unsafe_code)]
 

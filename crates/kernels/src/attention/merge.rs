@@ -31,15 +31,16 @@ impl Kernel for Merge<'_> {
     fn run<L: Lanes>(self, lanes: L) {
         let Self { is_first, merged, partial, head_dim } = self;
         for head in 0..merged.sums.len() {
-            // A row that ends before the segment has nothing of it.
-            if partial.sums[head] == 0.0 {
+            // A row that sees nothing of the segment has nothing of it.
+            if partial.sums[head] == 0.0 && !is_first {
                 continue;
             }
             let (into, from) = (
                 &mut merged.mixed[head * head_dim..][..head_dim],
                 &partial.mixed[head * head_dim..][..head_dim],
             );
-            if is_first {
+            // Nor need it have seen anything of those before.
+            if is_first || merged.sums[head] == 0.0 {
                 into.copy_from_slice(from);
                 (merged.largest[head], merged.sums[head]) =
                     (partial.largest[head], partial.sums[head]);

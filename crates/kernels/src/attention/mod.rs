@@ -45,7 +45,9 @@ const TURN_GRAIN: usize = 4;
 pub struct AttentionRow<'a> {
     /// The pages of the row's stream, in order of position.
     pub pages: &'a [u32],
-    /// Positions it sees: its own and all before.
+    /// First position that it sees: 0, or later behind a window.
+    pub first: usize,
+    /// One more than its own position, the last that it sees.
     pub length: usize,
     /// Rotary angles of its position.
     pub angles: RopeAngles<'a>,
@@ -245,7 +247,7 @@ impl<'r, E: KvElement, R: Fn(usize) -> AttentionRow<'r> + Sync> Attention<'_, E,
             // SAFETY: the places are this thread's, and it runs one range at a time.
             let (merged, partial) = unsafe { (self.place(thread, 0), self.place(thread, 1)) };
             for task in range {
-                for segment in 0..self.segments(task) {
+                for segment in self.segments(task) {
                     self.compute(thread, task, segment, partial);
                     self.merge(task, segment, merged, partial);
                 }
@@ -261,7 +263,7 @@ impl<'r, E: KvElement, R: Fn(usize) -> AttentionRow<'r> + Sync> Attention<'_, E,
             pool.run_ranges_numbered(tasks * count, 1, &|thread, range| {
                 for item in range {
                     let (task, offset) = (item / count, item % count);
-                    if round + offset < self.segments(task) {
+                    if self.segments(task).contains(&(round + offset)) {
                         // SAFETY: this segment's place, and each segment is computed by one thread.
                         self.compute(thread, task, round + offset, unsafe {
                             self.place(task, 1 + offset)
@@ -275,7 +277,8 @@ impl<'r, E: KvElement, R: Fn(usize) -> AttentionRow<'r> + Sync> Attention<'_, E,
                     // SAFETY: the places are this task's, which one thread merges.
                     let place = |place| unsafe { self.place(task, place) };
                     let merged = place(0);
-                    for segment in round..self.segments(task).min(round + count) {
+                    let seen = self.segments(task);
+                    for segment in round.max(seen.start)..seen.end.min(round + count) {
                         self.merge(task, segment, merged, place(1 + segment - round));
                     }
                     if round + count >= segments {
@@ -300,9 +303,11 @@ impl<'r, E: KvElement, R: Fn(usize) -> AttentionRow<'r> + Sync> Attention<'_, E,
         (self.blocks[task / self.shape.kv_heads].clone(), task % self.shape.kv_heads)
     }
 
-    /// Segments that the last row of a task sees.
-    fn segments(&self, task: usize) -> usize {
-        (self.row)(self.of_task(task).0.end - 1).length.div_ceil(SEGMENT)
+    /// Segments that the rows of a task see.
+    fn segments(&self, task: usize) -> Range<usize> {
+        let block = self.of_task(task).0;
+        let (first, last) = ((self.row)(block.start), (self.row)(block.end - 1));
+        first.first / SEGMENT..last.length.div_ceil(SEGMENT)
     }
 
     /// Place of the query heads of `kv_head` in row `index`.
@@ -330,6 +335,10 @@ impl<'r, E: KvElement, R: Fn(usize) -> AttentionRow<'r> + Sync> Attention<'_, E,
             },
             rows: block.len(),
             length: first.length,
+            firsts: std::array::from_fn(|offset| match offset < block.len() {
+                true => (self.row)(block.start + offset).first,
+                false => 0,
+            }),
             segment,
             group: self.layout.group,
             queries: std::array::from_fn(|offset| match offset < block.len() {
@@ -346,7 +355,7 @@ impl<'r, E: KvElement, R: Fn(usize) -> AttentionRow<'r> + Sync> Attention<'_, E,
         let rows = self.of_task(task).0.len();
         let (merged, partial) = (self.layout.parts(merged, rows), self.layout.parts(partial, rows));
         self.isa.run(Merge {
-            is_first: segment == 0,
+            is_first: segment == self.segments(task).start,
             merged,
             partial,
             head_dim: self.shape.head_dim,

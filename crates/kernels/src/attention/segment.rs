@@ -31,6 +31,8 @@ pub(super) struct AttendSegment<'a, E> {
     pub(super) rows: usize,
     /// Positions that the first row sees.
     pub(super) length: usize,
+    /// First position that each row sees; ascending.
+    pub(super) firsts: [usize; ROW_BLOCK],
     pub(super) segment: usize,
     /// Query heads of the key/value head.
     pub(super) group: usize,
@@ -38,7 +40,7 @@ pub(super) struct AttendSegment<'a, E> {
     pub(super) queries: [&'a [f32]; ROW_BLOCK],
     /// \[rows, group, SEGMENT\].
     pub(super) scores: &'a mut [f32],
-    /// Results. A row that ends before the segment gets a sum of zero and nothing else.
+    /// Results. A row that sees nothing of the segment gets a sum of zero.
     pub(super) parts: Parts<'a>,
 }
 
@@ -110,11 +112,11 @@ impl<E: KvElement> Kernel for AttendSegment<'_, E> {
             }
         }
         for row in 0..self.rows {
-            let seen = self.seen(row);
+            let (hidden, seen) = (self.hidden(row), self.seen(row));
             for query in row * self.group..(row + 1) * self.group {
                 let scores = &mut self.scores[query * SEGMENT..][..seen.next_multiple_of(8)];
                 (self.parts.largest[query], self.parts.sums[query]) =
-                    softmax_numerators(lanes, scores, seen);
+                    softmax_numerators(lanes, scores, hidden..seen);
             }
         }
         for page in first_page..end_page {
@@ -133,13 +135,19 @@ impl<E: KvElement> Kernel for AttendSegment<'_, E> {
 }
 
 impl<'a, E: KvElement> AttendSegment<'a, E> {
-    /// Positions of the segment that a row sees.
+    /// Positions of the segment up to the last that a row sees.
     #[inline(always)]
     fn seen(&self, row: usize) -> usize {
         (self.length + row).saturating_sub(self.segment * SEGMENT).min(SEGMENT)
     }
 
-    /// Positions of a page that the row of a query sees.
+    /// Positions of the segment that lie before the first that a row sees.
+    #[inline(always)]
+    fn hidden(&self, row: usize) -> usize {
+        self.firsts[row].saturating_sub(self.segment * SEGMENT).min(self.seen(row))
+    }
+
+    /// Positions of a page up to the last that the row of a query sees.
     #[inline(always)]
     fn seen_of(&self, page: usize, query: usize) -> usize {
         (self.length + query / self.group).saturating_sub(page * PAGE_POSITIONS).min(PAGE_POSITIONS)
@@ -320,12 +328,17 @@ impl<'a, E: KvElement> AttendSegment<'a, E> {
     }
 }
 
-/// Replaces the first `length` scores by `exp(score - largest)`, the padding by zeros, and returns
-/// the largest and the sum.
+/// Replaces the `seen` scores by `exp(score - largest)`, the others by zeros, and returns the
+/// largest and the sum.
 #[inline(always)]
-fn softmax_numerators<L: Lanes>(lanes: L, scores: &mut [f32], length: usize) -> (f32, f32) {
+fn softmax_numerators<L: Lanes>(lanes: L, scores: &mut [f32], seen: Range<usize>) -> (f32, f32) {
+    if seen.is_empty() {
+        scores.fill(0.0);
+        return (f32::NEG_INFINITY, 0.0);
+    }
     // Keys beyond the length are leftovers of other streams.
-    scores[length..].fill(f32::NEG_INFINITY);
+    scores[seen.end..].fill(f32::NEG_INFINITY);
+    scores[..seen.start].fill(f32::NEG_INFINITY);
     let mut largest = [f32::NEG_INFINITY; 8];
     for values in eights(scores) {
         for lane in 0..8 {
@@ -338,7 +351,8 @@ fn softmax_numerators<L: Lanes>(lanes: L, scores: &mut [f32], length: usize) -> 
         lanes.store(exp(lanes, add(lanes, lanes.load(values), shift)), values);
     }
     // `exp` clamps at e^-87, which is not zero; the padding must not count.
-    scores[length..].fill(0.0);
+    scores[seen.end..].fill(0.0);
+    scores[..seen.start].fill(0.0);
     let mut sums = lanes.splat(0.0);
     for values in eights(scores) {
         sums = add(lanes, sums, lanes.load(values));

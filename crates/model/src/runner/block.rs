@@ -88,6 +88,7 @@ impl Runner {
             let Row { group, position, .. } = rows[active[index]];
             AttentionRow {
                 pages: groups[group].pages,
+                first: weights.window.map_or(0, |window| (position + 1).saturating_sub(window)),
                 length: position + 1,
                 angles: turned(active[index]),
             }

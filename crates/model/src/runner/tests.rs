@@ -29,6 +29,7 @@ const CASES: &[Case] = &[
     Case { name: "biases", change: |_| {}, has_biases: true },
     Case { name: "norms of heads", change: head_norms, has_biases: false },
     Case { name: "a scale of scores", change: score_scales, has_biases: false },
+    Case { name: "windows", change: windows, has_biases: false },
     Case { name: "ropes by layer", change: ropes, has_biases: false },
     Case { name: "norms after blocks", change: post_norms, has_biases: false },
     Case { name: "scales of the residual", change: residual_scales, has_biases: false },
@@ -43,6 +44,11 @@ fn head_norms(blueprint: &mut Blueprint) {
 
 fn score_scales(blueprint: &mut Blueprint) {
     blueprint.layers.iter_mut().for_each(|layer| layer.attention.scale = Some(0.8));
+}
+
+fn windows(blueprint: &mut Blueprint) {
+    blueprint.layers[0].attention.window = Some(3);
+    blueprint.layers[2].attention.window = Some(33);
 }
 
 fn ropes(blueprint: &mut Blueprint) {
@@ -73,9 +79,16 @@ fn logit_scale(blueprint: &mut Blueprint) {
 }
 
 fn everything(blueprint: &mut Blueprint) {
-    for change in
-        [head_norms, score_scales, ropes, post_norms, residual_scales, embedding_scale, logit_scale]
-    {
+    for change in [
+        head_norms,
+        score_scales,
+        windows,
+        ropes,
+        post_norms,
+        residual_scales,
+        embedding_scale,
+        logit_scale,
+    ] {
         change(blueprint);
     }
 }

@@ -205,6 +205,8 @@ impl Toy {
             let kv_head = head / (QUERY_HEADS / KV_HEADS);
             let part = kv_head * HEAD_DIM..(kv_head + 1) * HEAD_DIM;
             let weight = |key: &[f64]| (dot(query, &key[part.clone()]) * score_scale).exp();
+            let first = blueprint.window.map_or(0, |window| cache.len().saturating_sub(window));
+            let cache = &cache[first..];
             let weights: Vec<f64> = cache.iter().map(|(key, _)| weight(key)).collect();
             let total: f64 = weights.iter().sum();
             mixed.extend(part.clone().map(|index| {
