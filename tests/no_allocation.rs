@@ -8,10 +8,13 @@ mod common;
 use std::alloc::System;
 
 use common::passes::{drafted, group, inputs};
+use common::stand_in::{Shape, weights};
 use common::tiny_model::TinyModel;
+use common::weights::Random;
 use skipstone::kernels::{KvPrecision, ThreadPool, WeightType};
 use skipstone::model::{
-    LogitsWanted, PagePool, RowGroup, RowInput, Runner, RunnerOptions, SkipMask, TokenId,
+    LogitsWanted, PagePool, RowGroup, RowInput, Runner, RunnerOptions, SkipMask, StandIn,
+    StandInPart, TokenId,
 };
 use stats_alloc::{INSTRUMENTED_SYSTEM, StatsAlloc};
 
@@ -49,8 +52,13 @@ fn a_pass_of_a_known_shape_allocates_nothing() {
         let model = TinyModel { kind, ..wide.clone() }.load().model;
         let config = model.config();
         let pages = PagePool::pages_for(POSITIONS);
-        let options =
-            RunnerOptions { pages, threads: THREADS, kv_precision, ..RunnerOptions::default() };
+        let options = RunnerOptions {
+            pages,
+            threads: THREADS,
+            kv_precision,
+            stand_in_layers: 1,
+            ..RunnerOptions::default()
+        };
         let mut runner = Runner::with_options(model.clone(), options);
         let pool = PagePool::new(pages);
         let lease = pool.lease(POSITIONS).unwrap();
@@ -70,12 +78,23 @@ fn a_pass_of_a_known_shape_allocates_nothing() {
         let plain = group(&lease, CONTEXT, &rows[..1]);
         let draft = drafted(plain.clone(), &mask);
         let verify = RowGroup { save_before: &[5], ..group(&lease, CONTEXT, &entered) };
-        let all = [prefill, plain, draft, verify];
+        let shape = Shape { first_layer: 1, layers: 1, width: 64 };
+        let stand_in = StandIn::new(&model, &weights(&model, shape, &mut Random(3)), 1).unwrap();
+        let replaced = SkipMask::new(
+            (0..config.sublayers()).map(|sublayer| stand_in.span().contains(&sublayer)).collect(),
+        );
+        let by_stand_in = RowGroup {
+            stand_in: StandInPart::Draft(&stand_in),
+            logits: LogitsWanted::Last,
+            ..drafted(group(&lease, CONTEXT, &rows[..3]), &replaced)
+        };
+        let all = [prefill, plain, draft, by_stand_in, verify];
         for (shape, groups) in [
             ("prefill chunk", &all[..1]),
             ("plain step", &all[1..2]),
             ("draft", &all[2..3]),
-            ("verify of saved states", &all[3..]),
+            ("draft by a stand-in", &all[3..4]),
+            ("verify of saved states", &all[4..]),
             ("all at once", &all),
         ] {
             let run = |runner: &mut Runner| {

@@ -118,6 +118,7 @@ function streamCard(stream, before) {
     const skips = new Set([...stream.plan.skip_set.attention_layers.map((layer) => 2 * layer), ...stream.plan.skip_set.mlp_layers.map((layer) => 2 * layer + 1)]);
     const isBridged = (sublayer) => bridges.some((bridge) => bridge.first_sublayer <= sublayer && sublayer <= bridge.last_sublayer);
     const label = element("label", "", `plan “${stream.plan.name}” skips ${skips.size} of ${2 * server.model.layers} sublayers`);
+    if (stream.plan.stand_in_layers > 0) label.append(", with a stand-in");
     if (bridges.length > 0) label.append(", ", element("span", "bridge-key", "bridged"));
     plan.append(label);
     const map = element("div");
@@ -129,7 +130,7 @@ function streamCard(stream, before) {
     });
     plan.append(map);
   } else {
-    plan.append(element("label", "", "drafting is off for this request"));
+    plan.append(element("label", "", stream.policy === "off" ? "drafting is off for this request" : "no plan: the model has no profile"));
   }
   card.append(about, pace, gain, drafts, plan);
   return card;

@@ -13,7 +13,10 @@ use serde::Deserialize;
 use super::backend;
 use super::options::{ConfigOptions, ModelOptions};
 use super::profile::Table;
-use skipstone_engine::calibrate::{Calibration, CalibrationProgress};
+use skipstone_engine::adapt::Profile;
+use skipstone_engine::calibrate::{
+    Calibration, CalibrationProgress, StandInCalibration, TOKENS_PER_PROMPT, prompts,
+};
 use skipstone_gguf::GgufFile;
 use skipstone_model::text::{ChatMessage, EncodeOptions, Role, TextModel};
 use skipstone_model::{Model, TokenId};
@@ -36,6 +39,13 @@ pub(super) struct Calibrate {
     /// Where the profile goes [default: beside the model]
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
+    /// Also train a stand-in, on this many tokens of text; a profile that is there is kept and gets
+    /// the stand-in
+    #[arg(long, value_name = "TOKENS")]
+    stand_in: Option<usize>,
+    /// Tokens that the stand-in learns from: the text several times over [default: thrice]
+    #[arg(long, value_name = "TOKENS", requires = "stand_in")]
+    learn: Option<usize>,
     #[command(flatten)]
     config: ConfigOptions,
 }
@@ -80,9 +90,37 @@ impl Calibrate {
         let model = Model::load(file, threads, &mut |done, total| {
             bar.done((100 * done / total.max(1)) as usize)
         })?;
-        let profile = calibration.run(&Arc::new(model), &bar)?;
-        profile.write(&out)?;
-        calibration.clean_up();
+        let model = Arc::new(model);
+        let there = match self.stand_in {
+            Some(_) => Profile::read(&out).ok(),
+            None => None,
+        };
+        let there = there.filter(|there| there.check_model(&calibration.fingerprint).is_ok());
+        let mut profile = match there {
+            Some(there) => there,
+            None => {
+                let profile = calibration.run(&model, &bar)?;
+                profile.write(&out)?;
+                calibration.clean_up();
+                profile
+            }
+        };
+        if let Some(tokens) = self.stand_in {
+            let training = StandInCalibration {
+                seeds: encoded(&text, prompts(tokens / TOKENS_PER_PROMPT + 1))?,
+                ends: calibration.ends.clone(),
+                text: tokens,
+                learn: self.learn.unwrap_or(3 * tokens),
+                rate: 1.5e-3,
+                layers: 1,
+                mlp_width: None,
+                threads,
+                partial: calibration.partial.clone(),
+            };
+            profile = training.run(&model, profile, &bar)?;
+            profile.write(&out)?;
+            training.clean_up();
+        }
         drop(bar);
         let mut stdout = io::stdout().lock();
         write!(stdout, "{}", Table(&profile))?;
@@ -91,18 +129,28 @@ impl Calibrate {
     }
 }
 
-/// The seeds as prompts for the model: chats where it has a template.
+/// The seeds as prompts for the model.
 fn seeds(text: &TextModel) -> anyhow::Result<Vec<Vec<TokenId>>> {
     let seeds = SEEDS.lines().filter(|line| !line.trim().is_empty()).map(|line| {
         let Seed { prompt } = serde_json::from_str(line)?;
+        Ok(prompt)
+    });
+    let seeds: Vec<String> =
+        seeds.collect::<anyhow::Result<_>>().context("the seed prompts can't be read")?;
+    encoded(text, seeds)
+}
+
+/// Prompts as the model wants them: chats where it has a template.
+fn encoded(text: &TextModel, prompts: Vec<String>) -> anyhow::Result<Vec<Vec<TokenId>>> {
+    let encode = |prompt: String| {
         Ok(match text.has_chat_template() {
             true => text.encode_chat(&[ChatMessage { role: Role::User, content: prompt }], true)?,
             false => {
                 text.encode(&prompt, EncodeOptions { add_special: true, parse_special: false })?
             }
         })
-    });
-    seeds.collect::<anyhow::Result<_>>().context("the seed prompts can't be read")
+    };
+    prompts.into_iter().map(encode).collect()
 }
 
 // === impl Bar ===
@@ -134,6 +182,17 @@ impl CalibrationProgress for Bar {
 
     fn done(&self, units: usize) {
         self.0.set_position(units as u64);
+    }
+
+    fn trained(&self, seen: usize, loss: f64, acceptance: &[f64]) {
+        let rates: Vec<String> = acceptance.iter().map(|rate| format!("{rate:.3}")).collect();
+        let line = format!("{seen} tokens, loss {loss:.3}, acceptance {}", rates.join(" "));
+        tracing::info!("{line}");
+        if self.0.is_hidden() {
+            let _ = writeln!(io::stderr(), "{line}");
+        } else {
+            self.0.println(line);
+        }
     }
 }
 

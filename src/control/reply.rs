@@ -94,6 +94,7 @@ fn plan(plan: &PlanActivity) -> wire::PlanActivity {
         max_draft_tokens: count(plan.max_draft_tokens),
         draft_vocabulary: plan.draft_vocabulary.map_or(0, count),
         revision: plan.revision,
+        stand_in_layers: count(plan.stand_in_layers),
     }
 }
 

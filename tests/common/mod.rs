@@ -10,6 +10,7 @@ pub mod passes;
 pub mod predictor;
 pub mod processed;
 pub mod real_model;
+pub mod stand_in;
 pub mod tiny_folder;
 pub mod tiny_model;
 pub mod weights;

@@ -212,7 +212,7 @@ impl Account {
     pub(super) fn stats(&self, drafter: &Drafter, betting: &Betting) -> SpeculationStats {
         let final_plan = drafter.summary();
         let ratio = self.stats.plain_seconds / self.stats.spent_seconds;
-        let has_bet = final_plan.is_some() && self.stats.plain_seconds > 0.0;
+        let has_bet = drafter.may_draft() && self.stats.plain_seconds > 0.0;
         SpeculationStats {
             policy: drafter.name(),
             estimated_speedup: (has_bet && ratio.is_finite()).then_some(ratio),

@@ -62,12 +62,14 @@ pub struct Ending {
 /// The current way to draft.
 #[derive(Clone, PartialEq, Debug)]
 pub struct PlanActivity {
-    /// Its name in the profile, `default`, or what the policy calls it.
+    /// Its name in the profile, or what the policy calls it.
     pub name: String,
     /// The sublayers skipped.
     pub skip_set: SkipSet,
     /// Bridges over runs of them.
     pub bridges: Vec<BridgeActivity>,
+    /// Layers of the stand-in that takes the place of what is skipped; 0 without one.
+    pub stand_in_layers: usize,
     /// Cap on the draft length.
     pub max_draft_tokens: usize,
     /// Tokens that drafts look at; `None` is all of them.
@@ -131,6 +133,7 @@ impl PlanActivity {
             name,
             skip_set: plan.skip_set().clone(),
             bridges: bridges.collect(),
+            stand_in_layers: plan.stand_in().map_or(0, |stand_in| stand_in.layers()),
             max_draft_tokens,
             draft_vocabulary: plan.vocabulary().map(|vocabulary| vocabulary.tokens().len()),
             revision,

@@ -21,10 +21,13 @@ use crate::drafting::{
 use crate::lab::Lab;
 use crate::record::{self, DraftCycle, DraftSource};
 use skipstone_model::sampling::top_probability;
-use skipstone_model::{DraftHead, Model, TokenId};
+use skipstone_model::{DraftHead, Model, StandIn, TokenId};
 
 /// Tiles of the head that a draft step reads beside the draft vocabulary, at most.
 const MAX_EXTRA_TILES: usize = 96;
+
+/// Rows of committed positions that one step takes at most to get a stand-in's keys and values.
+const MAX_CATCH_UP: usize = 64;
 
 /// The drafter of one stream. A stream that never drafts has no policy.
 pub(super) struct Drafter {
@@ -37,6 +40,11 @@ pub(super) struct Drafter {
     cycle_time: StepTime,
     /// Tokens drafted in a cycle at most.
     cap: usize,
+    /// Positions, from the first on, whose keys and values of the stand-in are those of committed
+    /// tokens.
+    keyed: usize,
+    /// Whether the cycle has begun, but its first step only brought those up to date.
+    catches_up: bool,
     /// Tiles of the head for tokens of the stream that the draft vocabulary lacks.
     extra_tiles: Vec<u32>,
     /// A draft's logits over the whole vocabulary, for a draw.
@@ -92,6 +100,8 @@ impl Drafter {
             cycle: Cycle::default(),
             cycle_time: StepTime::default(),
             cap: 0,
+            keyed: 0,
+            catches_up: false,
             extra_tiles: Vec::new(),
             logits: Vec::new(),
             random: ChaCha8Rng::seed_from_u64(request.sampling.settings().seed),
@@ -116,6 +126,11 @@ impl Drafter {
         drafter
     }
 
+    /// Whether it may draft at all.
+    pub(super) fn may_draft(&self) -> bool {
+        self.policy.is_some()
+    }
+
     /// Name of the policy; `off` without one.
     pub(super) fn name(&self) -> &'static str {
         self.name
@@ -132,7 +147,7 @@ impl Drafter {
         if limit == 0 {
             return plain(OffReason::Length);
         }
-        if self.cycle.is_idle() {
+        if self.cycle.is_idle() && !self.catches_up {
             let begin = policy.begin(&mut moment.context(limit, &mut self.random));
             match begin {
                 Begin::Plain(reason) => return plain(reason),
@@ -147,8 +162,28 @@ impl Drafter {
             let whole = Step::whole(StepKind::Verify, computed, rows);
             return Step { entered, entry, logits: rows, ..whole };
         }
-        let position = computed + self.cycle.fed();
-        Step { plan: self.plan().cloned(), ..Step::whole(StepKind::Draft, position, 1) }
+        let next = computed + self.cycle.fed();
+        let plan = self.plan().cloned();
+        let has_stand_in = plan.as_ref().is_some_and(|plan| plan.stand_in().is_some());
+        // What was committed since the last such draft comes along.
+        let first = if has_stand_in && self.cycle.fed() == 0 { self.keyed.min(next) } else { next };
+        let rows = next + 1 - first;
+        self.catches_up = rows > MAX_CATCH_UP;
+        match self.catches_up {
+            true => Step { plan, logits: 0, ..Step::whole(StepKind::Draft, first, MAX_CATCH_UP) },
+            false => Step { plan, ..Step::whole(StepKind::Draft, first, rows) },
+        }
+    }
+
+    /// The stand-in that it may draft by.
+    pub(super) fn stand_in(&self, betting: &Betting) -> Option<Arc<StandIn>> {
+        self.policy.as_ref().filter(|_| self.cap > 0)?.stand_in(betting)
+    }
+
+    /// Notes that the stand-in's keys and values of the positions before this one are those of
+    /// committed tokens.
+    pub(super) fn note_keys(&mut self, position: usize) {
+        self.keyed = position;
     }
 
     /// Tokens that a cycle may draft now: the verify commits one token more than it accepts.

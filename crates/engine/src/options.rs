@@ -32,8 +32,8 @@ pub struct EngineOptions {
     pub default_skip_set: SkipSet,
     /// Ratio of what a plain step reads to what an evenly spaced draft step is to read.
     pub target_speedup: f32,
-    /// The plans that adaptive streams bet on, the best first; empty is the plan of
-    /// `default_skip_set` alone.
+    /// The plans that adaptive streams bet on, the best first; without any they bet on n-gram matches
+    /// alone.
     pub frontier: Vec<Seat>,
     /// Mechanisms that work; all but for measurements.
     pub mechanisms: Mechanisms,
@@ -54,7 +54,7 @@ impl EngineOptions {
     pub const PREFILL_TOKENS_PER_STEP: usize = 64;
 
     /// For one model: all cores that the process may use, eight streams with a context of up to
-    /// 4,096 positions each, and evenly spaced layers where no plan is calibrated.
+    /// 4,096 positions each. Without a frontier only n-gram matches are bet on.
     pub fn new(model: &Model) -> Self {
         let (weights, config) = (model.weights(), model.config());
         let bytes: Vec<usize> =

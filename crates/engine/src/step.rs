@@ -6,7 +6,7 @@ use crate::adapt::{Costs, OffReason};
 use crate::cost::{DraftShape, StepShape};
 use crate::drafting::DraftPlan;
 use crate::record::Phase;
-use skipstone_model::{Model, PassOutput};
+use skipstone_model::{Model, PassOutput, StandIn};
 
 /// A stream's part of a pass: rows that follow each other. The stream names it; the batch, the
 /// books and the cost model read it, and nobody works out again what it means.
@@ -26,6 +26,8 @@ pub struct Step {
     pub(crate) plan: Option<Arc<DraftPlan>>,
     /// Number of rows that want logits: the last ones.
     pub(crate) logits: usize,
+    /// A stand-in whose keys and values the rows want beside their own.
+    pub(crate) keys_of: Option<Arc<StandIn>>,
 }
 
 /// Purpose of a step.
@@ -61,7 +63,8 @@ impl Step {
     /// A step of the whole model over `rows` rows from `position` on, of which the last wants
     /// logits.
     pub(super) fn whole(kind: StepKind, position: usize, rows: usize) -> Self {
-        Self { kind, rows, position, entered: 0, entry: 0, plan: None, logits: 1 }
+        let (entered, entry, plan, logits, keys_of) = (0, 0, None, 1, None);
+        Self { kind, rows, position, entered, entry, plan, logits, keys_of }
     }
 
     /// Shape of the step: what it asks of a pass, as far as that costs time.

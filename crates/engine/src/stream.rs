@@ -22,7 +22,9 @@ use crate::drafting::{PromptStates, SharedStates};
 use crate::record;
 use skipstone_model::sampling::{Sampler, SamplingError, TokenHistory, log_probabilities};
 use skipstone_model::text::TextModel;
-use skipstone_model::{LogitsWanted, Model, PageLease, RowGroup, RowInput, Runner, TokenId};
+use skipstone_model::{
+    LogitsWanted, Model, PageLease, RowGroup, RowInput, Runner, StandInPart, TokenId,
+};
 
 /// A request that runs.
 pub(super) struct Stream {
@@ -127,8 +129,9 @@ impl Stream {
         if prompt_left > 0 {
             let rows = prompt_left.min(prefill_budget);
             let logits = usize::from(rows == prompt_left);
+            let keys_of = self.drafter.stand_in(betting);
             let whole = Step::whole(StepKind::Prefill, self.computed, rows);
-            return (rows > 0).then_some(Step { logits, ..whole });
+            return (rows > 0).then_some(Step { logits, keys_of, ..whole });
         }
         let costs = betting.costs.costs(self.context(), others);
         let (prompt, left) = (self.request.prompt.len(), self.left());
@@ -171,15 +174,20 @@ impl Stream {
         let mut whole = RowGroup::new(self.pages(), step.position, rows);
         if step.kind == StepKind::Prefill {
             whole.save_before = self.drafter.prompt_places();
+            whole.stand_in = step.keys_of.as_deref().map_or(StandInPart::None, StandInPart::Keys);
         }
         match (&step.plan, step.logits) {
-            (Some(plan), _) => RowGroup {
+            (Some(plan), logits) => RowGroup {
                 skip: Some(plan.mask()),
                 gate: plan.gate(),
                 skipped_keys: plan.skipped_keys(),
                 bridges: plan.bridges(),
+                stand_in: plan.stand_in().map_or(StandInPart::None, |it| StandInPart::Draft(it)),
                 save_before: plan.entry(),
-                logits: self.drafter.head().map_or(LogitsWanted::Last, LogitsWanted::Draft),
+                logits: match logits {
+                    0 => LogitsWanted::None,
+                    _ => self.drafter.head().map_or(LogitsWanted::Last, LogitsWanted::Draft),
+                },
                 ..whole
             },
             (None, 0) => whole,
@@ -211,6 +219,9 @@ impl Stream {
                 let read = self.computed..self.computed + step.rows;
                 self.drafter.read(&self.tokens[read]);
                 self.computed += step.rows;
+                if step.keys_of.is_some() {
+                    self.drafter.note_keys(self.computed);
+                }
                 if step.logits == 0 {
                     return Ok(());
                 }
@@ -220,9 +231,15 @@ impl Stream {
             }
             StepKind::Draft => {
                 self.spend(time);
+                if step.plan.as_ref().is_some_and(|plan| plan.stand_in().is_some()) {
+                    self.drafter.note_keys((step.position + step.rows).min(self.computed + 1));
+                }
+                if step.logits == 0 {
+                    return Ok(());
+                }
                 step.plan.iter().for_each(|plan| self.account.count_skips(plan));
                 let drafted = DraftAnswer {
-                    entered: answer.output.saved(answer.group, 0, 0),
+                    entered: answer.output.saved(answer.group, 0, step.rows - 1),
                     logits: answer.output.logits(answer.group, 0),
                     vocabulary: answer.output.vocabulary,
                 };

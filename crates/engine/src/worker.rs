@@ -15,8 +15,8 @@ use super::outbox::Delivery;
 use super::queue::{Queue, queue};
 use super::stream::Stream;
 use super::thread::Engine;
-use crate::adapt::{PlanKnowledge, Seat};
-use crate::drafting::{DraftPlan, SharedStates};
+use crate::adapt::Seat;
+use crate::drafting::SharedStates;
 use crate::record;
 use skipstone_model::text::TextModel;
 use skipstone_model::{Model, PagePool, Runner, RunnerOptions};
@@ -61,6 +61,7 @@ impl Engine {
             pages: total_pages + SparePages::COUNT,
             threads,
             kv_precision,
+            stand_in_layers: stand_in_layers(&options.frontier),
             ..RunnerOptions::default()
         };
         let mut runner = Runner::with_options(model, runner_options);
@@ -72,11 +73,7 @@ impl Engine {
         let log =
             options.pass_log.as_ref().map(|path| PassLog::create(path, &costs)).transpose()?;
         let (entrance, queue) = queue(options.max_waiting, options.event_buffer);
-        let frontier = match options.frontier.is_empty() {
-            true => vec![default_plan(&options)],
-            false => options.frontier.clone(),
-        };
-        let mut betting = Betting::new(frontier, runner.model(), costs);
+        let mut betting = Betting::new(options.frontier.clone(), runner.model(), costs);
         betting.knowledge.set_mechanisms(options.mechanisms);
         log.into_iter().for_each(|log| betting.log_passes(log));
         let board = Board::new();
@@ -272,9 +269,8 @@ impl Worker {
     }
 }
 
-/// The plan that adaptive streams start from where nothing was calibrated.
-fn default_plan(options: &EngineOptions) -> Seat {
-    let plan = DraftPlan::skipping(&options.default_skip_set, options.confidence_threshold);
-    let (name, knowledge) = ("default".to_owned(), PlanKnowledge::unknown(1.0));
-    Seat { name, plan: Arc::new(plan), knowledge }
+/// Layers of the stand-in that some plan drafts by.
+fn stand_in_layers(frontier: &[Seat]) -> usize {
+    let stand_ins = frontier.iter().filter_map(|seat| seat.plan.stand_in());
+    stand_ins.map(|stand_in| stand_in.layers()).max().unwrap_or(0)
 }

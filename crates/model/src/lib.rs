@@ -18,6 +18,7 @@ mod config;
 mod draft_head;
 mod error;
 mod features;
+mod floats;
 mod header;
 mod ids;
 mod loader;
@@ -27,6 +28,7 @@ mod rope;
 mod runner;
 pub mod sampling;
 mod scratch;
+mod stand_in;
 pub mod sublayer;
 pub mod text;
 mod weights;
@@ -38,12 +40,17 @@ pub use bridge::{Bridge, BridgeError};
 pub use config::ModelConfig;
 pub use draft_head::{DraftHead, DraftVocabulary};
 pub use error::ModelError;
+pub use floats::Rotation;
 pub use ids::{LayerIndex, TokenId};
 pub use pages::{PageLease, PagePool};
 pub use pass::{
     Gate, GateStep, LogitsWanted, PassOutput, RowGroup, RowInput, Signs, SkipMask, SkippedKeys,
+    StandInPart,
 };
 pub use runner::{Runner, RunnerOptions};
+pub use stand_in::{
+    MAX_STAND_IN_LAYERS, StandIn, StandInError, StandInLayer, StandInWeights, eight_bits,
+};
 pub use weights::Weights;
 
 use blueprint::Blueprint;

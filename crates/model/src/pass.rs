@@ -6,6 +6,7 @@ use super::bridge::Bridge;
 use super::draft_head::DraftHead;
 use super::features::Features;
 use super::ids::TokenId;
+use super::stand_in::StandIn;
 
 /// Rows of one stream that go through the model together: a prefill chunk, a plain step, a draft
 /// step or a verify.
@@ -25,6 +26,8 @@ pub struct RowGroup<'a> {
     pub skipped_keys: SkippedKeys,
     /// Bridges that these rows take where a skipped run begins.
     pub bridges: &'a [Arc<Bridge>],
+    /// What these rows want of a stand-in.
+    pub stand_in: StandInPart<'a>,
     /// Keep the hidden states that enter these sublayers, for a later entry there or to learn from;
     /// ascending.
     pub save_before: &'a [usize],
@@ -80,6 +83,19 @@ pub enum SkippedKeys {
     /// Projected from the state that passes by: a quarter of the sublayer's attention weights.
     /// Right for any masks.
     Fill,
+}
+
+/// Part of a stand-in that a group takes. All groups of a pass that take one take the same.
+#[derive(Clone, Copy, Default, Debug)]
+pub enum StandInPart<'a> {
+    /// None.
+    #[default]
+    None,
+    /// Its keys and values: rows of the whole model, whose positions a later draft attends to.
+    Keys(&'a StandIn),
+    /// The last row drafts by it; the rows before, whose last states an earlier pass left, get its
+    /// keys and values. The mask leaves out what it takes the place of.
+    Draft(&'a StandIn),
 }
 
 /// Decides while a pass runs, sublayer by sublayer, whether a row goes on. A pure function of the
@@ -165,8 +181,29 @@ impl<'a> RowGroup<'a> {
             gate: None,
             skipped_keys: SkippedKeys::default(),
             bridges: &[],
+            stand_in: StandInPart::None,
             save_before: &[],
             logits: LogitsWanted::None,
+        }
+    }
+}
+
+// === impl StandInPart ===
+
+impl<'a> StandInPart<'a> {
+    /// The stand-in, where rows draft by it.
+    pub(super) fn draft(self) -> Option<&'a StandIn> {
+        match self {
+            Self::Draft(stand_in) => Some(stand_in),
+            Self::None | Self::Keys(_) => None,
+        }
+    }
+
+    /// The stand-in, where rows want its keys and values only.
+    pub(super) fn keys(self) -> Option<&'a StandIn> {
+        match self {
+            Self::Keys(stand_in) => Some(stand_in),
+            Self::None | Self::Draft(_) => None,
         }
     }
 }

@@ -1,6 +1,7 @@
 //! Rotary embeddings: what a file says of one, its frequencies, and the angles of a pass's rows.
 
 use super::error::ModelError;
+use super::floats::Rotation;
 use super::header::Header;
 use skipstone_kernels::{RopeAngles, RopePairs};
 
@@ -79,6 +80,11 @@ impl Rope {
         };
         let frequencies = (0..config.pair_count()).map(frequency).collect();
         Self { pairs: config.pairs, frequencies }
+    }
+
+    /// The same for those who turn heads elsewhere.
+    pub(super) fn rotation(&self) -> Rotation {
+        Rotation { pairs: self.pairs, frequencies: self.frequencies.clone() }
     }
 
     /// Row `row` of `angles`, which this embedding filled.

@@ -1,6 +1,7 @@
 //! The pass: prefill, plain decode, draft and verify are this one function over rows.
 
 mod block;
+mod stand_in;
 #[cfg(test)]
 mod tests;
 #[cfg(test)]
@@ -26,6 +27,8 @@ pub struct Runner {
     model: Arc<Model>,
     store: KvStore,
     features: Features,
+    /// The states after the last layer, where stand-ins read them.
+    last_states: Option<Features>,
     compute: Compute,
     scratch: Scratch,
 }
@@ -41,6 +44,8 @@ pub struct RunnerOptions {
     pub isa: Isa,
     /// Precision that keys and values are stored in.
     pub kv_precision: KvPrecision,
+    /// Layers of stand-ins that pages have room for, up to [`super::MAX_STAND_IN_LAYERS`].
+    pub stand_in_layers: usize,
 }
 
 struct Compute {
@@ -58,11 +63,15 @@ impl Runner {
 
     /// Prepares to run `model`.
     pub fn with_options(model: Arc<Model>, options: RunnerOptions) -> Self {
-        let RunnerOptions { pages, threads, isa, kv_precision } = options;
-        let store = KvStore::new(model.config().kv_shape(), kv_precision, pages);
-        let features = Features::new(model.config().hidden, pages);
+        let RunnerOptions { pages, threads, isa, kv_precision, stand_in_layers } = options;
+        let hidden = model.config().hidden;
+        let mut shape = model.config().kv_shape();
+        shape.layers += stand_in_layers;
+        let store = KvStore::new(shape, kv_precision, pages);
+        let features = Features::new(hidden, pages);
+        let last_states = (stand_in_layers > 0).then(|| Features::new(hidden, pages));
         let compute = Compute { pool: ThreadPool::new(threads), isa };
-        Self { model, store, features, compute, scratch: Scratch::default() }
+        Self { model, store, features, last_states, compute, scratch: Scratch::default() }
     }
 
     /// Copies the keys, values and features of page `from` to page `to`.
@@ -72,6 +81,7 @@ impl Runner {
     pub fn copy_page(&mut self, from: u32, to: u32) {
         self.store.copy_page(from, to);
         self.features.copy_page(from, to);
+        self.last_states.iter_mut().for_each(|states| states.copy_page(from, to));
     }
 
     /// Threads that compute.
@@ -92,8 +102,8 @@ impl Runner {
     /// sublayer, what its bridge made of the state is kept.
     ///
     /// # Panics
-    /// If a group has no page for a position, or a token lies outside the vocabulary: bugs of the
-    /// caller.
+    /// If a group has no page for a position, or a token lies outside the vocabulary, or it wants a
+    /// stand-in that pages have no room for: bugs of the caller.
     pub fn run(&mut self, groups: &[RowGroup<'_>]) -> PassOutput<'_> {
         let started = Instant::now();
         let model = Arc::clone(&self.model);
@@ -105,8 +115,10 @@ impl Runner {
                 self.keep_features(config, groups);
             }
             self.bridge(config, groups, sublayer);
+            self.begin_stand_in(groups, sublayer);
             self.scratch.choose_active(groups, sublayer);
-            self.fill_keys(block, groups, sublayer);
+            self.scratch.choose_filled(groups, sublayer);
+            self.fill_keys(block, groups);
             self.scratch.note_before(config.hidden);
             if !self.scratch.active.is_empty() {
                 self.run_block(block, groups);
@@ -114,7 +126,9 @@ impl Runner {
             self.scratch.note_signs(config.hidden);
         }
         self.scratch.save(config, groups, config.sublayers());
+        self.keep_last_states(groups);
         self.head(&model, groups);
+        self.write_stand_in_keys(groups);
         let scratch = &self.scratch;
         PassOutput {
             logits: &scratch.logits,
@@ -279,6 +293,12 @@ fn draft_head<'a>((group, place): (&RowGroup<'a>, &LogitRows)) -> Option<(DraftH
 
 impl Default for RunnerOptions {
     fn default() -> Self {
-        Self { pages: 0, threads: 1, isa: Isa::detect(), kv_precision: KvPrecision::default() }
+        Self {
+            pages: 0,
+            threads: 1,
+            isa: Isa::detect(),
+            kv_precision: KvPrecision::default(),
+            stand_in_layers: 0,
+        }
     }
 }

@@ -36,8 +36,12 @@ pub(super) struct Scratch {
     pub(super) logit_rows: Vec<LogitRows>,
     pub(super) saved: Vec<f32>,
     pub(super) saved_rows: Vec<(usize, usize)>,
-    /// Rows that don't run the current sublayer, but want its keys and values.
+    /// Rows that don't run the current block, but want its keys and values.
     pub(super) filled: Vec<usize>,
+    /// Rows that draft by a stand-in.
+    pub(super) drafting: Vec<usize>,
+    /// States of rows where a stand-in begins whose keys they want, in the order of those rows.
+    pub(super) entering: Vec<f32>,
     /// Rows that a gate decides about, ascending.
     pub(super) gated: Vec<GatedRow>,
     /// The states of those that run the current sublayer, before it.
@@ -179,20 +183,19 @@ impl Scratch {
     }
 
     /// Finds the rows that don't run `sublayer`, where the active ones are those that do, but want
-    /// keys and values of it. Returns whether there are any.
-    pub(super) fn choose_filled(&mut self, groups: &[RowGroup<'_>], sublayer: usize) -> bool {
-        if groups.iter().all(|group| group.skipped_keys == SkippedKeys::Unread) {
-            return false;
-        }
+    /// keys and values of it.
+    pub(super) fn choose_filled(&mut self, groups: &[RowGroup<'_>], sublayer: usize) {
         let Self { active, rows, filled, .. } = self;
+        filled.clear();
+        if groups.iter().all(|group| group.skipped_keys == SkippedKeys::Unread) {
+            return;
+        }
         let fills = |(index, row): &(usize, &Row)| {
             groups[row.group].skipped_keys == SkippedKeys::Fill
                 && row.first_sublayer <= sublayer
                 && active.binary_search(index).is_err()
         };
-        filled.clear();
         filled.extend(rows.iter().enumerate().filter(fills).map(|(index, _)| index));
-        !filled.is_empty()
     }
 
     /// Keeps the states of the active rows that have a gate.

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use super::block::{Block, Norm};
 use super::blueprint::{Blueprint, LayerBlueprint};
 use super::error::ModelError;
+use super::floats::floats;
 use super::ids::TokenId;
 use super::loader::{Loader, weight_type};
 use super::rope::Rope;
@@ -99,14 +100,27 @@ impl Weights {
         threads: usize,
     ) -> Result<PackedMatrix, PackError> {
         let (kind, width) = (self.head.kind(), self.head.width());
-        let row_bytes = kind.row_bytes(width);
+        PackedMatrix::pack(kind, tokens.len(), width, &self.chosen_head_rows(tokens), threads)
+    }
+
+    /// The same rows as floats, \[tokens, `width`\].
+    pub(super) fn head_rows(&self, tokens: &[TokenId], width: usize) -> Vec<f32> {
+        floats(self.head.kind(), &self.chosen_head_rows(tokens), width)
+    }
+
+    /// The same rows as they lie in the file.
+    fn chosen_head_rows(&self, tokens: &[TokenId]) -> Vec<u8> {
+        let row_bytes = self.head.kind().row_bytes(self.head.width());
         let rows = self.file.bytes_of(&self.head_tensor);
-        let chosen: Vec<u8> = tokens
-            .iter()
-            .flat_map(|token| &rows[token.index() * row_bytes..][..row_bytes])
-            .copied()
-            .collect();
-        PackedMatrix::pack(kind, tokens.len(), width, &chosen, threads)
+        let chosen = tokens.iter().flat_map(|token| &rows[token.index() * row_bytes..][..row_bytes]);
+        chosen.copied().collect()
+    }
+
+    /// The matrix `name` of the file as floats.
+    pub(super) fn floats(&self, name: &str) -> Option<Vec<f32>> {
+        let tensor = self.file.manifest().tensor(name)?;
+        let width = usize::try_from(*tensor.dims.first()?).ok()?;
+        Some(floats(weight_type(tensor).ok()?, self.file.bytes_of(tensor), width))
     }
 
     /// Bytes that a pass over all layers and the whole head reads.

@@ -99,8 +99,8 @@ impl Rows {
         let peak_resident_bytes = peak_resident_bytes();
         let pages = PagePool::pages_for(bench.capacity());
         let kv_precision = kv_precision(&settings.engine);
-        let mut runner =
-            Runner::with_options(model, RunnerOptions { pages, threads, isa, kv_precision });
+        let options = RunnerOptions { pages, threads, isa, kv_precision, stand_in_layers: 0 };
+        let mut runner = Runner::with_options(model, options);
         let mut peer = match self.peer {
             Some(PeerName::LlamaCpp) => {
                 Some(Peer::llama_cpp(&self.python, &path, threads, bench.capacity())?)

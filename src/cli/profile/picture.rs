@@ -6,7 +6,7 @@ use std::path::Path;
 use anyhow::{Context, anyhow};
 use plotters::prelude::*;
 
-use skipstone_engine::adapt::{BridgeKind, Measurement, Profile};
+use skipstone_engine::adapt::{FillerKind, Measurement, Profile};
 
 /// Size in pixels.
 const SIZE: (u32, u32) = (800, 520);
@@ -51,9 +51,10 @@ fn svg(profile: &Profile) -> anyhow::Result<String> {
             .draw()
             .map_err(drawing)?;
         for (kind, colour) in [
-            (BridgeKind::Identity, RGBColor(150, 150, 150)),
-            (BridgeKind::Bias, RGBColor(230, 150, 40)),
-            (BridgeKind::LowRank, RGBColor(30, 110, 190)),
+            (FillerKind::Identity, RGBColor(150, 150, 150)),
+            (FillerKind::Bias, RGBColor(230, 150, 40)),
+            (FillerKind::LowRank, RGBColor(30, 110, 190)),
+            (FillerKind::StandIn, RGBColor(40, 150, 90)),
         ] {
             let of_kind = |point: &&Measurement| point.kind == kind;
             let points = profile
@@ -62,9 +63,10 @@ fn svg(profile: &Profile) -> anyhow::Result<String> {
                 .filter(of_kind)
                 .map(|point| (point.cost, point.acceptance));
             let name = match kind {
-                BridgeKind::Identity => "skipped, nothing in its place",
-                BridgeKind::Bias => "bias bridge",
-                BridgeKind::LowRank => "low-rank bridge",
+                FillerKind::Identity => "skipped, nothing in its place",
+                FillerKind::Bias => "bias bridge",
+                FillerKind::LowRank => "low-rank bridge",
+                FillerKind::StandIn => "stand-in",
             };
             chart
                 .draw_series(points.map(|point| Circle::new(point, 4, colour.filled())))

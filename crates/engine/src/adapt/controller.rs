@@ -66,6 +66,11 @@ impl Controller {
         self.allowed.always
     }
 
+    /// Whether it may bet on plans.
+    pub fn bets_on_plans(&self) -> bool {
+        self.allowed.plans
+    }
+
     /// A bet whatever the odds.
     fn any(&mut self, odds: Odds<'_>, found: Match) -> Bet {
         if found.tokens > 0 {

@@ -7,7 +7,7 @@ use super::knowledge::{PlanKnowledge, Seat};
 use super::profile::{AcceptanceCount, Profile, ProfileBridge, ProfilePlan, ProfiledModel};
 use crate::drafting::{DraftPlan, Gap, PlanError, runs};
 use skipstone_kernels::PackError;
-use skipstone_model::{Bridge, BridgeError, DraftVocabulary, Model};
+use skipstone_model::{Bridge, BridgeError, DraftVocabulary, Model, StandIn, StandInError};
 
 /// Drafted tokens that the rule of thumb weighs against a bin's own counts.
 const SMOOTHING: f64 = 8.0;
@@ -43,6 +43,9 @@ pub enum FrontierError {
         /// The plan's fault.
         source: PlanError,
     },
+    /// The stand-in can't be built.
+    #[error("the stand-in of the profile: {0}; make a new one with `skipstone calibrate`")]
+    StandIn(#[from] StandInError),
     /// The draft vocabulary can't be packed.
     #[error("the draft vocabulary of the profile: {0}")]
     Vocabulary(#[from] PackError),
@@ -78,8 +81,12 @@ pub fn frontier(
         }
         _ => None,
     };
+    let stand_in = match &profile.stand_in {
+        Some(weights) => Some(Arc::new(StandIn::new(model, weights, threads)?)),
+        None => None,
+    };
     let build = |profiled: &ProfilePlan| {
-        let plan = draft_plan(profiled, model)?;
+        let plan = draft_plan(profiled, stand_in.as_ref(), model)?;
         let plan = match &vocabulary {
             Some(vocabulary) => plan.with_vocabulary(Arc::clone(vocabulary)),
             None => plan,
@@ -90,7 +97,11 @@ pub fn frontier(
     plans.into_iter().map(build).collect()
 }
 
-fn draft_plan(profiled: &ProfilePlan, model: &Model) -> Result<DraftPlan, FrontierError> {
+fn draft_plan(
+    profiled: &ProfilePlan,
+    stand_in: Option<&Arc<StandIn>>,
+    model: &Model,
+) -> Result<DraftPlan, FrontierError> {
     let plan = || profiled.name.clone();
     let bridge = |ProfileBridge { first, end, weights }: &ProfileBridge| {
         let (span, hidden) = (*first..*end, model.config().hidden);
@@ -102,11 +113,14 @@ fn draft_plan(profiled: &ProfilePlan, model: &Model) -> Result<DraftPlan, Fronti
     let is_skipped = |sublayer| profiled.skipped.contains(&sublayer);
     if let Some(wide) = bridges.iter().find(|bridge| !bridge.span().all(is_skipped)) {
         let (start, end) = (wide.span().start, wide.span().end);
-        return Err(FrontierError::Plan { plan: plan(), source: PlanError::Bridge { start, end } });
+        return Err(FrontierError::Plan { plan: plan(), source: PlanError::Filler { start, end } });
     }
     let bridged = |sublayer: &usize| bridges.iter().any(|bridge| bridge.span().contains(sublayer));
     let unbridged = profiled.skipped.iter().copied().filter(|sublayer| !bridged(sublayer));
-    let empty = runs(unbridged).into_iter().map(Gap::empty);
+    let empty = runs(unbridged).into_iter().map(|run| {
+        let fits = |stand_in: &&Arc<StandIn>| profiled.has_stand_in && stand_in.span() == run;
+        stand_in.filter(fits).map_or_else(|| Gap::empty(run.clone()), |it| Gap::stand_in(Arc::clone(it)))
+    });
     let mut gaps: Vec<Gap> = bridges.iter().cloned().map(Gap::bridged).chain(empty).collect();
     gaps.sort_by_key(|gap| gap.span.start);
     let built = DraftPlan::new(gaps, model.config().layers)

@@ -28,6 +28,6 @@ pub use knowledge::{Knowledge, NGRAM_BINS, PlanKnowledge, Seat, StreamOffsets, n
 pub use mechanisms::{MECHANISMS, Mechanisms};
 pub use moments::{LEFT_OUT, Moments, MomentsShapeError};
 pub use profile::{
-    AcceptanceCount, AcceptancePrior, BridgeKind, Measurement, Profile, ProfileBridge,
+    AcceptanceCount, AcceptancePrior, FillerKind, Measurement, Profile, ProfileBridge,
     ProfileError, ProfilePlan, ProfiledModel,
 };

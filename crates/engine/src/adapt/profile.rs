@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::bridge_fit::BridgeWeights;
-use skipstone_model::TokenId;
+use skipstone_model::{StandInWeights, TokenId};
 
 /// Results of calibrating one model. A hint only: a lost or stale profile costs speed and nothing
 /// else.
@@ -18,6 +18,8 @@ pub struct Profile {
     pub relevance: Vec<Option<f32>>,
     /// The plans that no other plan beats in both cost and acceptance, cheapest first.
     pub plans: Vec<ProfilePlan>,
+    /// The stand-in of the plans that have one.
+    pub stand_in: Option<StandInWeights>,
     /// Everything that was measured on the way, for the picture.
     pub measurements: Vec<Measurement>,
     /// Tokens by how often the model wrote them, most frequent first: the first N are a draft
@@ -49,6 +51,8 @@ pub struct ProfilePlan {
     pub skipped: Vec<usize>,
     /// Bridges over runs of them, ascending and disjoint; runs without one pass the state through.
     pub bridges: Vec<ProfileBridge>,
+    /// Whether the profile's stand-in takes the place of what is skipped.
+    pub has_stand_in: bool,
     /// Tokens that the draft's head covers, from the front of the profile's order; the whole
     /// vocabulary if it is that size.
     pub draft_vocabulary: usize,
@@ -99,24 +103,26 @@ pub struct AcceptanceCount {
 pub struct Measurement {
     /// The candidate's name.
     pub name: String,
-    /// Stand-in for the skipped sublayers.
-    pub kind: BridgeKind,
+    /// What took the place of the skipped sublayers.
+    pub kind: FillerKind,
     /// Seconds of a draft step / seconds of a plain step.
     pub cost: f64,
     /// Share of the drafted tokens that were accepted, each given that all before were; 0 to 1.
     pub acceptance: f64,
 }
 
-/// Stand-in for a run of skipped sublayers.
+/// What takes the place of a run of skipped sublayers.
 #[derive(Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Debug)]
 #[serde(rename_all = "snake_case")]
-pub enum BridgeKind {
+pub enum FillerKind {
     /// Nothing: the state passes through.
     Identity,
     /// The mean change.
     Bias,
     /// A map of low rank.
     LowRank,
+    /// A trained block.
+    StandIn,
 }
 
 /// A reason why a profile can't be used.
@@ -228,12 +234,15 @@ impl Profile {
 // === impl ProfilePlan ===
 
 impl ProfilePlan {
-    /// Stand-in for the skipped sublayers.
-    pub fn kind(&self) -> BridgeKind {
+    /// What takes the place of the skipped sublayers.
+    pub fn kind(&self) -> FillerKind {
+        if self.has_stand_in {
+            return FillerKind::StandIn;
+        }
         match self.bridges.iter().map(|bridge| bridge.weights.rank()).max() {
-            None => BridgeKind::Identity,
-            Some(0) => BridgeKind::Bias,
-            Some(_) => BridgeKind::LowRank,
+            None => FillerKind::Identity,
+            Some(0) => FillerKind::Bias,
+            Some(_) => FillerKind::LowRank,
         }
     }
 
@@ -263,15 +272,16 @@ impl AcceptanceCount {
     }
 }
 
-// === impl BridgeKind ===
+// === impl FillerKind ===
 
-impl BridgeKind {
+impl FillerKind {
     /// For people.
     pub fn name(self) -> &'static str {
         match self {
             Self::Identity => "identity",
             Self::Bias => "bias",
             Self::LowRank => "low rank",
+            Self::StandIn => "stand-in",
         }
     }
 }
@@ -286,6 +296,7 @@ impl Profile {
             name: "layers 1-2, rank 2".to_owned(),
             skipped: (2..6).collect(),
             bridges: vec![ProfileBridge { first: 2, end: 6, weights }],
+            has_stand_in: false,
             draft_vocabulary: 3,
             max_draft_tokens: 4,
             confidence_threshold: 0.5,
@@ -311,9 +322,10 @@ impl Profile {
                 .map(|relevance| (relevance > 0.0).then_some(relevance))
                 .to_vec(),
             plans: vec![plan],
+            stand_in: None,
             measurements: vec![
-                measurement(BridgeKind::Identity, 0.4),
-                measurement(BridgeKind::LowRank, 0.7),
+                measurement(FillerKind::Identity, 0.4),
+                measurement(FillerKind::LowRank, 0.7),
             ],
             vocabulary_order: Vec::new(),
         }

@@ -6,8 +6,10 @@ use std::ops::RangeInclusive;
 use super::acceptance::BINS;
 use super::profile::{
     AcceptanceCount, Measurement, Profile, ProfileBridge, ProfileError, ProfilePlan,
+    ProfiledModel,
 };
 use skipstone_model::sublayer::{of_layers, sublayers};
+use skipstone_model::{MAX_STAND_IN_LAYERS, StandInLayer, StandInWeights};
 
 /// Limits that no honest profile comes near.
 const MAX_LAYERS: usize = 1024;
@@ -43,6 +45,9 @@ pub(super) fn check(profile: &Profile) -> Checked {
     for relevance in profile.relevance.iter().flatten() {
         within("a relevance", *relevance, 0.0..=1.0)?;
     }
+    if let Some(stand_in) = &profile.stand_in {
+        check_stand_in(stand_in, model)?;
+    }
     within("the number of plans", profile.plans.len(), 0..=MAX_PLANS)?;
     for plan in &profile.plans {
         check_plan(profile, plan)?;
@@ -70,7 +75,17 @@ fn check_plan(profile: &Profile, plan: &ProfilePlan) -> Checked {
     let model = &profile.model;
     name("a plan's name", &plan.name)?;
     // There are two layers or more.
-    let inner = of_layers(1..model.layers - 1);
+    let inner = match plan.has_stand_in {
+        false => of_layers(1..model.layers - 1),
+        true => {
+            let replaced = profile.stand_in.as_ref().map_or(0, |it| model.layers - it.first_layer);
+            let length = sublayers(replaced);
+            within("the number of sublayers that the stand-in replaces", length, 1..=usize::MAX)?;
+            within("the number of skipped sublayers", plan.skipped.len(), length..=length)?;
+            within("the number of bridges", plan.bridges.len(), 0..=0)?;
+            of_layers(model.layers - replaced..model.layers)
+        }
+    };
     let inner = inner.start..=inner.end - 1;
     let mut last = None;
     for &sublayer in &plan.skipped {
@@ -101,6 +116,39 @@ fn check_plan(profile: &Profile, plan: &ProfilePlan) -> Checked {
     {
         within("a count of drafted tokens", *drafted, 0.0..=1e15)?;
         within("a count of accepted tokens", *accepted, 0.0..=*drafted)?;
+    }
+    Ok(())
+}
+
+fn check_stand_in(stand_in: &StandInWeights, model: &ProfiledModel) -> Checked {
+    let StandInWeights { first_layer, mix, bias, layers } = stand_in;
+    let hidden = model.hidden;
+    let exactly = |field, found: usize, expected| within(field, found, expected..=expected);
+    within("the stand-in's first layer", *first_layer, 0..=model.layers - 1)?;
+    exactly("the elements of the stand-in's mix", mix.len(), 2 * hidden * hidden)?;
+    exactly("the elements of the stand-in's bias", bias.len(), hidden)?;
+    within("the number of the stand-in's layers", layers.len(), 1..=MAX_STAND_IN_LAYERS)?;
+    for layer in layers {
+        for norm in [&layer.attention_norm, &layer.mlp_norm] {
+            exactly("the elements of a norm of the stand-in", norm.len(), hidden)?;
+        }
+        // How many heads there are is not said here: the model has the last word.
+        for map in [&layer.query, &layer.key, &layer.gate] {
+            let rest = map.len() % hidden;
+            exactly("what is left over of a row of the stand-in", rest, 0)?;
+        }
+        for (field, found, like) in [
+            ("the elements of the stand-in's value map", &layer.value, &layer.key),
+            ("the elements of the stand-in's output map", &layer.output, &layer.query),
+            ("the elements of the stand-in's up map", &layer.up, &layer.gate),
+            ("the elements of the stand-in's down map", &layer.down, &layer.gate),
+        ] {
+            exactly(field, found.len(), like.len())?;
+        }
+    }
+    let numbers = mix.iter().chain(bias).chain(layers.iter().flat_map(StandInLayer::numbers));
+    for value in numbers {
+        ensure(value.is_finite(), "a stand-in's weight", value, "weights must be finite")?;
     }
     Ok(())
 }

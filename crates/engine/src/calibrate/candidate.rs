@@ -4,9 +4,9 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use super::CalibrationError;
-use crate::adapt::{BridgeKind, BridgeWeights};
+use crate::adapt::{FillerKind, BridgeWeights};
 use crate::drafting::{DraftPlan, Gap};
-use skipstone_model::{Bridge, ModelConfig};
+use skipstone_model::{Bridge, ModelConfig, StandIn};
 
 /// A plan that calibration looks at.
 #[derive(Clone)]
@@ -56,12 +56,28 @@ impl Candidate {
         self.runs().into_iter().flatten().collect()
     }
 
-    /// Kind of its most capable bridge.
-    pub(super) fn kind(&self) -> BridgeKind {
+    /// A candidate in which `stand_in` takes the place of what follows.
+    ///
+    /// # Errors
+    /// If it makes no plan.
+    pub(super) fn by_stand_in(
+        name: String,
+        stand_in: Arc<StandIn>,
+        layers: usize,
+    ) -> Result<Self, CalibrationError> {
+        let plan = DraftPlan::new(vec![Gap::stand_in(stand_in)], layers)?;
+        Ok(Self { name, plan, weights: Vec::new() })
+    }
+
+    /// Kind of its most capable filler.
+    pub(super) fn kind(&self) -> FillerKind {
+        if self.plan.stand_in().is_some() {
+            return FillerKind::StandIn;
+        }
         match self.weights.iter().map(BridgeWeights::rank).max() {
-            None => BridgeKind::Identity,
-            Some(0) => BridgeKind::Bias,
-            Some(_) => BridgeKind::LowRank,
+            None => FillerKind::Identity,
+            Some(0) => FillerKind::Bias,
+            Some(_) => FillerKind::LowRank,
         }
     }
 }

@@ -11,10 +11,12 @@ use super::candidate::Candidate;
 use super::corpus::Sequence;
 use super::trace::CHUNK;
 use super::{CalibrationError, CalibrationProgress};
-use crate::adapt::BridgeKind;
+use crate::adapt::FillerKind;
 use skipstone_kernels::PAGE_POSITIONS;
 use skipstone_model::sampling::{argmax, top_probability};
-use skipstone_model::{LogitsWanted, PageLease, PagePool, RowGroup, RowInput, Runner, TokenId};
+use skipstone_model::{
+    LogitsWanted, PageLease, PagePool, RowGroup, RowInput, Runner, StandIn, StandInPart, TokenId,
+};
 
 /// Tokens of a chain.
 pub(super) const CHAIN: usize = 6;
@@ -51,7 +53,9 @@ pub(super) struct Evaluator {
     hidden: usize,
     sublayers: usize,
     /// Pages of the whole sequences, which the starts point into.
-    _leases: Vec<PageLease>,
+    leases: Vec<PageLease>,
+    /// Starts of each sequence; they follow each other.
+    starts_of: Vec<usize>,
 }
 
 struct Start {
@@ -135,7 +139,8 @@ impl Evaluator {
             states: vec![0.0; places.len() * sublayers * CHAIN * hidden],
             hidden,
             sublayers,
-            _leases: Vec::with_capacity(sequences.len()),
+            leases: Vec::with_capacity(sequences.len()),
+            starts_of: Vec::with_capacity(sequences.len()),
         };
         let mut done = 0;
         for (index, text) in sequences.iter().enumerate() {
@@ -158,9 +163,44 @@ impl Evaluator {
             for start in &mut evaluator.starts[first..] {
                 start.fill(runner, &text.tokens);
             }
-            evaluator._leases.push(lease);
+            evaluator.starts_of.push(evaluator.starts.len() - first);
+            evaluator.leases.push(lease);
         }
         Ok(evaluator)
+    }
+
+    /// Writes the keys and values of a stand-in for the text, which these sequences are.
+    pub(super) fn write_keys(
+        &self,
+        runner: &mut Runner,
+        sequences: &[&Sequence],
+        stand_in: &StandIn,
+        progress: &dyn CalibrationProgress,
+    ) {
+        let all = sequences.iter().map(|text| text.tokens.len()).sum();
+        progress.stage("the stand-in reads the held-back text", all);
+        let mut done = 0;
+        let mut write = |pages: &[u32], first: usize, tokens: &[TokenId]| {
+            let rows: Vec<RowInput<'_>> =
+                tokens.iter().map(|&token| RowInput::Token(token)).collect();
+            if !rows.is_empty() {
+                let stand_in = StandInPart::Keys(stand_in);
+                let group = RowGroup { stand_in, ..RowGroup::new(pages, first, &rows) };
+                runner.run(std::slice::from_ref(&group));
+            }
+        };
+        let mut starts = self.starts.iter();
+        for ((index, text), lease) in sequences.iter().enumerate().zip(&self.leases) {
+            for (chunk, part) in text.tokens.chunks(CHUNK).enumerate() {
+                write(lease.pages(), chunk * CHUNK, part);
+            }
+            for start in starts.by_ref().take(self.starts_of[index]) {
+                let first = start.position / PAGE_POSITIONS * PAGE_POSITIONS;
+                write(&start.pages, first, &text.tokens[first..start.position]);
+            }
+            done += text.tokens.len();
+            progress.done(done);
+        }
     }
 
     /// Number of starts.
@@ -195,8 +235,10 @@ impl Evaluator {
     ) -> Result<Vec<Chain>, CalibrationError> {
         // Late enough that what comes before is exact, early enough that features are kept.
         let first = candidate.plan.exact_until().min(runner.model().config().feature_sublayer());
-        // A bridge reads what the draft made of the row before, so rows go one at a time.
-        let width = if candidate.kind() == BridgeKind::LowRank { 1 } else { CHAIN };
+        // Some read what the draft made of the row before, so rows go one at a time.
+        let reads = matches!(candidate.kind(), FillerKind::LowRank | FillerKind::StandIn);
+        let width = if reads { 1 } else { CHAIN };
+        let stand_in = candidate.plan.stand_in();
         let mut chains: Vec<Chain> = Vec::with_capacity(starts.len());
         for part in starts.chunks(ROWS_PER_PASS / width) {
             let mut drafted = vec![Chain { steps: [Step::default(); CHAIN] }; part.len()];
@@ -223,6 +265,7 @@ impl Evaluator {
                     .map(|(start, rows)| RowGroup {
                         skip: Some(candidate.plan.mask()),
                         bridges: candidate.plan.bridges(),
+                        stand_in: stand_in.map_or(StandInPart::None, |it| StandInPart::Draft(it)),
                         logits: LogitsWanted::All,
                         ..RowGroup::new(
                             &self.starts[start].pages,

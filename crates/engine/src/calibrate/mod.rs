@@ -14,8 +14,10 @@ mod corpus;
 mod evaluate;
 mod kept_moments;
 mod partial;
+mod prompts;
 mod search;
 mod selection;
+mod stand_in;
 #[cfg(test)]
 mod tests;
 mod trace;
@@ -27,10 +29,13 @@ use self::corpus::Sequence;
 use self::evaluate::{CHAIN, Evaluator};
 use self::kept_moments::KeptMoments;
 use self::partial::Partial;
+pub use self::prompts::{TOKENS_PER_PROMPT, prompts};
+pub use self::stand_in::StandInCalibration;
 use crate::adapt::{BridgeFitError, Profile, ProfileError, ProfiledModel};
 use crate::cost::CostModel;
 use crate::drafting::PlanError;
-use skipstone_model::{BridgeError, Model, PagePool, Runner, TokenId};
+use skipstone_model::{BridgeError, Model, PagePool, Runner, StandInError, TokenId};
+use skipstone_training::TrainingError;
 
 /// Inputs of a calibration.
 #[derive(Clone, Debug)]
@@ -57,6 +62,9 @@ pub trait CalibrationProgress {
     fn stage(&self, what: &str, total: usize);
     /// The first `units` units of the stage are done.
     fn done(&self, units: usize);
+    /// A training was judged: the tokens learned from, the mean loss on them, and acceptance on
+    /// held-back text by position in the chain, each given that all before were accepted.
+    fn trained(&self, _seen: usize, _loss: f64, _acceptance: &[f64]) {}
 }
 
 /// A reason why a calibration fails.
@@ -86,6 +94,12 @@ pub enum CalibrationError {
     /// The profile that came out is not valid.
     #[error(transparent)]
     Profile(#[from] ProfileError),
+    /// The training failed.
+    #[error(transparent)]
+    Training(#[from] TrainingError),
+    /// The trained stand-in can't be run.
+    #[error(transparent)]
+    StandIn(#[from] StandInError),
     /// Finished work can't be kept.
     #[error("can't write {path}: {source}; name another --out")]
     Partial {
@@ -160,6 +174,7 @@ impl Calibration {
             tokens: partial.tokens(),
             relevance,
             plans: selected.plans,
+            stand_in: None,
             measurements: selected.measurements,
             vocabulary_order: order,
         })

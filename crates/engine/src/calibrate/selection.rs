@@ -8,12 +8,14 @@ use super::candidate::Candidate;
 use super::evaluate::{CHAIN, Chain, Evaluator};
 use super::{CalibrationError, CalibrationProgress};
 use crate::adapt::{
-    AcceptanceCount, AcceptancePrior, BINS, BridgeKind, Costs, Measurement, ProfileBridge,
+    AcceptanceCount, AcceptancePrior, BINS, FillerKind, Costs, Measurement, ProfileBridge,
     ProfilePlan, confidence_bin,
 };
 use crate::cost::{Company, CostModel, DraftShape, Way, median, time};
 use crate::drafting::DraftPlan;
-use skipstone_model::{DraftHead, DraftVocabulary, LogitsWanted, Model, PagePool, Runner, TokenId};
+use skipstone_model::{
+    DraftHead, DraftVocabulary, LogitsWanted, Model, PagePool, Runner, StandInPart, TokenId,
+};
 
 /// Draft vocabularies that are tried, as parts of the whole: 1/16 to all of it.
 const VOCABULARY_PARTS: [usize; 5] = [16, 8, 4, 2, 1];
@@ -174,7 +176,7 @@ impl Selection<'_> {
         tries.sort_by(|a, b| b.0.total_cmp(&a.0));
         let half = tries.len().div_ceil(2);
         let is_close = |(place, tried): &(usize, Tried)| {
-            *place < half || tried.candidate.kind() == BridgeKind::Identity
+            *place < half || tried.candidate.kind() == FillerKind::Identity
         };
         let close = tries.into_iter().map(|(_, tried)| tried).enumerate().filter(is_close);
         let mut tries: Vec<Tried> = close.map(|(_, tried)| tried).collect();
@@ -328,6 +330,7 @@ impl Selection<'_> {
             name: name.clone(),
             skipped: ranked.tried.candidate.skipped(),
             bridges: bridges.collect(),
+            has_stand_in: plan.stand_in().is_some(),
             draft_vocabulary: vocabulary,
             max_draft_tokens: limit,
             confidence_threshold: threshold,
@@ -351,6 +354,7 @@ fn measure_cost(
     let draft = Way {
         skip: Some(plan.mask()),
         bridges: plan.bridges(),
+        stand_in: plan.stand_in().map_or(StandInPart::None, |it| StandInPart::Draft(it)),
         logits: vocabulary.map_or(LogitsWanted::All, head),
         ..plain
     };

@@ -8,7 +8,7 @@ use std::path::Path;
 use super::candidate::Candidate;
 use super::evaluate::Chain;
 use super::*;
-use crate::adapt::{BridgeKind, BridgeWeights};
+use crate::adapt::{FillerKind, BridgeWeights};
 use crate::drafting::runs;
 use skipstone_gguf::{GgufBuilder, GgufFile, TensorType};
 use skipstone_model::sublayer;
@@ -94,6 +94,8 @@ fn calibration(folder: &Path) -> Calibration {
 #[derive(Default)]
 struct Watcher {
     stages: RefCell<Vec<(String, Option<usize>)>>,
+    /// Acceptance of first drafts at each judgement of a training.
+    trained: RefCell<Vec<f64>>,
     break_at: Option<&'static str>,
 }
 
@@ -107,6 +109,10 @@ impl CalibrationProgress for Watcher {
         if let Some((_, first @ None)) = self.stages.borrow_mut().last_mut() {
             *first = Some(units);
         }
+    }
+
+    fn trained(&self, _: usize, _: f64, acceptance: &[f64]) {
+        self.trained.borrow_mut().push(acceptance[0]);
     }
 }
 
@@ -201,7 +207,7 @@ fn calibration_finds_plans_and_goes_on_where_it_broke_off() {
     assert_eq!(whole.tokens, resumed.tokens);
     assert!(!whole.plans.is_empty());
     assert_eq!(Profile::from_bytes(&whole.to_bytes().unwrap()).unwrap().model, whole.model);
-    for kind in [BridgeKind::Identity, BridgeKind::Bias, BridgeKind::LowRank] {
+    for kind in [FillerKind::Identity, FillerKind::Bias, FillerKind::LowRank] {
         assert!(whole.measurements.iter().any(|measured| measured.kind == kind), "{kind:?}");
     }
     let inner = sublayer::of_layers(1..LAYERS as usize - 1);
@@ -211,6 +217,57 @@ fn calibration_finds_plans_and_goes_on_where_it_broke_off() {
     let other = Calibration { fingerprint: "cd".repeat(32), ..calibration };
     let kept = Partial::resume(&other.partial, &other.fingerprint, other.tokens);
     assert!(kept.sequences.is_empty(), "work on another model is of no use");
+}
+
+#[test]
+fn a_stand_in_is_trained_and_drafts_as_the_training_said() {
+    let folder = tempfile::tempdir().unwrap();
+    let (model, calibration) = (model(0.3), calibration(folder.path()));
+    let training = StandInCalibration {
+        seeds: calibration.seeds.clone(),
+        ends: Vec::new(),
+        text: 40_000,
+        learn: 160_000,
+        rate: 3e-3,
+        layers: 1,
+        mlp_width: None,
+        threads: 2,
+        partial: calibration.partial.clone(),
+    };
+    let profile = Profile {
+        model: ProfiledModel {
+            name: calibration.name.clone(),
+            fingerprint: calibration.fingerprint.clone(),
+            layers: LAYERS as usize,
+            hidden: HIDDEN,
+            vocabulary: VOCABULARY,
+        },
+        relevance: vec![None; 2 * LAYERS as usize],
+        plans: Vec::new(),
+        measurements: Vec::new(),
+        vocabulary_order: Vec::new(),
+        ..Profile::example()
+    };
+    let broken = Watcher { break_at: Some("states of the held-back text"), ..Watcher::default() };
+    let run = |watcher: &Watcher| training.run(&model, profile.clone(), watcher);
+    assert!(catch_unwind(AssertUnwindSafe(|| run(&broken))).is_err());
+    let judged = broken.trained.into_inner();
+    let (first, last) = (judged[0], judged[judged.len() - 1]);
+    println!("{judged:?}");
+    assert!(last > first + 0.05, "it learns: {judged:?}");
+    // The training is done: it is judged once more.
+    let resumed = Watcher::default();
+    let profile = run(&resumed).unwrap();
+    assert_eq!(resumed.trained.into_inner(), [last]);
+    let plan = profile.plans.iter().find(|plan| plan.has_stand_in).unwrap();
+    let drafted = plan.prior.positions[0].rate();
+    assert!((drafted - last).abs() < 0.1, "judged {last}, drafted {drafted}");
+    let read = Profile::from_bytes(&profile.to_bytes().unwrap()).unwrap();
+    assert_eq!(read.plans, profile.plans);
+    let seats = crate::adapt::frontier(&read, &model, 1).unwrap();
+    assert!(seats.iter().any(|seat| seat.plan.stand_in().is_some()));
+    training.clean_up();
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
 }
 
 #[test]

@@ -10,7 +10,8 @@ use super::{
 use skipstone_kernels::PAGE_POSITIONS;
 use skipstone_model::sublayer::{SublayerKind, kind_of, of_layers};
 use skipstone_model::{
-    Bridge, LogitsWanted, Model, PageLease, PagePool, RowGroup, RowInput, Runner, SkipMask, TokenId,
+    Bridge, LogitsWanted, Model, PageLease, PagePool, RowGroup, RowInput, Runner, SkipMask,
+    StandInPart, TokenId,
 };
 
 /// Rounds of measurements at start, and of those of many rows, which take long and average by
@@ -40,6 +41,8 @@ pub struct Way<'a> {
     pub skip: Option<&'a SkipMask>,
     /// What stands in for it.
     pub bridges: &'a [Arc<Bridge>],
+    /// What they take of a stand-in.
+    pub stand_in: StandInPart<'a>,
     /// Of all rows, or fewer.
     pub logits: LogitsWanted<'a>,
 }
@@ -49,7 +52,14 @@ pub struct Way<'a> {
 impl Way<'_> {
     /// Of the whole model, with logits for all rows.
     pub fn whole(position: usize, rows: usize) -> Self {
-        Self { rows, position, skip: None, bridges: &[], logits: LogitsWanted::All }
+        Self {
+            rows,
+            position,
+            skip: None,
+            bridges: &[],
+            stand_in: StandInPart::None,
+            logits: LogitsWanted::All,
+        }
     }
 
     /// Makes the pass; returns its seconds. What the cache holds doesn't matter for the time.
@@ -62,6 +72,7 @@ impl Way<'_> {
         let group = RowGroup {
             skip: self.skip,
             bridges: self.bridges,
+            stand_in: self.stand_in,
             logits: self.logits,
             ..RowGroup::new(pages, self.position, &rows)
         };

@@ -5,7 +5,7 @@
 //!
 //! ```text
 //! price = sum over sublayers (weight of the sublayer x curve(rows that run it))
-//!       + head x head curve(rows that want logits) + draft head + bridges + rest
+//!       + head x head curve(rows that want logits) + draft head + fillers + rest
 //!       + sum over streams (positions attended to x price of a position)
 //! seconds = pace x price
 //! ```
@@ -175,9 +175,16 @@ impl CostModel {
         let mut shares: Vec<f64> = steps
             .iter()
             .map(|step| {
-                self.attended(step) + self.bridges(step) + each(all, self.rest()) * step.rows as f64
+                self.attended(step) + each(all, self.rest()) * step.rows as f64
             })
             .collect();
+        for filling in fillings(steps) {
+            let last = each(filling.steps, self.read(filling.last, filling.steps));
+            let keys = each(filling.rows, self.read(filling.keys, filling.rows));
+            for (share, step) in shares.iter_mut().zip(steps).filter(|(_, it)| filling.has(it)) {
+                *share += last + keys * step.rows as f64;
+            }
+        }
         for sublayer in 0..self.size.sublayers {
             let running = rows(&|step| step.rows_at(sublayer));
             let price = each(running, self.weight(sublayer) * self.curve(running));
@@ -347,13 +354,20 @@ impl CostModel {
             .map(|sublayer| step.rows_at(sublayer))
             .sum();
         let share = running as f64 / (self.layers() * rows.max(1) as f64);
-        (share * leading, share * (all - leading))
+        // The last row of a stand-in attends by blocks of its own.
+        let own = step.draft.as_ref().map_or(0.0, |draft| draft.attentions as f64 / self.layers());
+        let last = (step.position + rows.saturating_sub(1)) as f64;
+        (share * leading + own * last, share * (all - leading))
     }
 
-    /// A step's bridges, which are read as weights are.
-    fn bridges(&self, step: &StepShape) -> f64 {
-        let matrices: f64 = self.parameters[ATTENTION..=HEAD].iter().sum();
-        step.draft.as_ref().map_or(0.0, |draft| draft.bridges * matrices)
+    /// What it costs `rows` rows to read further weights, as many as this share of the model's.
+    fn read(&self, share: f64, rows: usize) -> f64 {
+        share * self.matrices() * self.curve(rows)
+    }
+
+    /// All matrices, for one row.
+    fn matrices(&self) -> f64 {
+        self.parameters[ATTENTION..=HEAD].iter().sum()
     }
 
     /// What falls to `rows` rows of one stream beside others that all run the whole model.
@@ -398,13 +412,67 @@ impl CostModel {
         let share = drafting().map(StepShape::vocabulary).fold(0.0, f64::max);
         add(drafting().map(|step| step.logits).sum(), HEAD, share, growth);
         for step in steps {
-            price += self.attended(step) + self.bridges(step);
+            price += self.attended(step);
             let (leading, further) = self.positions(step);
             gradient[CONTEXT] += leading;
             gradient[FURTHER] += further;
         }
+        for Filling { last, keys, steps, rows } in fillings(steps) {
+            for (share, rows) in [(last, steps), (keys, rows)] {
+                price += self.read(share, rows);
+                let slope = share * self.curve(rows);
+                gradient[ATTENTION..=HEAD].iter_mut().for_each(|sum| *sum += slope);
+                for (sum, reached) in gradient[CURVE..].iter_mut().zip(reached(rows)) {
+                    *sum += share * self.matrices() * reached;
+                }
+            }
+        }
         Priced { price: price.max(f64::MIN_POSITIVE), gradient }
     }
+}
+
+/// What fills the gaps of the steps that draft alike, which is read as weights are, once for all of
+/// them.
+struct Filling {
+    /// Bytes that each step's last row reads / bytes of the model.
+    last: f64,
+    /// Bytes that all rows read / bytes of the model.
+    keys: f64,
+    /// The steps.
+    steps: usize,
+    /// Their rows.
+    rows: usize,
+}
+
+// === impl Filling ===
+
+impl Filling {
+    fn of(step: &StepShape) -> Option<Self> {
+        let draft = step.draft.as_ref().filter(|draft| draft.fillers > 0.0)?;
+        let (last, keys) = (draft.fillers - draft.keys, draft.keys);
+        Some(Self { last, keys, steps: 1, rows: step.rows })
+    }
+
+    /// Whether the step is one of these. What two plans read in common is not told here: plans with
+    /// the same numbers are taken for one.
+    fn has(&self, step: &StepShape) -> bool {
+        Self::of(step).is_some_and(|other| other.last == self.last && other.keys == self.keys)
+    }
+}
+
+fn fillings(steps: &[StepShape]) -> Vec<Filling> {
+    let mut found: Vec<Filling> = Vec::new();
+    for step in steps {
+        let Some(one) = Filling::of(step) else { continue };
+        match found.iter_mut().find(|filling| filling.has(step)) {
+            Some(filling) => {
+                filling.steps += 1;
+                filling.rows += one.rows;
+            }
+            None => found.push(one),
+        }
+    }
+    found
 }
 
 fn parameter_of(sublayer: usize) -> usize {

@@ -34,8 +34,16 @@ pub struct DraftShape {
     pub skipped: Vec<Range<usize>>,
     /// The draft vocabulary as a share of the whole, 0 to 1.
     pub vocabulary: f64,
-    /// Bytes of the bridges / bytes of the model.
-    pub bridges: f64,
+    /// Bytes of what fills the gaps / bytes of the model.
+    #[serde(alias = "bridges")]
+    pub fillers: f64,
+    /// Of those, what all rows read. The rest is read by the last row only: where a stand-in
+    /// drafts, the rows before want its keys and values.
+    #[serde(default)]
+    pub keys: f64,
+    /// Attention blocks of the fillers.
+    #[serde(default)]
+    pub attentions: usize,
 }
 
 // === impl StepShape ===
@@ -72,11 +80,15 @@ impl DraftShape {
     pub fn of(plan: &DraftPlan, model: &Model) -> Self {
         let weights = model.weights();
         let bridges: usize = plan.bridges().iter().map(|bridge| bridge.bytes()).sum();
+        let stand_in = plan.stand_in();
         let share = |bytes: usize| (bytes as f64 / weights.head_bytes() as f64).min(1.0);
+        let of_model = |bytes: usize| bytes as f64 / weights.bytes() as f64;
         Self {
             skipped: plan.gaps().iter().map(|gap| gap.span.clone()).collect(),
             vocabulary: plan.vocabulary().map_or(1.0, |vocabulary| share(vocabulary.bytes())),
-            bridges: bridges as f64 / weights.bytes() as f64,
+            fillers: of_model(bridges + stand_in.map_or(0, |stand_in| stand_in.bytes())),
+            keys: of_model(stand_in.map_or(0, |stand_in| stand_in.key_bytes())),
+            attentions: stand_in.map_or(0, |stand_in| stand_in.layers()),
         }
     }
 

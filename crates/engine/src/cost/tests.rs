@@ -21,7 +21,8 @@ fn prompt(position: usize, rows: usize) -> StepShape {
 /// A step that skips the two middle layers and looks at an eighth of the vocabulary.
 fn draft(position: usize) -> StepShape {
     let skipped = std::iter::once(2..6).collect();
-    let draft = DraftShape { skipped, vocabulary: 0.125, bridges: 0.02 };
+    let (vocabulary, fillers, keys, attentions) = (0.125, 0.02, 0.005, 1);
+    let draft = DraftShape { skipped, vocabulary, fillers, keys, attentions };
     StepShape { draft: Some(draft), ..plain(position) }
 }
 
@@ -46,7 +47,8 @@ impl Random {
             let position = self.below(500);
             match self.below(5) {
                 0 => prompt(position, 1 + self.below(64)),
-                1 | 2 => draft(position),
+                1 => draft(position),
+                2 => StepShape { rows: 1 + self.below(9), ..draft(position) },
                 3 => verify(position, 2 + self.below(6)),
                 _ => plain(position),
             }
@@ -83,10 +85,17 @@ fn a_pass_costs_what_runs_in_it() {
     let price = |steps: &[StepShape]| costs.seconds(steps) / 0.010;
     assert_near(price(&[plain(0)]), 1.0, 1e-9, "a plain step");
     assert_near(price(&[plain(100)]), 1.1, 1e-9, "100 positions");
-    // Half of the layers, an eighth of the head, bridges, half of the attention to the context.
+    // Half of the layers, an eighth of the head, fillers; of the attention to the context half, and
+    // that of one more block.
     let expected = 0.35 + 0.25 / 8.0 + 0.05 + 0.02 * 0.95;
     assert_near(price(&[draft(0)]), expected, 1e-9, "a draft step");
-    assert_near(price(&[draft(100)]), expected + 0.05, 1e-9, "a draft step at 100");
+    assert_near(price(&[draft(100)]), expected + 0.075, 1e-9, "a draft step at 100");
+    // Rows that only want keys of a stand-in: of what is left of the layers, no less.
+    let catching_up = StepShape { rows: 5, logits: 0, ..draft(0) };
+    let filled = (0.02 + 0.005 * 0.3) * 0.95;
+    let attended = 0.5 * 5e-4 * 10.0 + 0.25 * 1e-3 * 4.0;
+    let expected = 0.35 * 1.3 + 0.05 + filled + attended;
+    assert_near(price(&[catching_up]), expected, 1e-9, "rows that get keys");
     assert_near(price(&[verify(0, 2)]), 0.95 * 1.02 + 0.05 + 5e-4, 1e-9, "two rows");
     // Rows of a prompt don't go through the head.
     let read = 0.7 * 1.3 + 0.05 + 5e-4 * 10.0;
@@ -97,6 +106,26 @@ fn a_pass_costs_what_runs_in_it() {
     // A draft left states before the third sublayer for two of three rows.
     let late = StepShape { entered: 2, entry: 2, ..verify(0, 3) };
     assert!(price(&[late]) < price(&[verify(0, 3)]));
+}
+
+#[test]
+fn slopes_are_those_of_the_price() {
+    let mut random = Random(11);
+    for _ in 0..200 {
+        let batch = random.batch();
+        let costs = model();
+        let priced = costs.priced(&batch);
+        for place in PACE + 1..PARAMETERS {
+            let moved = |by: f64| {
+                let mut costs = costs.clone();
+                costs.parameters[place] += by;
+                costs.priced(&batch).price
+            };
+            let expected = (moved(1e-4) - moved(-1e-4)) / 2e-4;
+            let off = (priced.gradient[place] - expected).abs();
+            assert!(off < 1e-6 * (1.0 + expected.abs()), "{place} of {batch:?}: {off}");
+        }
+    }
 }
 
 #[test]

@@ -10,7 +10,7 @@ mod registry;
 mod skip_set;
 
 pub use ngram::NgramProposer;
-pub use plan::{DraftPlan, Gap, PlanError, run_name, runs};
+pub use plan::{DraftPlan, Filler, Gap, PlanError, run_name, runs};
 pub use policies::swift::{SwiftOptions, SwiftSearch};
 pub use policies::unified::unified;
 pub use policy::{

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::skip_set::{SkipSet, SkipSetError};
 use skipstone_model::sublayer::{layer_of, sublayers};
-use skipstone_model::{Bridge, DraftVocabulary, Gate, SkipMask, SkippedKeys};
+use skipstone_model::{Bridge, DraftVocabulary, Gate, SkipMask, SkippedKeys, StandIn};
 
 /// A way to draft: what to skip and what stands in for it, which tokens to look at, and when to
 /// stop.
@@ -21,16 +21,28 @@ pub struct DraftPlan {
     skip_set: SkipSet,
     mask: SkipMask,
     bridges: Vec<Arc<Bridge>>,
+    stand_in: Option<Arc<StandIn>>,
     entry: [usize; 1],
 }
 
-/// A run of sublayers that a draft skips, and what stands in for it; `None` is the identity.
+/// A run of sublayers that a draft skips, and what takes its place.
 #[derive(Clone, Debug)]
 pub struct Gap {
     /// The sublayers, ascending.
     pub span: Range<usize>,
     /// Spans the same sublayers.
-    pub bridge: Option<Arc<Bridge>>,
+    pub filler: Filler,
+}
+
+/// What takes the place of skipped sublayers.
+#[derive(Clone, Debug)]
+pub enum Filler {
+    /// Nothing: the state passes through.
+    Identity,
+    /// A linear map of the state and the feature of the position before.
+    Bridge(Arc<Bridge>),
+    /// A trained block with keys and values of its own.
+    StandIn(Arc<StandIn>),
 }
 
 /// A reason why gaps make no plan.
@@ -44,12 +56,12 @@ pub enum PlanError {
         /// The one after its last.
         end: usize,
     },
-    /// A bridge spans other sublayers than its gap.
+    /// A filler spans other sublayers than its gap.
     #[error(
-        "the bridge over sublayers {start} to {end} must cover exactly one run of skipped sublayers"
+        "what fills sublayers {start} to {end} must cover exactly one run of skipped sublayers"
     )]
-    Bridge {
-        /// First sublayer of the bridge.
+    Filler {
+        /// First sublayer of the filler.
         start: usize,
         /// The one after its last.
         end: usize,
@@ -84,12 +96,30 @@ pub fn runs(skipped: impl IntoIterator<Item = usize>) -> Vec<Range<usize>> {
 impl Gap {
     /// A gap with nothing in its place.
     pub fn empty(span: Range<usize>) -> Self {
-        Self { span, bridge: None }
+        Self { span, filler: Filler::Identity }
     }
 
     /// The gap that `bridge` fills.
     pub fn bridged(bridge: Arc<Bridge>) -> Self {
-        Self { span: bridge.span(), bridge: Some(bridge) }
+        Self { span: bridge.span(), filler: Filler::Bridge(bridge) }
+    }
+
+    /// The gap that `stand_in` fills.
+    pub fn stand_in(stand_in: Arc<StandIn>) -> Self {
+        Self { span: stand_in.span(), filler: Filler::StandIn(stand_in) }
+    }
+}
+
+// === impl Filler ===
+
+impl Filler {
+    /// The sublayers that it was made for; nothing fits any.
+    fn span(&self) -> Option<Range<usize>> {
+        match self {
+            Self::Identity => None,
+            Self::Bridge(bridge) => Some(bridge.span()),
+            Self::StandIn(stand_in) => Some(stand_in.span()),
+        }
     }
 }
 
@@ -100,24 +130,29 @@ impl DraftPlan {
     /// vocabulary and never stops because it is unsure.
     ///
     /// # Errors
-    /// If gaps overlap, a bridge does not fit its gap, or a sublayer can't be skipped.
+    /// If gaps overlap, a filler does not fit its gap, or a sublayer can't be skipped. Only a
+    /// stand-in may take the place of the first layer.
     pub fn new(gaps: Vec<Gap>, layers: usize) -> Result<Self, PlanError> {
         let mut last = 0;
-        for Gap { span: Range { start, end }, bridge } in &gaps {
+        for Gap { span: Range { start, end }, filler } in &gaps {
             let (start, end) = (*start, *end);
             if start >= end || start < last {
                 return Err(PlanError::Order { start, end });
             }
             last = end;
-            match bridge.as_ref().map(|bridge| bridge.span()) {
+            match filler.span() {
                 Some(span) if span != (start..end) => {
-                    return Err(PlanError::Bridge { start: span.start, end: span.end });
+                    return Err(PlanError::Filler { start: span.start, end: span.end });
                 }
                 _ => {}
             }
         }
-        let skipped = gaps.iter().flat_map(|gap| gap.span.clone());
-        Ok(Self::derived(SkipSet::of_sublayers(skipped, layers)?, gaps))
+        let skipped = || gaps.iter().flat_map(|gap| gap.span.clone());
+        let skip_set = match gaps.iter().any(|gap| matches!(gap.filler, Filler::StandIn(_))) {
+            true => SkipSet::of_any_sublayers(skipped(), layers)?,
+            false => SkipSet::of_sublayers(skipped(), layers)?,
+        };
+        Ok(Self::derived(skip_set, gaps))
     }
 
     /// A plan that skips `skip_set` and puts nothing in its place.
@@ -129,7 +164,14 @@ impl DraftPlan {
 
     fn derived(skip_set: SkipSet, gaps: Vec<Gap>) -> Self {
         let mask = skip_set.mask();
-        let bridges = gaps.iter().filter_map(|gap| gap.bridge.clone()).collect();
+        let (mut bridges, mut stand_in) = (Vec::new(), None);
+        for Gap { filler, .. } in &gaps {
+            match filler {
+                Filler::Identity => {}
+                Filler::Bridge(bridge) => bridges.push(Arc::clone(bridge)),
+                Filler::StandIn(filler) => stand_in = Some(Arc::clone(filler)),
+            }
+        }
         let entry = [mask.first_skipped().unwrap_or(sublayers(skip_set.layer_count()))];
         let (vocabulary, confidence_threshold) = (None, 0.0);
         let (gate, skipped_keys) = (None, SkippedKeys::default());
@@ -142,6 +184,7 @@ impl DraftPlan {
             skip_set,
             mask,
             bridges,
+            stand_in,
             entry,
         }
     }
@@ -206,6 +249,11 @@ impl DraftPlan {
         &self.bridges
     }
 
+    /// The stand-in of the last gap, if that has one.
+    pub fn stand_in(&self) -> Option<&Arc<StandIn>> {
+        self.stand_in.as_ref()
+    }
+
     /// The tokens that a draft looks at; `None` is all of them.
     pub fn vocabulary(&self) -> Option<&Arc<DraftVocabulary>> {
         self.vocabulary.as_ref()
@@ -232,7 +280,7 @@ mod tests {
         let bridge =
             |span: Range<usize>| Arc::new(Bridge::new(span, 8, vec![0.0; 8], &[], &[]).unwrap());
         let gap =
-            |span: Range<usize>, bridged: Range<usize>| Gap { bridge: Some(bridge(bridged)), span };
+            |span: Range<usize>, bridged: Range<usize>| Gap { span, ..Gap::bridged(bridge(bridged)) };
         let plan = DraftPlan::new(vec![gap(4..8, 4..8), Gap::empty(11..12)], 8).unwrap();
         assert_eq!((plan.exact_until(), plan.bridges().len()), (4, 1));
         assert_eq!(plan.skip_set(), &SkipSet::new(&[2, 3], &[2, 3, 5], 8).unwrap());

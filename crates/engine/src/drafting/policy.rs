@@ -19,7 +19,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use rand_chacha::ChaCha8Rng;
-use skipstone_model::{Model, PassOutput, TokenId};
+use skipstone_model::{Model, PassOutput, StandIn, TokenId};
 
 use super::plan::DraftPlan;
 use super::registry::PolicyEntry;
@@ -72,6 +72,12 @@ pub trait DraftPolicy: Send {
 
     /// The plan that drafts until a cycle names another; `None` if there is none.
     fn plan(&self, betting: &Betting) -> Option<Arc<DraftPlan>>;
+
+    /// The stand-in that some plan of the policy may draft by: keys and values of it are written as
+    /// the prompt is read.
+    fn stand_in(&self, betting: &Betting) -> Option<Arc<StandIn>> {
+        self.plan(betting)?.stand_in().cloned()
+    }
 
     /// Name of the plan with number `arm` (see [`Begin::Draft`]), for operators.
     fn arm_name(&self, betting: &Betting, arm: usize) -> String;

@@ -3,9 +3,10 @@
 use skipstone_model::sublayer::{self, SublayerKind};
 use skipstone_model::{LayerIndex, SkipMask};
 
-/// The sublayers that a draft skips: attention and MLP blocks separately, never of the first layer.
+/// The sublayers that a draft skips: attention and MLP blocks separately. The first layer runs
+/// unless a stand-in takes its place.
 ///
-/// Built only by [`SkipSet::new`], so every value is valid for the model it was built for.
+/// Built only by functions that check it, so every value is valid for the model it was built for.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct SkipSet {
     attention: Vec<LayerIndex>,
@@ -52,6 +53,19 @@ pub enum SkipSetError {
 impl SkipSet {
     /// Checks the layers against a model of `layer_count` layers; order does not matter.
     pub fn new(attention: &[u32], mlp: &[u32], layer_count: usize) -> Result<Self, SkipSetError> {
+        for (kind, layers) in [("attention", attention), ("mlp", mlp)] {
+            if layers.contains(&0) {
+                return Err(SkipSetError::FirstLayer { kind, layer: 0, layer_count });
+            }
+        }
+        Self::of_layers(attention, mlp, layer_count)
+    }
+
+    fn of_layers(
+        attention: &[u32],
+        mlp: &[u32],
+        layer_count: usize,
+    ) -> Result<Self, SkipSetError> {
         Ok(Self {
             attention: checked("attention", attention, layer_count)?,
             mlp: checked("mlp", mlp, layer_count)?,
@@ -64,15 +78,17 @@ impl SkipSet {
         sublayers: impl IntoIterator<Item = usize>,
         layer_count: usize,
     ) -> Result<Self, SkipSetError> {
-        let (mut attention, mut mlp) = (Vec::new(), Vec::new());
-        for index in sublayers {
-            let layers = match sublayer::kind_of(index) {
-                SublayerKind::Attention => &mut attention,
-                SublayerKind::Mlp => &mut mlp,
-            };
-            layers.push(u32::try_from(sublayer::layer_of(index)).unwrap_or(u32::MAX));
-        }
+        let (attention, mlp) = by_kind(sublayers);
         Self::new(&attention, &mlp, layer_count)
+    }
+
+    /// The same, where something takes the place of the first layer, too.
+    pub(super) fn of_any_sublayers(
+        sublayers: impl IntoIterator<Item = usize>,
+        layer_count: usize,
+    ) -> Result<Self, SkipSetError> {
+        let (attention, mlp) = by_kind(sublayers);
+        Self::of_layers(&attention, &mlp, layer_count)
     }
 
     /// The set that skips nothing.
@@ -122,6 +138,19 @@ impl SkipSet {
     }
 }
 
+/// The layers of these sublayers, by kind.
+fn by_kind(sublayers: impl IntoIterator<Item = usize>) -> (Vec<u32>, Vec<u32>) {
+    let (mut attention, mut mlp) = (Vec::new(), Vec::new());
+    for index in sublayers {
+        let layers = match sublayer::kind_of(index) {
+            SublayerKind::Attention => &mut attention,
+            SublayerKind::Mlp => &mut mlp,
+        };
+        layers.push(u32::try_from(sublayer::layer_of(index)).unwrap_or(u32::MAX));
+    }
+    (attention, mlp)
+}
+
 fn checked(
     kind: &'static str,
     layers: &[u32],
@@ -134,9 +163,6 @@ fn checked(
         else {
             return Err(SkipSetError::OutOfRange { kind, layer, layer_count });
         };
-        if index == 0 {
-            return Err(SkipSetError::FirstLayer { kind, layer, layer_count });
-        }
         match indices.binary_search(&LayerIndex(index)) {
             Ok(_) => return Err(SkipSetError::Duplicate { kind, layer }),
             Err(place) => indices.insert(place, LayerIndex(index)),

@@ -24,11 +24,11 @@ impl Runner {
         self.add_result(block);
     }
 
-    /// Writes the keys and values of an attention sublayer for the rows that don't run it and want
-    /// them nevertheless. Leaves the active rows as they were.
-    pub(super) fn fill_keys(&mut self, block: &Block, groups: &[RowGroup<'_>], sublayer: usize) {
+    /// Writes the keys and values of an attention block for the filled rows, which don't run it.
+    /// Leaves the active rows as they were.
+    pub(super) fn fill_keys(&mut self, block: &Block, groups: &[RowGroup<'_>]) {
         let BlockKind::Attention(attention) = &block.kind else { return };
-        if !self.scratch.choose_filled(groups, sublayer) {
+        if self.scratch.filled.is_empty() {
             return;
         }
         let Self { compute: Compute { pool, isa }, scratch, .. } = self;

@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 
-use skipstone_model::TokenId;
+use skipstone_model::{StandIn, TokenId};
 
 use crate::adapt::{Allowed, Bet, Chain, Controller, Match, Odds, OffReason, ngram_bin};
 use crate::betting::Betting;
@@ -164,6 +164,11 @@ impl DraftPolicy for Adaptive {
 
     fn plan(&self, _: &Betting) -> Option<Arc<DraftPlan>> {
         self.plan.clone()
+    }
+
+    fn stand_in(&self, betting: &Betting) -> Option<Arc<StandIn>> {
+        let plans = betting.knowledge.seats().iter().map(|seat| &seat.plan);
+        plans.filter(|_| self.controller.bets_on_plans()).find_map(|plan| plan.stand_in().cloned())
     }
 
     fn arm_name(&self, betting: &Betting, arm: usize) -> String {
