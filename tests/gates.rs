@@ -83,7 +83,7 @@ impl Gate for Turns {
 /// pages held `poison` before, large finite numbers if it is true.
 fn chain(
     model: &Arc<Model>,
-    gate: Option<&dyn Gate>,
+    gate: Option<(&dyn Gate, usize)>,
     skipped_keys: SkippedKeys,
     poison: bool,
 ) -> Vec<Bits> {
@@ -113,7 +113,7 @@ fn chain(
 fn what_others_left_in_the_pages_does_not_change_a_draft() {
     let model = model().model;
     let gate = Scatter { first: 2 };
-    let drafts = |keys, poison| chain(&model, Some(&gate), keys, poison);
+    let drafts = |keys, poison| chain(&model, Some((&gate, 2)), keys, poison);
     assert_eq!(drafts(SkippedKeys::Fill, false), drafts(SkippedKeys::Fill, true));
     // The test would notice: without keys of its own the draft reads what was there.
     assert_ne!(drafts(SkippedKeys::Unread, false), drafts(SkippedKeys::Unread, true));
@@ -125,13 +125,14 @@ fn what_others_left_in_the_pages_does_not_change_a_draft() {
 fn a_gate_that_always_runs_changes_no_bit_and_tells_what_each_sublayer_does() {
     let model = model().model;
     let plain = chain(&model, None, SkippedKeys::Unread, false);
-    assert_eq!(chain(&model, Some(&Tracer), SkippedKeys::Fill, false), plain);
+    assert_eq!(chain(&model, Some((&Tracer, 0)), SkippedKeys::Fill, false), plain);
     let (mut runner, pages) = runner(&model, Isa::detect(), 2, 32);
     let lease = pages.lease(8).unwrap();
     let (hidden, sublayers) = (model.config().hidden, model.config().sublayers());
     let rows = inputs(&prompt(5, model.config().vocabulary, &mut Random(1)));
     let places: Vec<usize> = (0..=sublayers).collect();
-    let traced = RowGroup { gate: Some(&Tracer), save_before: &places, ..group(&lease, 0, &rows) };
+    let traced =
+        RowGroup { gate: Some((&Tracer, 0)), save_before: &places, ..group(&lease, 0, &rows) };
     let output = runner.run(&[traced]);
     let norm = |state: &[f32]| state.iter().map(|v| f64::from(*v).powi(2)).sum::<f64>().sqrt();
     for row in 0..rows.len() {
@@ -161,7 +162,7 @@ fn a_gated_row_has_the_same_bits_in_any_company() {
     let gates: [&dyn Gate; 2] = [&Scatter { first: 3 }, &Turns(0.9)];
     for gate in gates {
         let gated = || RowGroup {
-            gate: Some(gate),
+            gate: Some((gate, gate.first())),
             skipped_keys: SkippedKeys::Fill,
             ..group(&one, 0, &rows)
         };

@@ -39,8 +39,7 @@ struct Bench {
 
 impl Bench {
     fn new(model: Arc<Model>, shape: Shape) -> Self {
-        let stand_in =
-            StandIn::new(&model, &weights(&model, shape, &mut Random(5)), 1).unwrap();
+        let stand_in = StandIn::new(&model, &weights(&model, shape, &mut Random(5)), 1).unwrap();
         let mask = (0..model.config().sublayers()).map(|at| stand_in.span().contains(&at));
         let mask = SkipMask::new(mask.collect());
         let tokens = prompt(POSITIONS, model.config().vocabulary, &mut Random(6));
@@ -217,7 +216,8 @@ fn it_computes_its_formula() {
         let dot = |a: &dyn Fn(usize) -> f64, b: &dyn Fn(usize) -> f64| -> f64 {
             (0..found.len()).map(|index| a(index) * b(index)).sum()
         };
-        let (theirs, ours) = (|index: usize| expected[index], |index: usize| f64::from(found[index]));
+        let (theirs, ours) =
+            (|index: usize| expected[index], |index: usize| f64::from(found[index]));
         let norms = dot(&theirs, &theirs).sqrt() * dot(&ours, &ours).sqrt();
         let cosine = dot(&theirs, &ours) / norms;
         assert!(cosine > 0.999, "{shape:?}: {cosine}");

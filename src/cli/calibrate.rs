@@ -15,7 +15,8 @@ use super::options::{ConfigOptions, ModelOptions};
 use super::profile::Table;
 use skipstone_engine::adapt::Profile;
 use skipstone_engine::calibrate::{
-    Calibration, CalibrationProgress, StandInCalibration, TOKENS_PER_PROMPT, prompts,
+    ABOUT_TEXT, Calibration, CalibrationProgress, Seed, StandInCalibration, TOKENS_PER_PROMPT,
+    prompts,
 };
 use skipstone_gguf::GgufFile;
 use skipstone_model::text::{ChatMessage, EncodeOptions, Role, TextModel};
@@ -52,7 +53,7 @@ pub(super) struct Calibrate {
 
 /// A line of the seeds.
 #[derive(Deserialize)]
-struct Seed {
+struct Line {
     prompt: String,
 }
 
@@ -107,7 +108,7 @@ impl Calibrate {
         };
         if let Some(tokens) = self.stand_in {
             let training = StandInCalibration {
-                seeds: encoded(&text, prompts(tokens / TOKENS_PER_PROMPT + 1))?,
+                seeds: many_seeds(&text, tokens / TOKENS_PER_PROMPT + 1)?,
                 ends: calibration.ends.clone(),
                 text: tokens,
                 learn: self.learn.unwrap_or(3 * tokens),
@@ -132,12 +133,42 @@ impl Calibrate {
 /// The seeds as prompts for the model.
 fn seeds(text: &TextModel) -> anyhow::Result<Vec<Vec<TokenId>>> {
     let seeds = SEEDS.lines().filter(|line| !line.trim().is_empty()).map(|line| {
-        let Seed { prompt } = serde_json::from_str(line)?;
+        let Line { prompt } = serde_json::from_str(line)?;
         Ok(prompt)
     });
     let seeds: Vec<String> =
         seeds.collect::<anyhow::Result<_>>().context("the seed prompts can't be read")?;
     encoded(text, seeds)
+}
+
+/// About `count` seeds of many kinds: short requests, the built-in seeds, and requests about what
+/// the model wrote before.
+fn many_seeds(text: &TextModel, count: usize) -> anyhow::Result<Vec<Seed>> {
+    let about: Vec<Seed> =
+        ABOUT_TEXT.iter().map(|request| about(text, request)).collect::<anyhow::Result<_>>()?;
+    let shipped = seeds(text)?;
+    let requests = encoded(text, prompts(count))?.into_iter();
+    let mixed = requests.enumerate().flat_map(|(index, request)| {
+        let also = match index % 4 {
+            1 => Some(about[index / 4 % about.len()].clone()),
+            3 => Some(Seed::Prompt(shipped[index / 4 % shipped.len()].clone())),
+            _ => None,
+        };
+        [Some(Seed::Prompt(request)), also].into_iter().flatten()
+    });
+    Ok(mixed.take(count).collect())
+}
+
+/// A request about a text: what comes before the text, and what after.
+fn about(text: &TextModel, request: &str) -> anyhow::Result<Seed> {
+    let with = |inner: &str| encoded(text, vec![format!("{request}\n\n{inner}")]);
+    let (one, other) = (with("Zebra")?.remove(0), with("42")?.remove(0));
+    let alike = |pairs: &mut dyn Iterator<Item = (&TokenId, &TokenId)>| {
+        pairs.take_while(|(one, other)| one == other).count()
+    };
+    let before = alike(&mut one.iter().zip(&other));
+    let after = alike(&mut one[before..].iter().rev().zip(other[before..].iter().rev()));
+    Ok(Seed::About(one[..before].to_vec(), one[one.len() - after..].to_vec()))
 }
 
 /// Prompts as the model wants them: chats where it has a template.

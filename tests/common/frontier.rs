@@ -12,8 +12,9 @@ use skipstone::model::{Bridge, DraftVocabulary, Model, StandIn, TokenId};
 use super::stand_in::{Shape, weights};
 use super::weights::Random;
 
-/// Three plans: without layer 1, with a bridge of low rank; without layers 1 and 2, with a bias; and
-/// without any layer but the first, with a stand-in. All draft `tokens` and what is in the stream.
+/// Three plans: without layer 1, with a bridge of low rank; without layers 1 and 2, with a bias;
+/// and without any layer but the first, with a stand-in. All draft `tokens` and what is in the
+/// stream.
 pub fn frontier(model: &Model, tokens: &[TokenId]) -> Vec<Seat> {
     let (hidden, layers) = (model.config().hidden, model.config().layers);
     let vocabulary = Arc::new(DraftVocabulary::new(model, tokens, 1).unwrap());

@@ -11,6 +11,9 @@ use super::stream::Stream;
 use crate::record;
 use skipstone_model::{PassOutput, RowGroup, RowInput, Runner};
 
+/// What a stream is told whose part of the server panicked.
+const DEFECT: &str = "a defect of the server; see its log";
+
 /// Runs one step over `streams`. Returns whether there was any work. A stream whose part fails is
 /// told and finished; the others are not affected.
 pub(super) fn step(
@@ -25,7 +28,12 @@ pub(super) fn step(
     let unread: usize = streams.iter().map(|stream| stream.prompt_left()).sum();
     let others = Company { rows: unread.min(prefill_tokens) + decoding - 1, logits: decoding - 1 };
     for (index, stream) in streams.iter_mut().enumerate() {
-        if let Some(step) = stream.next_step(budget, betting, others) {
+        let next = AssertUnwindSafe(|| stream.next_step(budget, betting, others));
+        let Ok(step) = catch_unwind(next) else {
+            stream.fail(GenerationError::Internal(DEFECT.to_owned()));
+            continue;
+        };
+        if let Some(step) = step {
             if step.kind == StepKind::Prefill {
                 budget -= step.rows;
             }
@@ -87,7 +95,12 @@ fn attempt(
     let Ok(output) = catch_unwind(pass) else { return false };
     drop(groups);
     drop(rows);
-    betting.observe(&shapes, output.seconds);
+    // What a gate leaves out is not known beforehand, and so has no price.
+    let gated =
+        |(_, step): &(usize, Step)| step.plan.as_ref().is_some_and(|plan| plan.gate().is_some());
+    if !jobs.iter().any(gated) {
+        betting.observe(&shapes, output.seconds);
+    }
     record::plain_step_seconds(betting.costs.plain_seconds(0, Company::default()));
     let company = company(jobs.iter().map(|(_, step)| step));
     for (group, ((index, step), share)) in jobs.iter().zip(shares).enumerate() {
@@ -104,7 +117,7 @@ fn attempt(
         let error = match outcome {
             Ok(Ok(())) => continue,
             Ok(Err(error)) => error,
-            Err(_) => GenerationError::Internal("a defect of the server; see its log".to_owned()),
+            Err(_) => GenerationError::Internal(DEFECT.to_owned()),
         };
         stream.fail(error);
     }

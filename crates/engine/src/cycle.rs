@@ -79,10 +79,13 @@ impl Cycle {
         self.closed = true;
     }
 
-    /// Appends the tokens of an n-gram match, and ends drafting: no draft step has seen them.
-    pub(super) fn append(&mut self, found: drafting::Proposal) {
+    /// Appends the tokens of an n-gram match, and ends drafting: no draft step has seen them. The
+    /// chain gets no longer than `limit`, and ends before what is no token of the `vocabulary`.
+    pub(super) fn append(&mut self, found: drafting::Proposal, limit: usize, vocabulary: usize) {
         let drafting::Proposal { tokens, matched } = found;
-        self.drafted.extend(tokens.into_iter().enumerate().map(|(place, token)| DraftedToken {
+        let room = limit.saturating_sub(self.drafted.len());
+        let known = tokens.into_iter().take_while(|token| token.index() < vocabulary).take(room);
+        self.drafted.extend(known.enumerate().map(|(place, token)| DraftedToken {
             token,
             distribution: None,
             origin: Origin::Ngram { matched, place },

@@ -1,5 +1,6 @@
 //! The drafter of one stream: its policy, the plan that drafts now, and the cycle under way.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use rand_chacha::ChaCha8Rng;
@@ -40,13 +41,17 @@ pub(super) struct Drafter {
     cycle_time: StepTime,
     /// Tokens drafted in a cycle at most.
     cap: usize,
-    /// Positions, from the first on, whose keys and values of the stand-in are those of committed
+    /// Positions, from the first on, whose keys and values of `keys_of` are those of committed
     /// tokens.
     keyed: usize,
+    keys_of: Option<Arc<StandIn>>,
     /// Whether the cycle has begun, but its first step only brought those up to date.
     catches_up: bool,
     /// Tiles of the head for tokens of the stream that the draft vocabulary lacks.
     extra_tiles: Vec<u32>,
+    /// Layers and tokens of the model.
+    layers: usize,
+    vocabulary: usize,
     /// A draft's logits over the whole vocabulary, for a draw.
     logits: Vec<f32>,
     random: ChaCha8Rng,
@@ -101,22 +106,32 @@ impl Drafter {
             cycle_time: StepTime::default(),
             cap: 0,
             keyed: 0,
+            keys_of: None,
             catches_up: false,
             extra_tiles: Vec::new(),
+            layers: model.config().layers,
+            vocabulary: model.config().vocabulary,
             logits: Vec::new(),
             random: ChaCha8Rng::seed_from_u64(request.sampling.settings().seed),
         };
         let Speculation::Draft(wanted) = &request.speculation else { return drafter };
-        let policy = (wanted.policy.start)(&mut Setup {
-            betting,
-            shared,
-            request: wanted,
-            model,
-            default_skip_set: &options.default_skip_set,
-            target_speedup: options.target_speedup,
-            confidence_threshold: options.confidence_threshold,
-        });
+        let mut start = || {
+            (wanted.policy.start)(&mut Setup {
+                betting,
+                shared,
+                request: wanted,
+                model,
+                default_skip_set: &options.default_skip_set,
+                target_speedup: options.target_speedup,
+                confidence_threshold: options.confidence_threshold,
+            })
+        };
+        let Ok(policy) = catch_unwind(AssertUnwindSafe(&mut start)) else {
+            tracing::error!(policy = wanted.policy.name, "a policy can't start: a defect");
+            return drafter;
+        };
         let plan = policy.plan(betting);
+        let plan = plan.filter(|plan| drafter.fits(plan));
         drafter.plan = plan.map(|plan| CurrentPlan { plan, arm: 0, revision: 1 });
         let own = policy.max_draft_tokens();
         drafter.cap = own.or(wanted.max_draft_tokens).unwrap_or(options.max_draft_tokens);
@@ -151,8 +166,10 @@ impl Drafter {
             let begin = policy.begin(&mut moment.context(limit, &mut self.random));
             match begin {
                 Begin::Plain(reason) => return plain(reason),
-                Begin::Verify(proposal) => self.cycle.append(proposal),
-                Begin::Draft { plan, arm } => self.take_plan(plan, arm),
+                Begin::Verify(proposal) => self.cycle.append(proposal, limit, self.vocabulary),
+                Begin::Draft { plan, arm } if self.fits(&plan) => self.take_plan(plan, arm),
+                // Made for another model: a defect of the policy, which costs speed only.
+                Begin::Draft { .. } => return plain(OffReason::NoGain),
             }
         }
         if self.cycle.wants_verify(limit) {
@@ -164,9 +181,11 @@ impl Drafter {
         }
         let next = computed + self.cycle.fed();
         let plan = self.plan().cloned();
-        let has_stand_in = plan.as_ref().is_some_and(|plan| plan.stand_in().is_some());
         // What was committed since the last such draft comes along.
-        let first = if has_stand_in && self.cycle.fed() == 0 { self.keyed.min(next) } else { next };
+        let first = match plan.as_ref().and_then(|plan| plan.stand_in()) {
+            Some(stand_in) if self.cycle.fed() == 0 => self.keyed(stand_in).min(next),
+            _ => next,
+        };
         let rows = next + 1 - first;
         self.catches_up = rows > MAX_CATCH_UP;
         match self.catches_up {
@@ -182,8 +201,19 @@ impl Drafter {
 
     /// Notes that the stand-in's keys and values of the positions before this one are those of
     /// committed tokens.
-    pub(super) fn note_keys(&mut self, position: usize) {
-        self.keyed = position;
+    pub(super) fn note_keys(&mut self, stand_in: &Arc<StandIn>, position: usize) {
+        (self.keyed, self.keys_of) = (position, Some(Arc::clone(stand_in)));
+    }
+
+    /// Positions whose keys and values of this stand-in are right.
+    fn keyed(&self, stand_in: &Arc<StandIn>) -> usize {
+        let is_it = self.keys_of.as_ref().is_some_and(|other| Arc::ptr_eq(other, stand_in));
+        if is_it { self.keyed } else { 0 }
+    }
+
+    /// Whether a plan was made for a model of this size.
+    fn fits(&self, plan: &DraftPlan) -> bool {
+        plan.skip_set().layer_count() == self.layers
     }
 
     /// Tokens that a cycle may draft now: the verify commits one token more than it accepts.
@@ -270,14 +300,16 @@ impl Drafter {
                 match policy.next(&mut context, &chain) {
                     Next::Draft => {}
                     Next::DraftBy { plan, arm } => {
-                        let is_alike = |now: &Arc<DraftPlan>| now.entry() == plan.entry();
-                        match self.plan().is_some_and(is_alike) {
+                        let fits = self.fits(&plan);
+                        match fits && self.plan().is_some_and(|now| plan.may_follow(now)) {
                             true => self.take_plan(plan, arm),
                             false => self.cycle.close(),
                         }
                     }
                     Next::Verify => self.cycle.close(),
-                    Next::Append(proposal) => self.cycle.append(proposal),
+                    Next::Append(proposal) => {
+                        self.cycle.append(proposal, limit, self.vocabulary);
+                    }
                 }
             }
         } else {

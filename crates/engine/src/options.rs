@@ -32,8 +32,8 @@ pub struct EngineOptions {
     pub default_skip_set: SkipSet,
     /// Ratio of what a plain step reads to what an evenly spaced draft step is to read.
     pub target_speedup: f32,
-    /// The plans that adaptive streams bet on, the best first; without any they bet on n-gram matches
-    /// alone.
+    /// The plans that adaptive streams bet on, the best first; without any they bet on n-gram
+    /// matches alone.
     pub frontier: Vec<Seat>,
     /// Mechanisms that work; all but for measurements.
     pub mechanisms: Mechanisms,

@@ -219,8 +219,8 @@ impl Stream {
                 let read = self.computed..self.computed + step.rows;
                 self.drafter.read(&self.tokens[read]);
                 self.computed += step.rows;
-                if step.keys_of.is_some() {
-                    self.drafter.note_keys(self.computed);
+                if let Some(stand_in) = &step.keys_of {
+                    self.drafter.note_keys(stand_in, self.computed);
                 }
                 if step.logits == 0 {
                     return Ok(());
@@ -231,8 +231,9 @@ impl Stream {
             }
             StepKind::Draft => {
                 self.spend(time);
-                if step.plan.as_ref().is_some_and(|plan| plan.stand_in().is_some()) {
-                    self.drafter.note_keys((step.position + step.rows).min(self.computed + 1));
+                if let Some(stand_in) = step.plan.as_ref().and_then(|plan| plan.stand_in()) {
+                    let keyed = (step.position + step.rows).min(self.computed + 1);
+                    self.drafter.note_keys(stand_in, keyed);
                 }
                 if step.logits == 0 {
                     return Ok(());
@@ -259,6 +260,8 @@ impl Stream {
                 let confirmed = self.judge(answer)?;
                 let chosen = started.elapsed().as_secs_f64();
                 let excess = self.account.choose(confirmed.tokens.len(), chosen);
+                // One choice that was interrupted makes those that follow look quick.
+                let excess = excess.max(-0.5 * answer.seconds);
                 self.drafter.spend(StepTime::new(excess, answer.plain_seconds));
                 let (prompt, left) = (self.request.prompt.len(), self.left());
                 let moment =

@@ -92,11 +92,7 @@ impl Model {
 }
 
 /// Rows of `width` weights of one type as floats.
-pub(super) fn floats(
-    kind: skipstone_kernels::WeightType,
-    bytes: &[u8],
-    width: usize,
-) -> Vec<f32> {
+pub(super) fn floats(kind: skipstone_kernels::WeightType, bytes: &[u8], width: usize) -> Vec<f32> {
     let rows = bytes.chunks_exact(kind.row_bytes(width));
     let mut numbers = vec![0.0; rows.len() * width];
     for (row, out) in rows.zip(numbers.chunks_exact_mut(width)) {

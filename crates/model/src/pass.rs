@@ -20,8 +20,8 @@ pub struct RowGroup<'a> {
     pub rows: &'a [RowInput<'a>],
     /// Sublayers that these rows don't run; `None` runs all.
     pub skip: Option<&'a SkipMask>,
-    /// Decides row by row what else they don't run.
-    pub gate: Option<&'a dyn Gate>,
+    /// Decides row by row what else they don't run, from this sublayer on.
+    pub gate: Option<(&'a dyn Gate, usize)>,
     /// Treatment of the keys and values of attention that they don't run.
     pub skipped_keys: SkippedKeys,
     /// Bridges that these rows take where a skipped run begins.
@@ -85,7 +85,7 @@ pub enum SkippedKeys {
     Fill,
 }
 
-/// Part of a stand-in that a group takes. All groups of a pass that take one take the same.
+/// Part of a stand-in that a group takes. Those of a pass that want keys only want the same one's.
 #[derive(Clone, Copy, Default, Debug)]
 pub enum StandInPart<'a> {
     /// None.
@@ -101,7 +101,8 @@ pub enum StandInPart<'a> {
 /// Decides while a pass runs, sublayer by sublayer, whether a row goes on. A pure function of the
 /// row's own states, so that a row drafts the same in any company.
 pub trait Gate: std::fmt::Debug + Send + Sync {
-    /// The first sublayer that it may decide about: before, all rows run all.
+    /// The first sublayer that it wants to decide about: before, all rows run all. Asked once, when
+    /// the plan is made.
     fn first(&self) -> usize;
 
     /// The step of a row at `position` at `sublayer`, which is not before [`Gate::first`]. `signs`
@@ -116,7 +117,7 @@ pub enum GateStep {
     Run,
     /// It leaves it out.
     Skip,
-    /// It leaves out this sublayer and all that follow.
+    /// It leaves out this sublayer and all that follow. Bridges after it are applied nevertheless.
     Exit,
 }
 

@@ -102,8 +102,8 @@ impl Runner {
     /// sublayer, what its bridge made of the state is kept.
     ///
     /// # Panics
-    /// If a group has no page for a position, or a token lies outside the vocabulary, or it wants a
-    /// stand-in that pages have no room for: bugs of the caller.
+    /// If a group has no page for a position, or a token lies outside the vocabulary: bugs of the
+    /// caller.
     pub fn run(&mut self, groups: &[RowGroup<'_>]) -> PassOutput<'_> {
         let started = Instant::now();
         let model = Arc::clone(&self.model);

@@ -167,9 +167,9 @@ impl Scratch {
             let mut is_active = runs(row);
             if let Some(gated) = gated.next_if(|gated| gated.row == index) {
                 is_active &= !gated.has_left;
-                if let Some(gate) = groups[row.group].gate
+                if let Some((gate, first)) = groups[row.group].gate
                     && is_active
-                    && sublayer >= gate.first()
+                    && sublayer >= first
                 {
                     let step = gate.decide(row.position, sublayer, &gated.signs);
                     is_active = step == GateStep::Run;

@@ -271,10 +271,8 @@ impl StandInWeights {
     pub fn parts(&self, config: &ModelConfig) -> Vec<(&'static str, &[f32], usize)> {
         let ModelConfig { hidden, query_heads, kv_heads, head_dim, .. } = *config;
         let (queries, keys) = (query_heads * head_dim, kv_heads * head_dim);
-        let mut parts: Vec<(&'static str, &[f32], usize)> = vec![
-            ("the mix", &self.mix, 2 * hidden * hidden),
-            ("the bias", &self.bias, hidden),
-        ];
+        let mut parts: Vec<(&'static str, &[f32], usize)> =
+            vec![("the mix", &self.mix, 2 * hidden * hidden), ("the bias", &self.bias, hidden)];
         for layer in &self.layers {
             let width = layer.down.len() / hidden.max(1);
             let bias = |numbers: &[f32], outputs| if numbers.is_empty() { 0 } else { outputs };

@@ -112,7 +112,8 @@ impl Weights {
     fn chosen_head_rows(&self, tokens: &[TokenId]) -> Vec<u8> {
         let row_bytes = self.head.kind().row_bytes(self.head.width());
         let rows = self.file.bytes_of(&self.head_tensor);
-        let chosen = tokens.iter().flat_map(|token| &rows[token.index() * row_bytes..][..row_bytes]);
+        let chosen =
+            tokens.iter().flat_map(|token| &rows[token.index() * row_bytes..][..row_bytes]);
         chosen.copied().collect()
     }
 

@@ -235,7 +235,8 @@ fn attend(
     let (keys, values) = (by_head(&cache.keys[0])?, by_head(&cache.values[0])?);
     let positions = keys.dim(1)?;
     let scores = flat.matmul(&keys.transpose(1, 2)?)?;
-    let mut scores = vec![scores.broadcast_add(&hidden_positions(rows, group, from - step, positions)?)?];
+    let mut scores =
+        vec![scores.broadcast_add(&hidden_positions(rows, group, from - step, positions)?)?];
     // The chains' own keys: that of step i lies `step` - i positions before the query's.
     let own = |tensor: &Tensor| -> candle_core::Result<Tensor> {
         by_head(&tensor.narrow(0, 0, rows)?)?.unsqueeze(1)
@@ -292,7 +293,10 @@ fn columns(like: &[f32], outputs: usize, width: usize, keep: f32) -> Vec<f32> {
     rows.flat_map(row).collect()
 }
 
-fn var(numbers: Vec<f32>, shape: impl candle_core::shape::ShapeWithOneHole) -> Result<Var, TrainingError> {
+fn var(
+    numbers: Vec<f32>,
+    shape: impl candle_core::shape::ShapeWithOneHole,
+) -> Result<Var, TrainingError> {
     Ok(Var::from_tensor(&Tensor::from_vec(numbers, shape, &Device::Cpu)?)?)
 }
 

@@ -67,10 +67,10 @@ impl Optimizer {
         let moments = self.first.iter_mut().zip(&mut self.second);
         for ((variable, mean), (first, second)) in self.variables.iter().zip(means).zip(moments) {
             let mean = (mean * cut)?;
-            *first = ((first.as_ref() * DECAYS.0)? + (&mean * (1.0 - DECAYS.0))?)?;
-            *second = ((second.as_ref() * DECAYS.1)? + (mean.sqr()? * (1.0 - DECAYS.1))?)?;
-            let scale = ((second.as_ref() / debias_second)?.sqrt()? + EPSILON)?;
-            let change = ((first.as_ref() * (rate / debias_first))? / scale)?;
+            *first = ((&*first * DECAYS.0)? + (&mean * (1.0 - DECAYS.0))?)?;
+            *second = ((&*second * DECAYS.1)? + (mean.sqr()? * (1.0 - DECAYS.1))?)?;
+            let scale = ((&*second / debias_second)?.sqrt()? + EPSILON)?;
+            let change = ((&*first * (rate / debias_first))? / scale)?;
             let kept = (variable.as_tensor() * (1.0 - rate * WEIGHT_DECAY))?;
             variable.set(&(kept - change)?)?;
         }
@@ -90,7 +90,10 @@ impl Optimizer {
     }
 
     /// Goes on from a kept state. Returns whether it fits; one that doesn't changes nothing.
-    pub(super) fn resume(&mut self, state: &HashMap<String, Tensor>) -> Result<bool, TrainingError> {
+    pub(super) fn resume(
+        &mut self,
+        state: &HashMap<String, Tensor>,
+    ) -> Result<bool, TrainingError> {
         let part = |name: &str, index: usize| state.get(&format!("{name}.{index}"));
         let fits = |(index, variable): (usize, &Var)| {
             ["weight", "first", "second"].into_iter().all(|name| {

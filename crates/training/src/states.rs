@@ -52,9 +52,7 @@ impl States {
     pub fn read(&self, first: usize, rows: usize) -> Result<Vec<f32>, TrainingError> {
         let mut bytes = vec![0; rows * self.hidden * 2];
         let start = (first * self.hidden * 2) as u64;
-        self.file
-            .read_exact_at(&mut bytes, start)
-            .map_err(|source| failed(&self.path, source))?;
+        self.file.read_exact_at(&mut bytes, start).map_err(|source| failed(&self.path, source))?;
         let words = bytes.as_chunks::<2>().0;
         Ok(words.iter().map(|&word| bf16::from_le_bytes(word).to_f32()).collect())
     }

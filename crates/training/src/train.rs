@@ -263,7 +263,12 @@ impl Training<'_> {
     }
 
     /// The loss of a sequence, summed over its tokens.
-    fn loss(&self, block: &Block, example: &Example<'_>, steps: usize) -> Result<Tensor, TrainingError> {
+    fn loss(
+        &self,
+        block: &Block,
+        example: &Example<'_>,
+        steps: usize,
+    ) -> Result<Tensor, TrainingError> {
         let target = &self.target;
         let (input, states) = self.load(example)?;
         let count = states.dim(0)? - input.first;
@@ -292,7 +297,11 @@ impl Training<'_> {
     }
 
     /// Acceptance on the held-back text, by position in the chain.
-    fn judge(&self, workers: &[rayon::ThreadPool], block: &Block) -> Result<Vec<f64>, TrainingError> {
+    fn judge(
+        &self,
+        workers: &[rayon::ThreadPool],
+        block: &Block,
+    ) -> Result<Vec<f64>, TrainingError> {
         let target = &self.target;
         let held_back: Vec<&Example<'_>> = self.held_back.iter().collect();
         let counts = in_parallel(workers, &held_back, |examples| {
@@ -325,7 +334,8 @@ impl Training<'_> {
             Ok(counts)
         })?;
         let rate = |step: usize| {
-            let sum = |of: fn(&(usize, usize)) -> usize| counts.iter().map(|all| of(&all[step])).sum();
+            let sum =
+                |of: fn(&(usize, usize)) -> usize| counts.iter().map(|all| of(&all[step])).sum();
             let (tried, right): (usize, usize) = (sum(|count| count.0), sum(|count| count.1));
             right as f64 / tried.max(1) as f64
         };
@@ -345,7 +355,9 @@ impl Training<'_> {
 
     /// Goes on from the checkpoint, if there is one that fits. Returns the tokens seen.
     fn resume(&self, optimizer: &mut Optimizer) -> Result<usize, TrainingError> {
-        let Some(path) = self.checkpoint.as_ref().filter(|path| path.exists()) else { return Ok(0) };
+        let Some(path) = self.checkpoint.as_ref().filter(|path| path.exists()) else {
+            return Ok(0);
+        };
         let Ok(state) = candle_core::safetensors::load(path, &Device::Cpu) else { return Ok(0) };
         let seen = state.get("seen").and_then(|seen| seen.to_scalar::<i64>().ok());
         let (Some(seen), true) = (seen, optimizer.resume(&state)?) else { return Ok(0) };
@@ -390,7 +402,8 @@ fn in_parallel<'e, T: Send>(
             })
             .collect();
         let joined = handles.into_iter().map(|handle| {
-            let lost = || TrainingError::Tensor(candle_core::Error::Msg("a worker died".to_owned()));
+            let lost =
+                || TrainingError::Tensor(candle_core::Error::Msg("a worker died".to_owned()));
             handle.join().unwrap_or_else(|_| Err(lost()))
         });
         joined.collect()

@@ -119,7 +119,9 @@ fn draft_plan(
     let unbridged = profiled.skipped.iter().copied().filter(|sublayer| !bridged(sublayer));
     let empty = runs(unbridged).into_iter().map(|run| {
         let fits = |stand_in: &&Arc<StandIn>| profiled.has_stand_in && stand_in.span() == run;
-        stand_in.filter(fits).map_or_else(|| Gap::empty(run.clone()), |it| Gap::stand_in(Arc::clone(it)))
+        stand_in
+            .filter(fits)
+            .map_or_else(|| Gap::empty(run.clone()), |it| Gap::stand_in(Arc::clone(it)))
     });
     let mut gaps: Vec<Gap> = bridges.iter().cloned().map(Gap::bridged).chain(empty).collect();
     gaps.sort_by_key(|gap| gap.span.start);

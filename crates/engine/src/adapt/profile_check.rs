@@ -5,8 +5,7 @@ use std::ops::RangeInclusive;
 
 use super::acceptance::BINS;
 use super::profile::{
-    AcceptanceCount, Measurement, Profile, ProfileBridge, ProfileError, ProfilePlan,
-    ProfiledModel,
+    AcceptanceCount, Measurement, Profile, ProfileBridge, ProfileError, ProfilePlan, ProfiledModel,
 };
 use skipstone_model::sublayer::{of_layers, sublayers};
 use skipstone_model::{MAX_STAND_IN_LAYERS, StandInLayer, StandInWeights};

@@ -15,9 +15,7 @@ use super::bridge_fit::BridgeWeights;
 use super::profile::{
     AcceptancePrior, Measurement, Profile, ProfileBridge, ProfileError, ProfilePlan, ProfiledModel,
 };
-use skipstone_model::{
-    MAX_STAND_IN_LAYERS, StandInLayer, StandInWeights, TokenId, eight_bits,
-};
+use skipstone_model::{MAX_STAND_IN_LAYERS, StandInLayer, StandInWeights, TokenId, eight_bits};
 
 /// Version of the file.
 const VERSION: u32 = 3;

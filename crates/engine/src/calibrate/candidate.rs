@@ -4,7 +4,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use super::CalibrationError;
-use crate::adapt::{FillerKind, BridgeWeights};
+use crate::adapt::{BridgeWeights, FillerKind};
 use crate::drafting::{DraftPlan, Gap};
 use skipstone_model::{Bridge, ModelConfig, StandIn};
 

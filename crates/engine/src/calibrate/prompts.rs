@@ -71,30 +71,17 @@ const SUMS: &[&str] = &[
 ];
 
 /// Requests about a text that follows.
-const ABOUT_TEXT: &[&str] = &[
-    "Summarise this text in two sentences:\n\n",
-    "Rewrite this text in simple words:\n\n",
-    "What is this text about, and who might have written it?\n\n",
-    "Correct this text and list your changes:\n\n",
-    "Write a title and five keywords for this text:\n\n",
-    "Translate this text into Spanish:\n\n",
-    "Using only this text, answer: what happened first, and what came of it?\n\n",
-];
-
-/// Sentences that such texts are made of.
-const SENTENCES: &[&str] = &[
-    "In the spring, {} was the talk of the town.",
-    "Few people remember today how much {} changed daily life.",
-    "The committee discussed {} for three hours and then went home without a decision.",
-    "According to a report, the interest in {} has doubled within ten years.",
-    "My grandfather used to say that {} could teach us more than any book.",
-    "At first the experiment with {} failed, because the measurements were taken too early.",
-    "Visitors are asked not to touch the exhibits, above all those on {}.",
-    "A second group, led by Dr. Okafor, studied {} in the northern provinces.",
-    "The price rose from {} to {} euros, which surprised even the traders.",
-    "Nobody had thought of {}, and so the plan had to be changed at the last minute.",
-    "Where there is {}, there is usually also {}.",
-    "The new rules apply from the first of March and concern {} only.",
+pub const ABOUT_TEXT: &[&str] = &[
+    "Summarise this text in two sentences:",
+    "Rewrite this text in simple words:",
+    "What is this text about, and who might have written it?",
+    "Correct this text and list your changes:",
+    "Write a title and five keywords for this text:",
+    "Translate this text into Spanish:",
+    "Translate the following text into German.",
+    "Using only this text, answer: what happened first, and what came of it?",
+    "Answer with the help of the text below: what is the most important point, and why?",
+    "Summarize:",
 ];
 
 /// `count` prompts, the same ones each time.
@@ -137,15 +124,6 @@ impl Dice {
             0..3 => {
                 let pattern = self.one(SUMS);
                 self.filled(pattern, |dice| (2 + dice.below(97)).to_string())
-            }
-            3..6 => {
-                let mut text = self.one(ABOUT_TEXT).to_owned();
-                for _ in 0..3 + self.below(8) {
-                    let pattern = self.one(SENTENCES);
-                    text.push_str(&self.filled(pattern, Self::subject));
-                    text.push(' ');
-                }
-                text
             }
             _ => {
                 let pattern = self.one(REQUESTS);

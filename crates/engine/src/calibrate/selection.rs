@@ -8,7 +8,7 @@ use super::candidate::Candidate;
 use super::evaluate::{CHAIN, Chain, Evaluator};
 use super::{CalibrationError, CalibrationProgress};
 use crate::adapt::{
-    AcceptanceCount, AcceptancePrior, BINS, FillerKind, Costs, Measurement, ProfileBridge,
+    AcceptanceCount, AcceptancePrior, BINS, Costs, FillerKind, Measurement, ProfileBridge,
     ProfilePlan, confidence_bin,
 };
 use crate::cost::{Company, CostModel, DraftShape, Way, median, time};

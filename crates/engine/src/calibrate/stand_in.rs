@@ -15,7 +15,7 @@ use super::evaluate::{CHAIN, Evaluator};
 use super::partial::keep;
 use super::selection::{self, Selection};
 use super::{CalibrationError, CalibrationProgress};
-use crate::adapt::Profile;
+use crate::adapt::{FillerKind, Profile};
 use crate::cost::CostModel;
 use skipstone_model::sampling::{
     RandomStream, Sampler, SamplingParams, SamplingSettings, TokenHistory,
@@ -48,13 +48,16 @@ const UNSAVED: usize = 20_000;
 const JUDGED_TOKENS: usize = 16_384;
 
 /// The draft vocabulary that is trained: this many tokens of those most written, at most.
-const VOCABULARY: usize = 8192;
+const VOCABULARY: usize = 4096;
+
+/// Tokens of an earlier output that a prompt is about: at least, and at most.
+const QUOTED: (usize, usize) = (60, 360);
 
 /// A stand-in to be trained, for a model that has a profile.
 #[derive(Clone, Debug)]
 pub struct StandInCalibration {
-    /// Prompts to start from, tokenised, of as many kinds as possible; taken in turn.
-    pub seeds: Vec<Vec<TokenId>>,
+    /// Prompts to start from, of as many kinds as possible; taken in turn.
+    pub seeds: Vec<Seed>,
     /// Tokens that end an output.
     pub ends: Vec<TokenId>,
     /// Tokens of text to write, prompts included.
@@ -71,6 +74,15 @@ pub struct StandInCalibration {
     pub threads: usize,
     /// Files of unfinished work begin so.
     pub partial: PathBuf,
+}
+
+/// A prompt to start from.
+#[derive(Clone, Debug)]
+pub enum Seed {
+    /// As it is.
+    Prompt(Vec<TokenId>),
+    /// About a part of what the model wrote earlier, which comes between these.
+    About(Vec<TokenId>, Vec<TokenId>),
 }
 
 /// The text so far.
@@ -146,11 +158,9 @@ impl StandInCalibration {
         profile.stand_in = (!judged.plans.is_empty()).then_some(trained.weights);
         profile.plans.extend(judged.plans);
         profile.plans.sort_by(|a, b| a.cost.total_cmp(&b.cost));
+        profile.measurements.retain(|measured| measured.kind != FillerKind::StandIn);
         profile.measurements.extend(judged.measurements);
-        let written = text.tokens();
-        if written > profile.tokens {
-            (profile.tokens, profile.vocabulary_order) = (written, order);
-        }
+        (profile.tokens, profile.vocabulary_order) = (text.tokens().max(profile.tokens), order);
         Ok(profile)
     }
 
@@ -191,8 +201,8 @@ impl StandInCalibration {
             .collect();
         let config = model.config();
         let starts = Evaluator::starts(&held_back, config.sublayers() * config.hidden);
-        let pages = Evaluator::pages(&held_back, &starts)
-            + PagePool::pages_for(selection::COST_POSITIONS);
+        let pages =
+            Evaluator::pages(&held_back, &starts) + PagePool::pages_for(selection::COST_POSITIONS);
         let options = RunnerOptions {
             pages,
             threads: self.threads,
@@ -219,10 +229,10 @@ impl StandInCalibration {
         progress: &dyn CalibrationProgress,
     ) -> Result<Text, CalibrationError> {
         let path = self.file("text");
-        let kept = fs::read(&path).ok().and_then(|bytes| serde_json::from_slice::<Text>(&bytes).ok());
+        let kept =
+            fs::read(&path).ok().and_then(|bytes| serde_json::from_slice::<Text>(&bytes).ok());
         let fresh = || Text { fingerprint: fingerprint.to_owned(), sequences: Vec::new() };
-        let mut text =
-            kept.filter(|kept| kept.fingerprint == fingerprint).unwrap_or_else(fresh);
+        let mut text = kept.filter(|kept| kept.fingerprint == fingerprint).unwrap_or_else(fresh);
         let hidden = model.config().hidden;
         let mut states = StatesWriter::resume(&self.file("states"), hidden, text.rows())?;
         progress.stage("the model writes text", self.text);
@@ -230,13 +240,13 @@ impl StandInCalibration {
             return Ok(text);
         }
         let longest = model.config().context_length.saturating_sub(MAX_NEW_TOKENS);
-        let seeds: Vec<&[TokenId]> =
-            self.seeds.iter().map(Vec::as_slice).filter(|it| (1..longest).contains(&it.len())).collect();
-        if seeds.is_empty() {
+        let seeds: Vec<&Seed> =
+            self.seeds.iter().filter(|seed| (1..longest).contains(&seed.most())).collect();
+        let Some(most) = seeds.iter().map(|seed| seed.most()).max() else {
             let message = format!("no seed prompt fits into {longest} tokens");
             return Err(CalibrationError::TooLittleText(message));
-        }
-        let room = seeds.iter().map(|seed| seed.len()).max().unwrap_or(0) + MAX_NEW_TOKENS;
+        };
+        let room = most + MAX_NEW_TOKENS;
         let pool = PagePool::new(LANES * PagePool::pages_for(room));
         let leases: Vec<PageLease> = (0..LANES).filter_map(|_| pool.lease(room)).collect();
         let mut runner = Runner::new(Arc::clone(model), pool.total(), self.threads);
@@ -254,14 +264,14 @@ impl StandInCalibration {
                     seed: number as u64,
                     ..SamplingSettings::default()
                 };
-                let seed = seeds[number % seeds.len()];
+                let prompt = seeds[number % seeds.len()].prompt(number, &text.sequences);
+                tokens += prompt.len();
                 let sequence = Sequence {
-                    prompt: seed.len(),
-                    tokens: seed.to_vec(),
-                    held_back: number % HOLD_BACK == 0,
+                    prompt: prompt.len(),
+                    tokens: prompt,
+                    held_back: number.is_multiple_of(HOLD_BACK),
                 };
                 let sampler = Sampler::new(SamplingParams::new(settings, vocabulary)?);
-                tokens += seed.len();
                 lanes.push(Lane { lease, sequence, states: Vec::new(), fed: 0, sampler });
                 number += 1;
             }
@@ -319,8 +329,7 @@ fn step(runner: &mut Runner, lanes: &mut [Lane<'_>]) -> Result<usize, Calibratio
         if lane.fed == lane.sequence.tokens.len() {
             let distribution =
                 lane.sampler.distribution(output.logits(group, 0), &TokenHistory::default())?;
-            let token =
-                lane.sampler.draw(&distribution, RandomStream::Target, lane.fed as u64);
+            let token = lane.sampler.draw(&distribution, RandomStream::Target, lane.fed as u64);
             lane.sequence.tokens.push(token);
             written += 1;
         }
@@ -336,6 +345,35 @@ impl Lane<'_> {
         let said = tokens.len() - prompt;
         let ended = tokens.last().is_some_and(|last| said > 0 && ends.contains(last));
         ended || said >= MAX_NEW_TOKENS
+    }
+}
+
+// === impl Seed ===
+
+impl Seed {
+    /// Tokens of its prompts at most.
+    fn most(&self) -> usize {
+        match self {
+            Self::Prompt(tokens) => tokens.len(),
+            Self::About(before, after) => before.len() + QUOTED.1 + after.len(),
+        }
+    }
+
+    /// The prompt of sequence `number`, after these.
+    fn prompt(&self, number: usize, written: &[Sequence]) -> Vec<TokenId> {
+        let (before, after) = match self {
+            Self::Prompt(tokens) => return tokens.clone(),
+            Self::About(before, after) => (before, after),
+        };
+        // Any will do, as long as it is always the same one.
+        let dice = number.wrapping_mul(2_654_435_761) >> 7;
+        let quoted = written.get(dice % written.len().max(1)).map_or(&[][..], |sequence| {
+            // The last token may end an output.
+            &sequence.tokens[sequence.prompt..sequence.tokens.len() - 1]
+        });
+        let length = QUOTED.0 + (dice >> 9) % (QUOTED.1 - QUOTED.0);
+        let quoted = &quoted[..quoted.len().min(length)];
+        [before, quoted, after].concat()
     }
 }
 

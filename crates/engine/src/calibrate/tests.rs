@@ -8,7 +8,7 @@ use std::path::Path;
 use super::candidate::Candidate;
 use super::evaluate::Chain;
 use super::*;
-use crate::adapt::{FillerKind, BridgeWeights};
+use crate::adapt::{BridgeWeights, FillerKind};
 use crate::drafting::runs;
 use skipstone_gguf::{GgufBuilder, GgufFile, TensorType};
 use skipstone_model::sublayer;
@@ -224,7 +224,12 @@ fn a_stand_in_is_trained_and_drafts_as_the_training_said() {
     let folder = tempfile::tempdir().unwrap();
     let (model, calibration) = (model(0.3), calibration(folder.path()));
     let training = StandInCalibration {
-        seeds: calibration.seeds.clone(),
+        seeds: calibration
+            .seeds
+            .iter()
+            .map(|seed| Seed::Prompt(seed.clone()))
+            .chain([Seed::About(calibration.seeds[0].clone(), calibration.seeds[1].clone())])
+            .collect(),
         ends: Vec::new(),
         text: 40_000,
         learn: 160_000,

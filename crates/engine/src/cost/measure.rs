@@ -138,9 +138,12 @@ impl CostModel {
         kept: Option<&Self>,
     ) -> Self {
         let size = ModelSize::of(runner.model());
-        let room = (pages.total() * PAGE_POSITIONS).min(runner.model().config().context_length);
-        let long = LONG_CONTEXT.min(room);
-        let Some(lease) = pages.lease(long) else { return Self::unmeasured(size) };
+        let free = (pages.total() - pages.leased()) * PAGE_POSITIONS;
+        let long = LONG_CONTEXT.min(free).min(runner.model().config().context_length);
+        let Some(lease) = pages.lease(long).filter(|_| long > 0) else {
+            tracing::warn!("no page is free to measure what passes cost: prices are guesses");
+            return Self::unmeasured(size);
+        };
         let mut measured = Measured::new(runner, &lease, long, most_rows).model(size);
         if let Some(kept) = kept.filter(|kept| kept.size == size) {
             for (now, then) in measured.parameters.iter_mut().zip(kept.parameters).skip(PACE + 1) {

@@ -72,6 +72,9 @@ const PACE_DRIFT: f64 = 0.006;
 /// is off by at start.
 const DRIFT: f64 = 0.003;
 
+/// What was not seen for long is off by this many times what it was at start, and no more.
+const MOST_DRIFTED: f64 = 3.0;
+
 /// How far one pass is believed to be off, in standard deviations: interruptions make a few much
 /// slower...
 const MOST_OFF: f64 = 3.0;
@@ -94,8 +97,10 @@ pub struct CostModel {
     parameters: Vector,
     /// How far the parameters may be off, and together.
     covariance: [Vector; PARAMETERS],
-    /// What [`DRIFT`] adds to the variances with each pass.
+    /// What [`DRIFT`] adds to the variances with each pass...
     drift: Vector,
+    /// ...until they are so large.
+    most: Vector,
     /// Passes in a row that were surprisingly slow, or quick.
     surprises: u32,
     /// Whether they were slow.
@@ -152,7 +157,9 @@ impl CostModel {
         }
         let mut drift = deviations.map(|deviation| (DRIFT * deviation).powi(2));
         drift[PACE] = PACE_DRIFT * PACE_DRIFT;
-        Self { parameters, covariance, drift, surprises: 0, were_slow: false, since_asked: 0, size }
+        let most = deviations.map(|deviation| (MOST_DRIFTED * deviation).powi(2));
+        let (surprises, were_slow, since_asked) = (0, false, 0);
+        Self { parameters, covariance, drift, most, surprises, were_slow, since_asked, size }
     }
 
     /// The model that it prices.
@@ -174,9 +181,7 @@ impl CostModel {
         let all = rows(&|step| step.rows);
         let mut shares: Vec<f64> = steps
             .iter()
-            .map(|step| {
-                self.attended(step) + each(all, self.rest()) * step.rows as f64
-            })
+            .map(|step| self.attended(step) + each(all, self.rest()) * step.rows as f64)
             .collect();
         for filling in fillings(steps) {
             let last = each(filling.steps, self.read(filling.last, filling.steps));
@@ -234,13 +239,14 @@ impl CostModel {
         if !(ratio.is_finite() && ratio > 0.0) {
             return;
         }
-        for (row, drift) in self.drift.iter().enumerate() {
-            self.covariance[row][row] += drift;
+        for (row, (drift, most)) in self.drift.iter().zip(self.most).enumerate() {
+            let variance = &mut self.covariance[row][row];
+            *variance += if *variance < most { *drift } else { 0.0 };
         }
         let slopes = priced.slopes();
         let most = MOST_OFF * (self.variance(&slopes) + NOISE * NOISE).sqrt();
         let off = ratio - 1.0;
-        if off.abs() <= most {
+        if off.abs() <= most && ratio < INTERRUPTED {
             self.surprises = 0;
             return self.correct(&slopes, off);
         }

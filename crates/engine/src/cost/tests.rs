@@ -49,7 +49,11 @@ impl Random {
                 0 => prompt(position, 1 + self.below(64)),
                 1 => draft(position),
                 2 => StepShape { rows: 1 + self.below(9), ..draft(position) },
-                3 => verify(position, 2 + self.below(6)),
+                3 => {
+                    let rows = 2 + self.below(6);
+                    let (entered, entry) = (self.below(rows), 1 + self.below(5));
+                    StepShape { entered, entry, ..verify(position, rows) }
+                }
                 _ => plain(position),
             }
         })
@@ -113,7 +117,7 @@ fn slopes_are_those_of_the_price() {
     let mut random = Random(11);
     for _ in 0..200 {
         let batch = random.batch();
-        let costs = model();
+        let costs = machine(|parameters| parameters[HEAD_GROWTH] = 0.4);
         let priced = costs.priced(&batch);
         for place in PACE + 1..PARAMETERS {
             let moved = |by: f64| {
@@ -130,7 +134,7 @@ fn slopes_are_those_of_the_price() {
 
 #[test]
 fn shares_add_up_and_what_is_shared_is_shared_equally() {
-    let costs = model();
+    let costs = machine(|parameters| parameters[HEAD_GROWTH] = 0.4);
     let mut random = Random(5);
     for _ in 0..200 {
         let batch = random.batch();

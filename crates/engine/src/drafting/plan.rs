@@ -15,7 +15,8 @@ pub struct DraftPlan {
     vocabulary: Option<Arc<DraftVocabulary>>,
     /// A cycle stops drafting before a token whose draft probability is below this.
     pub confidence_threshold: f32,
-    gate: Option<Arc<dyn Gate>>,
+    /// With the first sublayer that it decides about.
+    gate: Option<(Arc<dyn Gate>, usize)>,
     skipped_keys: SkippedKeys,
     // What follows from the gaps, as a pass and the books want it.
     skip_set: SkipSet,
@@ -66,6 +67,10 @@ pub enum PlanError {
         /// The one after its last.
         end: usize,
     },
+    /// Something is left out before a stand-in: the rows that get its keys are committed ones, and
+    /// must be exact.
+    #[error("a stand-in must be a plan's only gap, and this plan has {0}")]
+    StandIn(usize),
     /// A sublayer can't be skipped.
     #[error(transparent)]
     SkipSet(#[from] SkipSetError),
@@ -149,6 +154,7 @@ impl DraftPlan {
         }
         let skipped = || gaps.iter().flat_map(|gap| gap.span.clone());
         let skip_set = match gaps.iter().any(|gap| matches!(gap.filler, Filler::StandIn(_))) {
+            true if gaps.len() > 1 => return Err(PlanError::StandIn(gaps.len())),
             true => SkipSet::of_any_sublayers(skipped(), layers)?,
             false => SkipSet::of_sublayers(skipped(), layers)?,
         };
@@ -200,10 +206,15 @@ impl DraftPlan {
     }
 
     /// The plan with a gate that decides, row by row, what else is left out. Rows of one chain may
-    /// then run different sublayers, so their keys are filled in.
+    /// then run different sublayers, so their keys are filled in. A plan with a stand-in has none:
+    /// what comes before that must be exact, and what comes after does not run.
     pub fn with_gate(self, gate: Arc<dyn Gate>) -> Self {
-        let entry = [self.entry[0].min(gate.first())];
-        Self { gate: Some(gate), entry, ..self.with_filled_keys() }
+        if self.stand_in.is_some() {
+            return self;
+        }
+        let first = gate.first();
+        let entry = [self.entry[0].min(first)];
+        Self { gate: Some((gate, first)), entry, ..self.with_filled_keys() }
     }
 
     /// The plan with keys and values of the attention that it skips: for chains whose plans differ
@@ -219,9 +230,24 @@ impl DraftPlan {
         Self { entry, ..self }
     }
 
-    /// The gate.
-    pub fn gate(&self) -> Option<&dyn Gate> {
-        self.gate.as_deref()
+    /// The gate, and the first sublayer that it decides about.
+    pub fn gate(&self) -> Option<(&dyn Gate, usize)> {
+        self.gate.as_ref().map(|(gate, first)| (&**gate, *first))
+    }
+
+    /// Whether the next position of a chain may be drafted by this plan after one by `before`: both
+    /// are exact up to the same sublayer, draft by the same stand-in, if by any, and no row reads
+    /// keys that an earlier one left out.
+    pub fn may_follow(&self, before: &Self) -> bool {
+        let stand_in = |plan: &Self| plan.stand_in.as_ref().map(Arc::as_ptr);
+        let fills = |plan: &Self| plan.skipped_keys == SkippedKeys::Fill;
+        let runs_no_more = || {
+            let earlier = before.skip_set.attention();
+            earlier.iter().all(|layer| self.skip_set.attention().contains(layer))
+        };
+        self.entry == before.entry
+            && stand_in(self) == stand_in(before)
+            && ((fills(self) && fills(before)) || runs_no_more())
     }
 
     /// Treatment of the keys and values of attention that it skips.
@@ -279,8 +305,10 @@ mod tests {
     fn a_bridge_fills_one_whole_gap() {
         let bridge =
             |span: Range<usize>| Arc::new(Bridge::new(span, 8, vec![0.0; 8], &[], &[]).unwrap());
-        let gap =
-            |span: Range<usize>, bridged: Range<usize>| Gap { span, ..Gap::bridged(bridge(bridged)) };
+        let gap = |span: Range<usize>, bridged: Range<usize>| Gap {
+            span,
+            ..Gap::bridged(bridge(bridged))
+        };
         let plan = DraftPlan::new(vec![gap(4..8, 4..8), Gap::empty(11..12)], 8).unwrap();
         assert_eq!((plan.exact_until(), plan.bridges().len()), (4, 1));
         assert_eq!(plan.skip_set(), &SkipSet::new(&[2, 3], &[2, 3, 5], 8).unwrap());

@@ -61,11 +61,7 @@ impl SkipSet {
         Self::of_layers(attention, mlp, layer_count)
     }
 
-    fn of_layers(
-        attention: &[u32],
-        mlp: &[u32],
-        layer_count: usize,
-    ) -> Result<Self, SkipSetError> {
+    fn of_layers(attention: &[u32], mlp: &[u32], layer_count: usize) -> Result<Self, SkipSetError> {
         Ok(Self {
             attention: checked("attention", attention, layer_count)?,
             mlp: checked("mlp", mlp, layer_count)?,

@@ -1,5 +1,5 @@
-//! The run of a stand-in: for drafts where the layers begin that it takes the place of, for the keys
-//! and values of other rows at the end of the pass.
+//! The run of a stand-in: for drafts where the layers begin that it takes the place of, for the
+//! keys and values of other rows at the end of the pass.
 
 use super::{Compute, Runner};
 use crate::pass::{RowGroup, StandInPart};
@@ -12,22 +12,25 @@ const DONE: usize = usize::MAX;
 // === impl Runner ===
 
 impl Runner {
-    /// Runs the stand-in that takes over at `sublayer` for the groups that draft by it; keeps the
-    /// states there of those that want its keys and values.
+    /// Runs the stand-ins that take over at `sublayer` for the groups that draft by them; keeps the
+    /// states there of those that want keys and values.
     pub(super) fn begin_stand_in(&mut self, groups: &[RowGroup<'_>], sublayer: usize) {
-        let begins = |stand_in: &&StandIn| stand_in.span().start == sublayer;
-        let drafted_by = groups.iter().find_map(|group| group.stand_in.draft()).filter(begins);
-        if let Some(stand_in) = drafted_by {
+        let begins = |stand_in: &StandIn| stand_in.span().start == sublayer;
+        for (index, group) in groups.iter().enumerate() {
+            let Some(stand_in) = group.stand_in.draft().filter(|it| begins(it)) else { continue };
+            let is_it = |group: &RowGroup<'_>| {
+                group.stand_in.draft().is_some_and(|other| std::ptr::eq(other, stand_in))
+            };
+            if groups[..index].iter().any(is_it) {
+                continue;
+            }
             let Scratch { rows, drafting, filled, .. } = &mut self.scratch;
             drafting.clear();
             filled.clear();
-            for (index, row) in rows.iter().enumerate() {
-                let drafts = groups[row.group].stand_in.draft().is_some();
-                match rows.get(index + 1).is_some_and(|next| next.group == row.group) {
-                    true if drafts => filled.push(index),
-                    false if drafts => drafting.push(index),
-                    _ => {}
-                }
+            for (index, row) in rows.iter().enumerate().filter(|(_, row)| is_it(&groups[row.group]))
+            {
+                let is_last = rows.get(index + 1).is_none_or(|next| next.group != row.group);
+                if is_last { &mut *drafting } else { &mut *filled }.push(index);
             }
             self.run_stand_in(stand_in, groups);
             let Scratch { rows, filled, .. } = &mut self.scratch;
@@ -35,10 +38,9 @@ impl Runner {
         }
         let width = self.model.config().hidden;
         let Scratch { rows, hidden, entering, .. } = &mut self.scratch;
-        if groups.iter().filter_map(|group| group.stand_in.keys()).any(|other| begins(&other)) {
-            let states = hidden.chunks_exact(width);
-            let wanted = |row: &Row| groups[row.group].stand_in.keys().is_some();
-            let wanted = rows.iter().zip(states).filter(|(row, _)| wanted(row));
+        let wants = |row: &Row| groups[row.group].stand_in.keys().is_some_and(begins);
+        if rows.iter().any(wants) {
+            let wanted = rows.iter().zip(hidden.chunks_exact(width)).filter(|(row, _)| wants(row));
             entering.clear();
             wanted.for_each(|(_, state)| entering.extend_from_slice(state));
         }
@@ -64,20 +66,22 @@ impl Runner {
         let Scratch { rows, drafting, filled, hidden, entering, .. } = &mut self.scratch;
         drafting.clear();
         filled.clear();
-        filled.extend((0..rows.len()).filter(|&row| {
-            matches!(groups[rows[row].group].stand_in, StandInPart::Keys(_))
-        }));
+        filled.extend(
+            (0..rows.len())
+                .filter(|&row| matches!(groups[rows[row].group].stand_in, StandInPart::Keys(_))),
+        );
         for (&row, state) in filled.iter().zip(entering.chunks_exact(width)) {
             hidden[row * width..][..width].copy_from_slice(state);
         }
         self.run_stand_in(stand_in, groups);
     }
 
-    /// Runs `stand_in` over the drafting rows; the filled ones get keys and values of its last layer.
+    /// Runs `stand_in` over the drafting rows; the filled ones get keys and values of its last
+    /// layer. Without room for any in the pages nothing happens.
     fn run_stand_in(&mut self, stand_in: &StandIn, groups: &[RowGroup<'_>]) {
         let width = self.model.config().hidden;
         let Self { last_states, compute: Compute { pool, isa }, scratch, .. } = self;
-        let last_states = last_states.as_ref().expect("pages have room for a stand-in");
+        let Some(last_states) = last_states else { return };
         let Scratch { rows, inputs, result, hidden, active, drafting, filled, .. } = scratch;
         active.clear();
         active.extend(drafting.iter().chain(filled.iter()));
