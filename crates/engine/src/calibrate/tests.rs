@@ -222,7 +222,7 @@ fn calibration_finds_plans_and_goes_on_where_it_broke_off() {
 #[test]
 fn a_stand_in_is_trained_and_drafts_as_the_training_said() {
     let folder = tempfile::tempdir().unwrap();
-    let (model, calibration) = (model(0.3), calibration(folder.path()));
+    let (model, calibration) = (model(0.8), calibration(folder.path()));
     let training = StandInCalibration {
         seeds: calibration
             .seeds
@@ -231,8 +231,8 @@ fn a_stand_in_is_trained_and_drafts_as_the_training_said() {
             .chain([Seed::About(calibration.seeds[0].clone(), calibration.seeds[1].clone())])
             .collect(),
         ends: Vec::new(),
-        text: 40_000,
-        learn: 160_000,
+        text: 20_000,
+        learn: 80_000,
         rate: 3e-3,
         layers: 1,
         mlp_width: None,
@@ -258,15 +258,17 @@ fn a_stand_in_is_trained_and_drafts_as_the_training_said() {
     assert!(catch_unwind(AssertUnwindSafe(|| run(&broken))).is_err());
     let judged = broken.trained.into_inner();
     let (first, last) = (judged[0], judged[judged.len() - 1]);
-    println!("{judged:?}");
-    assert!(last > first + 0.05, "it learns: {judged:?}");
+    assert!(last > first + 0.02, "it learns: {judged:?}");
     // The training is done: it is judged once more.
     let resumed = Watcher::default();
     let profile = run(&resumed).unwrap();
     assert_eq!(resumed.trained.into_inner(), [last]);
     let plan = profile.plans.iter().find(|plan| plan.has_stand_in).unwrap();
-    let drafted = plan.prior.positions[0].rate();
-    assert!((drafted - last).abs() < 0.1, "judged {last}, drafted {drafted}");
+    // Few positions, so a wide tolerance. A stand-in that the engine ran otherwise than the training
+    // would be right for one token in forty.
+    let (first, count) = (plan.prior.positions[0], plan.prior.positions[0].drafted);
+    let off = (first.rate() - last).abs();
+    assert!(off < 2.0 / count.sqrt() && first.rate() > 0.3, "judged {last}, drafted {first:?}");
     let read = Profile::from_bytes(&profile.to_bytes().unwrap()).unwrap();
     assert_eq!(read.plans, profile.plans);
     let seats = crate::adapt::frontier(&read, &model, 1).unwrap();
