@@ -264,8 +264,8 @@ fn a_stand_in_is_trained_and_drafts_as_the_training_said() {
     let profile = run(&resumed).unwrap();
     assert_eq!(resumed.trained.into_inner(), [last]);
     let plan = profile.plans.iter().find(|plan| plan.has_stand_in).unwrap();
-    // Few positions, so a wide tolerance. A stand-in that the engine ran otherwise than the training
-    // would be right for one token in forty.
+    // Few positions, so a wide tolerance. A stand-in that the engine ran otherwise than the
+    // training would be right for one token in forty.
     let (first, count) = (plan.prior.positions[0], plan.prior.positions[0].drafted);
     let off = (first.rate() - last).abs();
     assert!(off < 2.0 / count.sqrt() && first.rate() > 0.3, "judged {last}, drafted {first:?}");
