@@ -182,7 +182,7 @@ impl Stream {
                 gate: plan.gate(),
                 skipped_keys: plan.skipped_keys(),
                 bridges: plan.bridges(),
-                stand_in: plan.stand_in().map_or(StandInPart::None, |it| StandInPart::Draft(it)),
+                stand_in: plan.stand_in_part(),
                 save_before: plan.entry(),
                 logits: match logits {
                     0 => LogitsWanted::None,

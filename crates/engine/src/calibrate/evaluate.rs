@@ -238,7 +238,6 @@ impl Evaluator {
         // Some read what the draft made of the row before, so rows go one at a time.
         let reads = matches!(candidate.kind(), FillerKind::LowRank | FillerKind::StandIn);
         let width = if reads { 1 } else { CHAIN };
-        let stand_in = candidate.plan.stand_in();
         let mut chains: Vec<Chain> = Vec::with_capacity(starts.len());
         for part in starts.chunks(ROWS_PER_PASS / width) {
             let mut drafted = vec![Chain { steps: [Step::default(); CHAIN] }; part.len()];
@@ -265,7 +264,7 @@ impl Evaluator {
                     .map(|(start, rows)| RowGroup {
                         skip: Some(candidate.plan.mask()),
                         bridges: candidate.plan.bridges(),
-                        stand_in: stand_in.map_or(StandInPart::None, |it| StandInPart::Draft(it)),
+                        stand_in: candidate.plan.stand_in_part(),
                         logits: LogitsWanted::All,
                         ..RowGroup::new(
                             &self.starts[start].pages,

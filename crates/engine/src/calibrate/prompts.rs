@@ -7,8 +7,8 @@ use rand_chacha::rand_core::{Rng, SeedableRng};
 pub const TOKENS_PER_PROMPT: usize = 280;
 
 /// What prompts are about.
-const SUBJECTS: &str = "tides;bread;the planet Saturn;a violin;earthworms;old maps;the stock exchange;a \
-night train;hummingbirds;the invention of paper;basketball;winter coats;a village market;clouds;\
+const SUBJECTS: &str = "tides;bread;the planet Saturn;a violin;earthworms;old maps;\
+the stock exchange;a night train;hummingbirds;the invention of paper;basketball;winter coats;a village market;clouds;\
 compound interest;honey;the Vikings;a lighthouse keeper;databases;street food;the moon;allergies;\
 pottery;marathon runners;glass;elections;a stray cat;volcanic islands;calculus;a broken bicycle;\
 mushrooms;the Silk Road;sleep;solar panels;chess;an orchard;the human heart;a spaceship;patience;\
@@ -16,8 +16,8 @@ rivers;jazz;the first computers;a wedding;penguins;traffic;inflation;a haunted h
 the Olympic Games;deserts;bees;a letter from a friend;wind turbines;the Renaissance;dentists;\
 a talking tree;budgets;coral reefs;a job interview;opera;neural networks;snow;the printing press;\
 loneliness;trains;a treasure map;dinosaurs;yoga;gravity;a lost suitcase;tea;castles;vaccines;\
-photography;a robot gardener;languages;the Sahara;knitting;black holes;an honest thief;public parks;\
-wolves;a school play;electric cars;ancient Rome;running shoes;a family recipe;mountains;insurance;\
+photography;a robot gardener;languages;the Sahara;knitting;black holes;an honest thief;\
+public parks;wolves;a school play;electric cars;ancient Rome;running shoes;a family recipe;mountains;insurance;\
 a detective;whales;libraries;the water cycle;friendship;an island;football;clocks;recycling;\
 a dragon who is afraid of fire;taxes;gardens;earthquakes;a new neighbour;poetry;satellites;rice;\
 bridges;a rainy Sunday;justice;the immune system;museums;a secret garden;the internet;soap;owls;\

@@ -13,9 +13,7 @@ use crate::adapt::{
 };
 use crate::cost::{Company, CostModel, DraftShape, Way, median, time};
 use crate::drafting::DraftPlan;
-use skipstone_model::{
-    DraftHead, DraftVocabulary, LogitsWanted, Model, PagePool, Runner, StandInPart, TokenId,
-};
+use skipstone_model::{DraftHead, DraftVocabulary, LogitsWanted, Model, PagePool, Runner, TokenId};
 
 /// Draft vocabularies that are tried, as parts of the whole: 1/16 to all of it.
 const VOCABULARY_PARTS: [usize; 5] = [16, 8, 4, 2, 1];
@@ -354,7 +352,7 @@ fn measure_cost(
     let draft = Way {
         skip: Some(plan.mask()),
         bridges: plan.bridges(),
-        stand_in: plan.stand_in().map_or(StandInPart::None, |it| StandInPart::Draft(it)),
+        stand_in: plan.stand_in_part(),
         logits: vocabulary.map_or(LogitsWanted::All, head),
         ..plain
     };

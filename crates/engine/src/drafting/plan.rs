@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::skip_set::{SkipSet, SkipSetError};
 use skipstone_model::sublayer::{layer_of, sublayers};
-use skipstone_model::{Bridge, DraftVocabulary, Gate, SkipMask, SkippedKeys, StandIn};
+use skipstone_model::{Bridge, DraftVocabulary, Gate, SkipMask, SkippedKeys, StandIn, StandInPart};
 
 /// A way to draft: what to skip and what stands in for it, which tokens to look at, and when to
 /// stop.
@@ -278,6 +278,11 @@ impl DraftPlan {
     /// The stand-in of the last gap, if that has one.
     pub fn stand_in(&self) -> Option<&Arc<StandIn>> {
         self.stand_in.as_ref()
+    }
+
+    /// The same for the rows of a draft step.
+    pub fn stand_in_part(&self) -> StandInPart<'_> {
+        self.stand_in.as_deref().map_or(StandInPart::None, StandInPart::Draft)
     }
 
     /// The tokens that a draft looks at; `None` is all of them.
